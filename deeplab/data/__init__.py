@@ -1,0 +1,1 @@
+"""From VOC files to batches: download, shards, augmentation, the tf.data chains."""

@@ -1,0 +1,148 @@
+"""The two tf.data chains, side by side: endless augmented crops to train on, whole images to score on.
+
+Both give batches {"image": uint8 [batch, height, width, 3], "label": uint8 [batch, height, width]} of the *global*
+batch size; tf.distribute splits them over the replicas.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab.data import tfrecord, transforms
+from deeplab.data.tfrecord import Manifest
+from deeplab.data.voc import IGNORE_LABEL
+
+INTERLEAVED_SHARDS = 16
+SHUFFLE_BUFFER = 2048
+"""Encoded examples held for shuffling: about 0.2 GB for VOC, whose JPEGs are about 100 kB."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training crop is made from an image; see `transforms` for each. `method`: scale_crop or resize_or_crop."""
+
+    crop_size: int
+    method: str = "scale_crop"
+    min_scale: float = 0.5
+    max_scale: float = 2.0
+    resize_size: int = 444
+    hue: float = 0.1
+    brightness: float = 0.1
+    contrast: float = 0.2
+
+    def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Image and label of any size -> both `crop_size` x `crop_size`."""
+        crop_seed, flip_seed, colour_seed = tf.unstack(tf.random.split(seed, 3))
+        if self.method == "scale_crop":
+            image, label = transforms.random_scale_crop(
+                image, label, self.crop_size, self.min_scale, self.max_scale, crop_seed
+            )
+        else:
+            image, label = transforms.random_resize_or_crop(
+                image, label, self.crop_size, self.resize_size, crop_seed
+            )
+        image, label = transforms.random_flip(image, label, flip_seed)
+        image = transforms.random_colour(image, self.hue, self.brightness, self.contrast, colour_seed)
+        image = tf.ensure_shape(image, [self.crop_size, self.crop_size, 3])
+        label = tf.ensure_shape(label, [self.crop_size, self.crop_size, 1])
+        return image, label
+
+
+def training_batches(
+    tfrecord_dir: Path,
+    manifest: Manifest,
+    augment: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    global_batch_size: int,
+    seed: int,
+    first_example: int = 0,
+    deterministic: bool = False,
+) -> tf.data.Dataset:
+    """Endless batches; each epoch takes every example once, in its own order, and batches run across epochs.
+
+    Order and augmentation depend on `seed`, the epoch and the example's place in it alone, so that a run that starts
+    at `first_example` (counted from the start of training) sees exactly what an uninterrupted one sees, if
+    `deterministic`; otherwise parallel reads and maps may swap neighbours. What is skipped is read, not decoded.
+    """
+    shard_paths, num_examples = manifest.shard_paths(tfrecord_dir), manifest.num_examples
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = seed + epoch
+        records = (
+            tf.data.Dataset.from_tensor_slices(shard_paths)
+            .shuffle(len(shard_paths), epoch_seed, reshuffle_each_iteration=False)
+            .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=tf.data.AUTOTUNE)
+            .shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
+        )
+        return records.enumerate(epoch * num_examples)
+
+    def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = tfrecord.parse_example(record)
+        image, label = tfrecord.decode_example(features)
+        image, label = augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
+        return {"image": image, "label": label[..., 0]}
+
+    first_epoch, skipped = divmod(first_example, num_examples)
+    dataset = (
+        tf.data.Dataset.range(first_epoch, tf.int64.max)
+        .flat_map(one_epoch)
+        .skip(skipped)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(global_batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    return dataset.with_options(_options(deterministic))
+
+
+def evaluation_batches(tfrecord_dir: Path, manifest: Manifest, global_batch_size: int) -> tf.data.Dataset:
+    """Every example once, in order, at its own resolution, padded bottom and right to the split's largest sides.
+
+    Padding is void in the label, so it is never scored. The last batch is filled up with images of void alone, so
+    that every batch divides among the replicas; a further key, "is_example" (int64 [batch]), is 0 for those, else 1.
+    """
+
+    height, width = manifest.max_height, manifest.max_width
+
+    def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = tfrecord.parse_example(record)
+        image, label = transforms.pad(*tfrecord.decode_example(features), height, width)
+        image = tf.ensure_shape(image, [height, width, 3])
+        label = tf.ensure_shape(label, [height, width, 1])
+        return {"image": image, "label": label[..., 0], "is_example": tf.constant(1, tf.int64)}
+
+    filler = {
+        "image": tf.zeros([height, width, 3], tf.uint8),
+        "label": tf.fill([height, width], tf.constant(IGNORE_LABEL, tf.uint8)),
+        "is_example": tf.constant(0, tf.int64),
+    }
+    records = tf.data.TFRecordDataset(manifest.shard_paths(tfrecord_dir))
+    records = records.apply(tf.data.experimental.assert_cardinality(manifest.num_examples))
+    fillers = tf.data.Dataset.from_tensors(filler).repeat(-manifest.num_examples % global_batch_size)
+    dataset = (
+        records.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .concatenate(fillers)
+        .batch(global_batch_size, drop_remainder=True)
+        .prefetch(2)
+    )
+    return dataset.with_options(_options(deterministic=True))
+
+
+def examples(tfrecord_dir: Path, manifest: Manifest) -> tf.data.Dataset:
+    """(id, image, label) of every example in the order of `evaluation_batches`, at native size, nothing padded."""
+
+    def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        features = tfrecord.parse_example(record)
+        image, label = tfrecord.decode_example(features)
+        return features["id"], image, label[..., 0]
+
+    records = tf.data.TFRecordDataset(manifest.shard_paths(tfrecord_dir))
+    return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+
+
+def _options(deterministic: bool) -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = deterministic
+    # One process feeds all its replicas: there are no files to divide among workers.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options

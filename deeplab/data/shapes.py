@@ -1,0 +1,87 @@
+"""A small synthetic data set in VOC layout, so that the program runs where no data is.
+
+Five of VOC's class names stand for five textured shapes on textured backgrounds; every object has a void border,
+as VOC's have. The same seed gives the same files.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from deeplab.data import voc
+
+SIZE = 128
+_SHAPES = {"aeroplane": "triangle", "bird": "disc", "bottle": "bar", "bus": "square", "cat": "ring"}
+_COLOURS = {
+    "aeroplane": (200, 60, 60),
+    "bird": (70, 90, 210),
+    "bottle": (60, 170, 80),
+    "bus": (220, 190, 60),
+    "cat": (180, 80, 190),
+}
+
+
+def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: int = 0) -> None:
+    """Writes `num_train` + `num_val` images of about SIZE x SIZE pixels below `voc_dir`; nothing if it exists.
+
+    Sizes vary by up to an eighth, so that nothing downstream may rely on one size. JPEG quality is 92.
+    """
+    if voc_dir.exists():
+        return
+    partial = voc_dir.with_name(voc_dir.name + ".part")
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (partial / folder).mkdir(parents=True, exist_ok=True)
+    names = [f"shapes_{index:04d}" for index in range(num_train + num_val)]
+    for index, name in enumerate(names):
+        image, mask = draw_example(np.random.default_rng((seed, index)))
+        image.save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
+        mask.save(partial / "SegmentationClass" / f"{name}.png")
+    for split, members in (("train", names[:num_train]), ("val", names[num_train:])):
+        (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
+    partial.rename(voc_dir)
+
+
+def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """One RGB image and its palettised mask: one to three objects, later ones in front."""
+    width, height = (int(side) for side in rng.integers(SIZE - SIZE // 8, SIZE + SIZE // 8 + 1, 2))
+    image = _texture(rng, (width, height), rng.integers(60, 200, 3))
+    mask = Image.new("L", (width, height), 0)
+    for _ in range(rng.integers(1, 4)):
+        name = str(rng.choice(list(_SHAPES)))
+        outline = Image.new("L", (width, height), 0)
+        _draw_shape(ImageDraw.Draw(outline), rng, _SHAPES[name], width, height)
+        image.paste(_texture(rng, (width, height), np.array(_COLOURS[name])), mask=outline)
+        border = outline.filter(ImageFilter.MaxFilter(3))
+        mask.paste(voc.IGNORE_LABEL, mask=border)
+        mask.paste(voc.CLASS_NAMES.index(name), mask=outline.filter(ImageFilter.MinFilter(3)))
+    mask.putpalette(voc.palette().tobytes())
+    return image, mask
+
+
+def _draw_shape(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, shape: str, width: int, height: int
+) -> None:
+    radius = int(rng.integers(SIZE // 7, SIZE // 4))
+    x, y = int(rng.integers(radius, width - radius)), int(rng.integers(radius, height - radius))
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if shape == "triangle":
+        draw.polygon([(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)], fill=255)
+    elif shape == "disc":
+        draw.ellipse(box, fill=255)
+    elif shape == "bar":
+        draw.rectangle((x - radius // 3, y - radius, x + radius // 3, y + radius), fill=255)
+    elif shape == "square":
+        draw.rectangle(box, fill=255)
+    else:
+        draw.ellipse(box, outline=255, width=max(radius // 2, 8))
+
+
+def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> Image.Image:
+    """Noise of two scales around a colour."""
+    width, height = size
+    coarse = (
+        rng.normal(0, 30, (height // 8 + 1, width // 8 + 1, 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
+    )
+    fine = rng.normal(0, 12, (height, width, 3))
+    return Image.fromarray(np.clip(colour + coarse + fine, 0, 255).astype(np.uint8))

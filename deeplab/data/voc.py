@@ -1,0 +1,231 @@
+"""The PASCAL VOC layout: classes, palette, void label, splits, image and mask files, and VOC 2012's download."""
+
+import http.client
+import random
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deeplab.errors import DataError
+from deeplab.files import digest
+from deeplab.progress import Progress
+
+IGNORE_LABEL = 255
+"""VOC's void: object borders and what nobody labelled. Excluded from losses, metrics and class weights."""
+
+CLASS_NAMES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""The 21 classes of VOC 2012 in the order of their indices (VOC devkit, VOCinit.m)."""
+
+ARCHIVE_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
+ARCHIVE_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
+
+_SPLIT_HALVES = {"val_half": 0, "test_half": 1}
+_DOWNLOAD_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example on disk: a JPEG image and its index mask."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+def palette() -> np.ndarray:
+    """VOC's colour map: uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
+
+    Bits of the index are spread over the channels from the most significant down (VOC devkit, VOClabelcolormap.m).
+    """
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def read_class_names(path: Path | None) -> tuple[str, ...]:
+    """Class names from a text file, one a line, index 0 first; VOC's 21 without a file.
+
+    Raises:
+        DataError: no such file, no name in it, a name twice, or more than 255 names.
+    """
+    if path is None:
+        return CLASS_NAMES
+    names = tuple(line.strip() for line in _read_lines(path, "class names") if line.strip())
+    if not names:
+        raise DataError(f"{path}: no class names; write one a line, class 0 first")
+    if len(names) > IGNORE_LABEL:
+        raise DataError(
+            f"{path}: {len(names)} class names; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void"
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: the class name {name!r} stands twice")
+    return names
+
+
+def read_split(voc_dir: Path, split: str) -> list[str]:
+    """Names of a split's examples, in the order of its list file.
+
+    `split` names a file in ImageSets/Segmentation without `.txt`. Where there is no such file: `trainval` is
+    `train` followed by `val`; `val_half` and `test_half` are the two halves of `val` after
+    `random.seed(42); random.shuffle(names)` (TensorFlow in Action, chapter 8).
+
+    Raises:
+        DataError: no such split, an empty one, an unsafe or repeated name.
+    """
+    folder = voc_dir / "ImageSets" / "Segmentation"
+    path = folder / f"{split}.txt"
+    if not path.exists() and split == "trainval":
+        return read_split(voc_dir, "train") + read_split(voc_dir, "val")
+    if not path.exists() and split in _SPLIT_HALVES:
+        names = read_split(voc_dir, "val")
+        random.Random(42).shuffle(names)
+        half = len(names) // 2
+        return (names[:half], names[half:])[_SPLIT_HALVES[split]]
+    if not path.exists():
+        found = sorted(file.stem for file in folder.glob("*.txt"))
+        hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
+        raise DataError(f"{path}: no such split; {hint}")
+    names = [line.split()[0] for line in _read_lines(path, "split") if line.strip()]
+    if not names:
+        raise DataError(f"{path}: the split is empty")
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{path}: the name {name!r} stands twice")
+        if Path(name).name != name or name in (".", ".."):
+            raise DataError(f"{path}: {name!r} is not a plain file name")
+        seen.add(name)
+    return names
+
+
+def pairs(voc_dir: Path, split: str) -> list[Pair]:
+    """Image and mask of every example of a split.
+
+    Raises:
+        DataError: as `read_split`, or a file is missing.
+    """
+    found = [
+        Pair(name, voc_dir / "JPEGImages" / f"{name}.jpg", voc_dir / "SegmentationClass" / f"{name}.png")
+        for name in read_split(voc_dir, split)
+    ]
+    for pair in found:
+        for path in (pair.image, pair.mask):
+            if not path.is_file():
+                raise DataError(f"{path}: missing, though {split}.txt lists {pair.name!r}")
+    return found
+
+
+def download(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> None:
+    """Fetches the VOC archive and unpacks it as `voc_dir`; does nothing if `voc_dir` exists.
+
+    The archive is streamed to `voc_dir`'s parent, continued where an earlier try broke off, checked against `md5`
+    and kept. It is unpacked (tarfile's `data` filter) into a temporary folder, and its VOCdevkit/VOC2012 is
+    renamed to `voc_dir`, which therefore is whole or absent.
+
+    Raises:
+        DataError: the server refuses or keeps breaking off, the checksum or the archive's layout is wrong.
+    """
+    if voc_dir.exists():
+        return
+    voc_dir.parent.mkdir(parents=True, exist_ok=True)
+    archive = voc_dir.parent / Path(url).name
+    if not archive.exists():
+        part = archive.with_name(archive.name + ".part")
+        _fetch(url, part)
+        part_md5 = digest(part, "md5")
+        if part_md5 != md5:
+            part.unlink()
+            raise DataError(f"{url}: MD5 is {part_md5}, not {md5}; the download was thrown away, start again")
+        part.rename(archive)
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=voc_dir.parent) as folder:
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+        except (tarfile.TarError, EOFError) as error:
+            raise DataError(f"{archive}: cannot be unpacked: {error}; delete it and start again") from error
+        unpacked = Path(folder) / "VOCdevkit" / "VOC2012"
+        if not unpacked.is_dir():
+            raise DataError(f"{archive}: holds no VOCdevkit/VOC2012")
+        unpacked.rename(voc_dir)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Streams `url` to `part`, going on from what `part` holds; a broken connection is taken up again."""
+    for attempt in range(1, _DOWNLOAD_TRIES + 1):
+        try:
+            if _fetch_rest(url, part):
+                return
+            reason = "the connection ended early"
+        except urllib.error.HTTPError as error:
+            raise DataError(f"{url}: {error}; name a mirror with --voc_url") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error)
+        if attempt == _DOWNLOAD_TRIES:
+            raise DataError(
+                f"{url}: {reason} ({attempt} tries); what came is kept in {part}, the same command goes on from there"
+            )
+
+
+def _fetch_rest(url: str, part: Path) -> bool:
+    """One request for what is missing in `part`; True when the file is complete by the server's length."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            return True  # `part` holds everything already; the checksum decides
+        raise
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            have = 0  # the server knows no ranges: from the start
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else 0
+        progress = Progress(f"downloading {part.stem}", total >> 20, "MiB", initial=have >> 20)
+        with part.open("ab" if have else "wb") as file:
+            while piece := response.read(1 << 20):
+                file.write(piece)
+                have += len(piece)
+                progress.update(have >> 20)
+        progress.close()
+    return not total or have == total
+
+
+def _read_lines(path: Path, what: str) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file ({what})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({what}): {error}") from error

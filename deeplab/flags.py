@@ -1,0 +1,276 @@
+"""Every flag of the programs, once; and the start of each program: parsing, log format, one-line errors."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+from absl import app, flags
+from absl import logging as absl_logging
+
+from deeplab.data import voc
+from deeplab.distribution import PRECISIONS, check_batch_size
+from deeplab.errors import DeepLabError, UsageError
+from deeplab.model.backbone import BACKBONES, OUTPUT_STRIDES
+from deeplab.training.losses import LOSSES
+from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
+
+FLAGS = flags.FLAGS
+
+EXIT_STATUSES = {
+    0: "done",
+    1: "the run failed (data, numerics, hardware); the last line says why",
+    2: "flags that are wrong, or do not fit each other or the run",
+    75: "saved after SIGTERM, SIGUSR1 or SIGINT: start the same command again to go on",
+}
+
+
+def define_train_flags() -> None:
+    """The flags of train.py."""
+    _define_common_flags()
+    _define_data_flags()
+    _define_model_flags()
+    _define_optimization_flags()
+    _define_run_flags()
+
+
+def _define_data_flags() -> None:
+    flags.DEFINE_string(
+        "voc_dir", None, "Folder in VOC layout (VOCdevkit/VOC2012); shards are written from it."
+    )
+    flags.DEFINE_bool(
+        "download", False, "Fetch PASCAL VOC 2012 to --voc_dir (2 GB) unless that folder exists."
+    )
+    flags.DEFINE_string(
+        "voc_url", voc.ARCHIVE_URL, "Where --download fetches the archive: a mirror of the original."
+    )
+    flags.DEFINE_string(
+        "class_names", None, "Text file of class names, one a line, class 0 first. Default: VOC's 21."
+    )
+    flags.DEFINE_string("train_split", "train", "Split to train on: a list in ImageSets/Segmentation.")
+    flags.DEFINE_string("val_split", "val", "Split to evaluate on while training; empty for none.")
+    flags.DEFINE_integer("num_shards", 16, "Shard files per split, when they are written.", lower_bound=1)
+    flags.DEFINE_bool(
+        "prepare_only", False, "Write the shards (and download) and stop; needs no --model_dir."
+    )
+    flags.DEFINE_integer("crop_size", 513, "Height and width of training crops, in pixels.", lower_bound=17)
+    flags.DEFINE_enum(
+        "augmentation",
+        "scale_crop",
+        ["scale_crop", "resize_or_crop"],
+        "scale_crop: random scale, pad, crop (the paper's). resize_or_crop: squash to the crop size, or to "
+        "--resize_size and crop, each for half of the images (the textbook's).",
+    )
+    flags.DEFINE_float("min_scale", 0.5, "Smallest random scale of scale_crop.", lower_bound=0.05)
+    flags.DEFINE_float("max_scale", 2.0, "Largest random scale of scale_crop.", lower_bound=0.05)
+    flags.DEFINE_integer(
+        "resize_size", 444, "Size before cropping of resize_or_crop, in pixels.", lower_bound=17
+    )
+    flags.DEFINE_float("hue", 0.1, "Largest hue shift, of 1 (the full circle); 0 for none.", 0.0, 0.5)
+    flags.DEFINE_float("brightness", 0.1, "Largest brightness shift, of 1; 0 for none.", 0.0, 1.0)
+    flags.DEFINE_float("contrast", 0.2, "Contrast factor is drawn from 1 +- this; 0 for none.", 0.0, 0.99)
+
+
+def _define_model_flags() -> None:
+    flags.DEFINE_enum("backbone", "resnet50", list(BACKBONES), "Keras application under the ASPP head.")
+    flags.DEFINE_string(
+        "backbone_weights",
+        "imagenet",
+        "imagenet (fetched by Keras on first use), none (random), or a file of Keras weights without the top.",
+    )
+    flags.DEFINE_enum(
+        "output_stride", "16", [str(stride) for stride in OUTPUT_STRIDES], "Input size over feature size."
+    )
+    flags.DEFINE_list(
+        "multi_grid", "1,1,1", "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4."
+    )
+    flags.DEFINE_list(
+        "atrous_rates", "6,12,18", "ASPP rates at output stride 16; doubled at 8, halved at 32."
+    )
+
+
+def _define_optimization_flags() -> None:
+    flags.DEFINE_integer("global_batch_size", 16, "Images per update, over all replicas.", lower_bound=1)
+    flags.DEFINE_integer(
+        "train_steps", None, "Updates to make; 30000 if --epochs is not given.", lower_bound=1
+    )
+    flags.DEFINE_float(
+        "epochs", None, "Passes over the training split, instead of --train_steps.", lower_bound=0.0
+    )
+    flags.DEFINE_enum("optimizer", "sgd", OPTIMIZERS, "Optimizer.")
+    flags.DEFINE_float("learning_rate", 0.007, "Peak learning rate.", lower_bound=0.0)
+    flags.DEFINE_float("momentum", 0.9, "Momentum of sgd.", 0.0, 1.0)
+    flags.DEFINE_float(
+        "weight_decay", 1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower_bound=0.0
+    )
+    flags.DEFINE_enum(
+        "schedule", "polynomial", SCHEDULES, "Learning rate over the steps; polynomial has power 0.9."
+    )
+    flags.DEFINE_integer("warmup_steps", 0, "Steps of linear warm-up.", lower_bound=0)
+    flags.DEFINE_enum("loss", "cross_entropy", LOSSES, "Loss; cross_entropy_dice is the textbook's sum.")
+    flags.DEFINE_enum(
+        "class_weights",
+        "none",
+        ["none", "inverse_frequency"],
+        "Weights of the cross-entropy by the classes' pixels in the training split.",
+    )
+    flags.DEFINE_integer(
+        "plateau_patience", 0, "Evaluations without a better mIoU that lower the rate; 0: never.", 0
+    )
+    flags.DEFINE_float("plateau_factor", 0.5, "By how much a plateau lowers the rate.", 0.0, 1.0)
+    flags.DEFINE_integer(
+        "early_stopping_patience", 0, "Evaluations without a better mIoU that end it; 0: never.", 0
+    )
+
+
+def _define_run_flags() -> None:
+    flags.DEFINE_integer("seed", 1, "Seed of weights, order, augmentation and dropout.", lower_bound=1)
+    flags.DEFINE_bool("deterministic", False, "Same seed, same hardware: same bits. Slower.")
+    flags.DEFINE_float(
+        "eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0
+    )
+    flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
+    flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
+    flags.DEFINE_integer(
+        "log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "steps_per_call", 1, "Steps per compiled call; 10 or more on fast GPUs.", lower_bound=1
+    )
+
+
+def _define_common_flags() -> None:
+    flags.DEFINE_string(
+        "model_dir", None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events."
+    )
+    flags.DEFINE_string("tfrecord_dir", None, "Folder of the TFRecord shards and their manifests.")
+    flags.DEFINE_integer(
+        "num_gpus", None, "GPUs to use; 0 for the CPU. Default: all there are.", lower_bound=0
+    )
+    flags.DEFINE_integer("num_cpu_replicas", 1, "Logical devices that the CPU is split into.", lower_bound=1)
+    flags.DEFINE_enum(
+        "precision", "float32", list(PRECISIONS), "Compute type; variables and logits stay float32."
+    )
+    flags.DEFINE_integer(
+        "eval_batch_size", None, "Images per evaluation batch. Default: 4 a replica.", lower_bound=1
+    )
+
+
+def define_eval_flags() -> None:
+    """The flags of eval.py; the model's own settings come from --model_dir."""
+    _define_common_flags()
+    flags.DEFINE_string("split", "val", "Split to score; its shards must stand in --tfrecord_dir.")
+    flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
+    flags.DEFINE_string(
+        "output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures."
+    )
+
+
+def define_predict_flags() -> None:
+    """The flags of `python -m deeplab.predict`."""
+    flags.DEFINE_string("model_dir", None, "Folder of the run whose model predicts.")
+    flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
+    flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
+    flags.DEFINE_integer(
+        "num_gpus", None, "GPUs to use; 0 for the CPU. Default: all there are.", lower_bound=0
+    )
+
+
+def require(*names: str) -> None:
+    """Raises UsageError for a flag that must be given and was not."""
+    for name in names:
+        if FLAGS[name].value is None:
+            raise UsageError(f"--{name} is needed")
+
+
+def check_train_flags() -> None:
+    """Raises UsageError for flags of train.py that do not fit each other."""
+    require("tfrecord_dir")
+    if not FLAGS.prepare_only:
+        require("model_dir")
+    if FLAGS.voc_dir is None and (FLAGS.download or FLAGS.prepare_only):
+        raise UsageError(f"--{'download' if FLAGS.download else 'prepare_only'} needs --voc_dir")
+    if FLAGS.train_steps is not None and FLAGS.epochs is not None:
+        raise UsageError("--train_steps and --epochs: give one of them")
+    if FLAGS.min_scale > FLAGS.max_scale:
+        raise UsageError(f"--min_scale={FLAGS.min_scale}: larger than --max_scale={FLAGS.max_scale}")
+    if FLAGS.augmentation == "resize_or_crop" and FLAGS.resize_size < FLAGS.crop_size:
+        raise UsageError(f"--resize_size={FLAGS.resize_size}: smaller than --crop_size={FLAGS.crop_size}")
+    if len(positive_integers("multi_grid")) != 3:
+        raise UsageError(f"--multi_grid={','.join(FLAGS.multi_grid)}: three numbers are needed, as in 1,2,4")
+    positive_integers("atrous_rates")
+
+
+def positive_integers(name: str) -> tuple[int, ...]:
+    """The value of a list flag as integers > 0; raises UsageError if it is not that."""
+    text = FLAGS[name].value
+    if not text or not all(item.strip().isdigit() and int(item) > 0 for item in text):
+        raise UsageError(f"--{name}={','.join(text)}: whole numbers above 0 are needed, separated by commas")
+    return tuple(int(item) for item in text)
+
+
+def eval_batch_size(num_replicas: int) -> int:
+    """--eval_batch_size or its default; raises UsageError unless it divides among the replicas."""
+    batch_size = FLAGS.eval_batch_size or 4 * num_replicas
+    check_batch_size("eval_batch_size", batch_size, num_replicas)
+    return batch_size
+
+
+def as_flagfile() -> str:
+    """All flags of this program with their values of now, as text for --flagfile."""
+    mine = FLAGS.flags_by_module_dict()[__name__]
+    return "".join(f"{flag.serialize()}\n" for flag in mine if flag.value is not None)
+
+
+def optional_path(name: str) -> Path | None:
+    """The value of a path flag; None where it was not given."""
+    return None if FLAGS[name].value is None else Path(FLAGS[name].value).expanduser()
+
+
+def path(name: str) -> Path:
+    """The value of a path flag that `require` has seen."""
+    return Path(FLAGS[name].value).expanduser()
+
+
+def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
+    """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback."""
+    define_flags()
+    flags.adopt_module_key_flags(sys.modules[__name__])
+    app.run(lambda argv: _exit_status(main, argv), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return FLAGS(argv)
+    except flags.Error as error:
+        _fail(UsageError(f"{error} (--help lists the flags)"))
+    except SystemExit:
+        sys.exit(0)  # absl's --help exits with 1
+    raise AssertionError("unreachable")
+
+
+def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    logging.getLogger("deeplab").setLevel(logging.INFO)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    try:
+        main(argv)
+    except DeepLabError as error:
+        _fail(error)
+    except tf.errors.ResourceExhaustedError as error:
+        hint = "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size"
+        _fail(DeepLabError(f"{hint} ({_first_line(error)})"))
+    except tf.errors.OpError as error:
+        _fail(DeepLabError(f"{type(error).__name__}: {_first_line(error)}"))
+    except OSError as error:
+        _fail(DeepLabError(str(error)))
+
+
+def _fail(error: DeepLabError) -> None:
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    sys.exit(error.exit_status)
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return error.message.splitlines()[0][:300]

@@ -1,0 +1,1 @@
+"""DeepLab v3: atrous backbones and the ASPP head."""

@@ -1,0 +1,151 @@
+"""Keras applications made atrous: strides beyond the output stride become dilation, names and weights stay."""
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from deeplab.errors import DataError, UsageError
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A Keras application with its own input preprocessing.
+
+    `preprocess_input` takes RGB in [0, 255]. `unit_pattern` finds, in the names of the spatial convolutions of the
+    last stage, the number of the residual unit that multi-grid goes by; None where multi-grid is not defined.
+    """
+
+    build: Callable[..., keras.Model]
+    preprocess_input: Callable[[tf.Tensor], tf.Tensor]
+    unit_pattern: str | None
+
+
+BACKBONES = {
+    "resnet50": Backbone(
+        keras.applications.ResNet50, keras.applications.resnet.preprocess_input, r"conv5_block(\d)_2_conv"
+    ),
+    "mobilenet_v2": Backbone(
+        keras.applications.MobileNetV2, keras.applications.mobilenet_v2.preprocess_input, None
+    ),
+}
+
+
+class AtrousConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose dilated convolution is one `tf.nn.conv2d` where the device has its gradient.
+
+    Keras calls `tf.nn.convolution`, which on CPU turns a dilated convolution into SpaceToBatch, convolution and
+    BatchToSpace: the same values, but several times slower (BUILD-NOTES.md).
+    """
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Follows `keras.layers.Conv2D.convolution_op` for NHWC."""
+        if max(self.dilation_rate) == 1 or not direct_dilation_works(inputs.dtype):
+            return super().convolution_op(inputs, kernel)
+        return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
+
+
+@functools.cache
+def direct_dilation_works(dtype: tf.DType = tf.float32) -> bool:
+    """Whether a dilated `tf.nn.conv2d` has its gradient here: on GPUs, and on CPUs through oneDNN.
+
+    Found out by trying it: TensorFlow has no public question for it, and `TF_ENABLE_ONEDNN_OPTS=0` takes it away.
+    """
+    with tf.init_scope():
+        image, kernel = tf.ones([1, 4, 4, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch((image, kernel))
+                output = tf.nn.conv2d(image, kernel, 1, "SAME", dilations=2)
+            tape.gradient(output, (image, kernel))
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+def atrous_backbone(
+    name: str, output_stride: int, weights: str | None, multi_grid: tuple[int, int, int] = (1, 1, 1)
+) -> keras.Model:
+    """The named Keras application without its top, at `output_stride` (8, 16 or 32), for inputs of any size.
+
+    A convolution that would take the features beyond the output stride keeps stride 1, and every spatial kernel
+    that read the coarser grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation
+    is synchronised over replicas. Input: float [batch, height, width, 3] as the application's own preprocessing
+    makes it. Output: float [batch, about height / output_stride, about width / output_stride, channels]; ResNets round up.
+
+    Args:
+        name: a key of `BACKBONES`.
+        output_stride: 8, 16 or 32.
+        weights: "imagenet" (Keras downloads and verifies them), None (random), or a path to a Keras weights file
+            of this application without its top.
+        multi_grid: factors for the dilation of the last stage's three units (section 3.1); ResNets only.
+
+    Raises:
+        UsageError: multi-grid on a backbone without it.
+        DataError: the weights cannot be fetched, read or do not fit.
+    """
+    backbone = BACKBONES[name]
+    if backbone.unit_pattern is None and multi_grid != (1, 1, 1):
+        raise UsageError(
+            f"--multi_grid={','.join(map(str, multi_grid))}: {name} has no multi-grid units; leave it out"
+        )
+    base = _build_base(backbone, name, weights)
+    plan = _plan(base, output_stride, backbone.unit_pattern, multi_grid)
+
+    def convert(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config() | plan[layer.name]
+        kind = type(layer)
+        if kind is keras.layers.Conv2D:
+            kind = AtrousConv2D
+        elif kind is keras.layers.BatchNormalization:
+            config["synchronized"] = True
+        return kind.from_config(config)
+
+    atrous = keras.models.clone_model(base, clone_function=convert)
+    for layer in base.layers:
+        if layer.weights:
+            atrous.get_layer(layer.name).set_weights(layer.get_weights())
+    return atrous
+
+
+def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Model:
+    try:
+        return backbone.build(include_top=False, weights=weights)
+    except Exception as error:  # a failed download raises just that
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"--backbone_weights={weights}: no weights of {name} without its top there: {reason}"
+        ) from error
+
+
+def _plan(
+    base: keras.Model, output_stride: int, unit_pattern: str | None, multi_grid: tuple[int, int, int]
+) -> dict[str, dict[str, object]]:
+    """What changes in each layer's config, by layer name."""
+    changes: dict[str, dict[str, object]] = {}
+    nominal: dict[str, int] = {}  # stride of each layer's output in the classification network
+    for layer in base.layers:
+        sources = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
+        before = max((nominal.get(source, 1) for source in sources), default=1)
+        nominal[layer.name] = before * max(getattr(layer, "strides", (1, 1)))
+        changes[layer.name] = {}
+        if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+            continue
+        stride_in, stride_out = min(before, output_stride), min(nominal[layer.name], output_stride)
+        dilation = before // stride_in
+        if unit_pattern and (unit := re.fullmatch(unit_pattern, layer.name)):
+            dilation *= multi_grid[int(unit.group(1)) - 1]
+        if stride_out // stride_in != max(layer.strides):
+            changes[layer.name]["strides"] = (1, 1)
+            if max(layer.kernel_size) > 1:
+                # Centred on its pixel, and as large as its input: the padding that went with the stride goes too.
+                changes[layer.name]["padding"] = "same"
+                changes[sources[0]] = {"padding": 0}
+        if max(layer.kernel_size) > 1:
+            changes[layer.name]["dilation_rate"] = (dilation, dilation)
+    return changes

@@ -1,0 +1,120 @@
+"""DeepLab v3: backbone, atrous spatial pyramid pooling and bilinear upsampling (arXiv 1706.05587, section 3.3)."""
+
+from dataclasses import asdict, dataclass
+
+import keras
+import tensorflow as tf
+
+from deeplab.model.backbone import BACKBONES, AtrousConv2D, atrous_backbone
+
+ASPP_FILTERS = 256
+BATCH_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build the same network again; `model.json` of a run holds it.
+
+    `atrous_rates` are those at output stride 16; they are doubled at 8 (section 4.1) and halved at 32.
+    """
+
+    class_names: tuple[str, ...]
+    backbone: str = "resnet50"
+    output_stride: int = 16
+    atrous_rates: tuple[int, ...] = (6, 12, 18)
+    multi_grid: tuple[int, int, int] = (1, 1, 1)
+    dropout_rate: float = 0.1
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, void not counted."""
+        return len(self.class_names)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain lists, strings and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict) -> "ModelConfig":
+        """The inverse of `to_json`; raises TypeError for fields that do not belong."""
+        return cls(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        )
+
+
+class Preprocess(keras.layers.Layer):
+    """RGB in [0, 255], uint8 or float -> what the backbone's ImageNet weights expect, in the compute dtype."""
+
+    def __init__(self, backbone: str) -> None:
+        super().__init__(name="preprocess", autocast=False)
+        self._preprocess_input = BACKBONES[backbone].preprocess_input
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """[batch, height, width, 3] -> the same shape."""
+        return tf.cast(self._preprocess_input(tf.cast(images, tf.float32)), self.compute_dtype)
+
+
+class BroadcastLike(keras.layers.Layer):
+    """Repeats a [batch, 1, 1, channels] tensor over another one's height and width."""
+
+    def call(self, pooled: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        """-> [batch, height of features, width of features, channels]."""
+        shape = tf.shape(features)
+        return tf.broadcast_to(pooled, [shape[0], shape[1], shape[2], pooled.shape[-1]])
+
+
+class ResizeLike(keras.layers.Layer):
+    """Bilinear (half-pixel centres) upsampling of logits to the size of the images, in float32."""
+
+    def call(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """-> float32 [batch, height of images, width of images, classes]."""
+        return tf.image.resize(logits, tf.shape(images)[1:3], "bilinear")
+
+
+def build_deeplabv3(config: ModelConfig, backbone_weights: str | None = None) -> keras.Model:
+    """The network. Input: RGB [batch, height, width, 3] in [0, 255], uint8 or float, of any size.
+
+    Output: float32 logits [batch, height, width, num_classes] at the input's size. Under a mixed dtype policy the
+    logits and their upsampling stay float32.
+
+    Args:
+        config: what to build.
+        backbone_weights: as `atrous_backbone`.
+
+    Raises:
+        DataError: as `atrous_backbone`.
+    """
+    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    backbone = atrous_backbone(config.backbone, config.output_stride, backbone_weights, config.multi_grid)
+    features = backbone(Preprocess(config.backbone)(images))
+    features = _aspp(features, [rate * 16 // config.output_stride for rate in config.atrous_rates])
+    features = keras.layers.Dropout(config.dropout_rate, name="head_dropout")(features)
+    logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name="logits")(features)
+    logits = ResizeLike(dtype="float32", autocast=False, name="upsampled_logits")(logits, images)
+    return keras.Model(images, logits, name="deeplabv3")
+
+
+def _aspp(features: tf.Tensor, rates: list[int]) -> tf.Tensor:
+    """1x1, one 3x3 per rate, and image pooling, side by side; then 1x1 over all of them."""
+    branches = [_conv_bn_relu(features, 1, 1, "aspp_1x1")]
+    branches += [_conv_bn_relu(features, 3, rate, f"aspp_rate{rate}") for rate in rates]
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
+    pooled = _conv_bn_relu(pooled, 1, 1, "aspp_pooled")
+    branches.append(BroadcastLike(name="aspp_broadcast")(pooled, features))
+    return _conv_bn_relu(keras.layers.Concatenate(name="aspp_concat")(branches), 1, 1, "aspp_project")
+
+
+def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, name: str) -> tf.Tensor:
+    features = AtrousConv2D(
+        ASPP_FILTERS,
+        kernel_size,
+        padding="same",
+        dilation_rate=dilation_rate,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )(features)
+    features = keras.layers.BatchNormalization(
+        epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn"
+    )(features)
+    return keras.layers.ReLU(name=f"{name}_relu")(features)

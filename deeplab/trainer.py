@@ -1,0 +1,238 @@
+"""The outer loop: runs compiled steps, and knows when to log, evaluate, save and stop. It never sees a tensor's shape.
+
+A checkpoint is written after the evaluation of its step, so that a run that is started again goes on as if it had
+never stopped.
+"""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+import tensorflow as tf
+
+from deeplab.errors import DeepLabError, Interrupted
+from deeplab.progress import Progress, duration
+from deeplab.training.checkpoint import Checkpoints, TrainingState
+from deeplab.training.evaluation import Evaluation
+from deeplab.training.metrics import scores
+from deeplab.training.schedules import Schedule
+from deeplab.training.summaries import RunLog
+
+logger = logging.getLogger("deeplab")
+
+MIN_RATE_SCALE = 1e-4
+"""Reduce-on-plateau stops lowering the rate here."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train and what to do on the way. A patience counts evaluations without a better mIoU; 0 is never.
+
+    `steps_per_epoch` need not be whole: batches run across epochs. `eval_every_epochs` 0 evaluates at the end alone.
+    """
+
+    train_steps: int
+    steps_per_epoch: float
+    global_batch_size: int
+    steps_per_call: int = 1
+    log_every_steps: int = 20
+    eval_every_epochs: float = 1.0
+    checkpoint_steps: int = 1000
+    plateau_patience: int = 0
+    plateau_factor: float = 0.5
+    early_stopping_patience: int = 0
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation is due after this step: the first after each `eval_every_epochs`, and the last."""
+        if step == self.train_steps:
+            return True
+        if not self.eval_every_epochs:
+            return False
+        interval = self.steps_per_epoch * self.eval_every_epochs
+        return math.floor(step / interval) > math.floor((step - 1) / interval)
+
+    def steps_to_boundary(self, step: int) -> int:
+        """How many steps, at most `steps_per_call`, may run in one call before the loop has something to do."""
+        count = 1
+        while count < self.steps_per_call and not self.stops_at(step + count):
+            count += 1
+        return count
+
+    def stops_at(self, step: int) -> bool:
+        """Whether the loop has something to do after this step."""
+        return (
+            step % self.log_every_steps == 0 or step % self.checkpoint_steps == 0 or self.evaluates_at(step)
+        )
+
+
+class Trainer:
+    """One training run, from `first_step` to the plan's end.
+
+    Args:
+        plan: when to do what.
+        train: `make_train_function`'s function.
+        batches: distributed iterator over training batches, standing at `first_step`.
+        evaluate: scores the validation split, or None to train without one.
+        checkpoints: of this run, restored already.
+        state: the loop's memory, restored already.
+        schedule: gives the learning rate that is logged; its scale is lowered on a plateau.
+        log: where records go.
+        class_names: names for `per_class_iou`.
+        first_step: updates that were made before.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        train: Callable,
+        batches: Iterator,
+        evaluate: Callable[[], Evaluation] | None,
+        checkpoints: Checkpoints,
+        state: TrainingState,
+        schedule: Schedule,
+        log: RunLog,
+        class_names: tuple[str, ...],
+        first_step: int = 0,
+    ) -> None:
+        self._plan, self._train, self._batches, self._evaluate = plan, train, batches, evaluate
+        self._checkpoints, self._state, self._schedule, self._log = checkpoints, state, schedule, log
+        self._class_names = class_names
+        self._step = first_step
+        self._signal: int | None = None
+
+    def run(self) -> None:
+        """Trains to the end of the plan, or to early stopping.
+
+        Raises:
+            DeepLabError: a loss or gradient that is not finite.
+            Interrupted: SIGTERM, SIGUSR1 or SIGINT came, and a checkpoint was written.
+        """
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        plan = self._plan
+        progress = Progress("training", plan.train_steps, "steps", initial=self._step, every_seconds=math.inf)
+        while self._step < plan.train_steps and not self._should_stop_early():
+            totals, seconds = self._run_to_boundary(progress)
+            progress.clear()
+            self._log_training(totals, seconds)
+            if self._signal is not None:
+                break
+            if plan.evaluates_at(self._step) and self._evaluate is not None:
+                self._score(self._evaluate())
+            if plan.evaluates_at(self._step) or self._step % plan.checkpoint_steps == 0:
+                self._checkpoints.save_latest(self._step)
+        if self._signal is not None:
+            path = self._checkpoints.save_latest(self._step)
+            name = signal.Signals(self._signal).name
+            raise Interrupted(
+                f"{name}: stopped after step {self._step}, saved {path}; the same command goes on from it"
+            )
+
+    def _run_to_boundary(self, progress: Progress) -> tuple[dict[str, tf.Tensor], float]:
+        """Steps until there is something to do; their totals, and the seconds they took."""
+        start = time.perf_counter()
+        totals: dict[str, tf.Tensor] | None = None
+        while True:
+            count = self._plan.steps_to_boundary(self._step)
+            call_totals = self._train(self._batches, tf.constant(count))
+            totals = call_totals if totals is None else tf.nest.map_structure(tf.add, totals, call_totals)
+            self._step += count
+            progress.update(self._step)
+            if self._plan.stops_at(self._step) or self._signal is not None:
+                break
+        totals["confusion"] = totals["confusion"].numpy()  # waits for the device
+        return totals, time.perf_counter() - start
+
+    def _log_training(self, totals: dict[str, tf.Tensor], seconds: float) -> None:
+        steps = float(totals["steps"])
+        if float(totals["non_finite"]):
+            raise DeepLabError(
+                f"loss or gradient not finite in {float(totals['non_finite']):.0f} of the {steps:.0f} steps before "
+                f"step {self._step}; last good checkpoint: {self._checkpoints.latest_path or 'none yet'}; "
+                "lower --learning_rate or add --warmup_steps"
+            )
+        losses = {
+            name: float(total) / steps
+            for name, total in totals.items()
+            if name not in ("steps", "confusion", "non_finite")
+        }
+        result = scores(totals["confusion"])
+        epoch = self._step / self._plan.steps_per_epoch
+        images_per_second = steps * self._plan.global_batch_size / seconds
+        rate = float(self._schedule(self._step - 1))
+        record = {
+            "epoch": round(epoch, 4),
+            **losses,
+            "learning_rate": rate,
+            "images_per_second": images_per_second,
+            **result.to_json(self._class_names),
+        }
+        self._log.write(self._step, "train", record)
+        remaining = (self._plan.train_steps - self._step) * seconds / steps
+        logger.info(
+            "step %d/%d  epoch %.2f  loss %.4f  mIoU %s  rate %.3g  %.1f img/s  ETA %s",
+            self._step,
+            self._plan.train_steps,
+            epoch,
+            losses["loss"],
+            _per_cent(result.mean_iou),
+            rate,
+            images_per_second,
+            duration(remaining),
+        )
+
+    def _score(self, evaluation: Evaluation) -> None:
+        """Logs an evaluation, keeps the best checkpoint, lowers the rate on a plateau."""
+        result, state = evaluation.scores, self._state
+        record = {
+            **evaluation.losses,
+            **result.to_json(self._class_names),
+            "num_images": evaluation.num_images,
+        }
+        self._log.write(self._step, "val", record)
+        mean_iou = result.mean_iou if result.mean_iou is not None else 0.0
+        if mean_iou > float(state.best_mean_iou):
+            state.best_mean_iou.assign(mean_iou)
+            state.evaluations_since_best.assign(0)
+            state.evaluations_since_plateau.assign(0)
+            self._checkpoints.save_best(self._step)
+        else:
+            state.evaluations_since_best.assign_add(1)
+            state.evaluations_since_plateau.assign_add(1)
+        logger.info(
+            "validation at step %d: loss %.4f  mIoU %s (best %s)  pixel accuracy %s  %d images",
+            self._step,
+            evaluation.losses["loss"],
+            _per_cent(result.mean_iou),
+            _per_cent(float(state.best_mean_iou)),
+            _per_cent(result.pixel_accuracy),
+            evaluation.num_images,
+        )
+        if 0 < self._plan.plateau_patience <= int(state.evaluations_since_plateau):
+            state.evaluations_since_plateau.assign(0)
+            scale = self._schedule.scale
+            scale.assign(max(float(scale) * self._plan.plateau_factor, MIN_RATE_SCALE))
+            logger.info(
+                "no better mIoU in %d evaluations: rate x %.4g", self._plan.plateau_patience, float(scale)
+            )
+
+    def _should_stop_early(self) -> bool:
+        waited = int(self._state.evaluations_since_best)
+        if 0 < self._plan.early_stopping_patience <= waited:
+            logger.info("stopping early at step %d: no better mIoU in %d evaluations", self._step, waited)
+            return True
+        return False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Notes the signal for the loop; the next one of its kind ends the program at once."""
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)
+        logger.warning("%s: stopping after this step", signal.Signals(number).name)
+
+
+def _per_cent(fraction: float | None) -> str:
+    return f"{100 * fraction:.2f} %" if fraction is not None else "-"

@@ -1,0 +1,1 @@
+"""Losses, metrics, schedules, the compiled step, checkpoints and summaries."""

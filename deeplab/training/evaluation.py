@@ -1,0 +1,62 @@
+"""Scores a data set: sums over all its batches, then the ratios, once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deeplab.progress import Progress
+from deeplab.training.losses import Loss
+from deeplab.training.metrics import Scores, scores
+from deeplab.training.step import make_evaluate_function
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and scores over a whole split, and the confusion matrix (int64 [classes, classes]) they come from."""
+
+    losses: dict[str, float]
+    scores: Scores
+    confusion: np.ndarray
+    num_images: int
+
+
+def make_evaluation(
+    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, batches: tf.data.Dataset
+) -> Callable[..., Evaluation]:
+    """A function () -> `Evaluation` that scores `batches` with the weights of the moment.
+
+    Args:
+        strategy: whose replicas share each batch.
+        model: gives logits [batch, height, width, classes].
+        loss: evaluated over the whole data set.
+        batches: as `pipeline.evaluation_batches` makes them, of known cardinality.
+
+    The function takes, if wanted, `on_predictions`: a callable that gets, a batch at a time, an iterator over the class
+    indices (uint8 [height, width], padding included) of its images, in the order of the data set.
+    """
+    evaluate_batch = make_evaluate_function(strategy, model, loss)
+    distributed = strategy.experimental_distribute_dataset(batches)
+    num_batches = int(batches.cardinality())
+
+    def evaluate(on_predictions: Callable[[Iterator[np.ndarray]], None] | None = None) -> Evaluation:
+        progress = Progress("evaluating", num_batches, "batches")
+        totals = None
+        for number, batch in enumerate(distributed, 1):
+            batch_totals, predictions = evaluate_batch(batch)
+            totals = batch_totals if totals is None else tf.nest.map_structure(tf.add, totals, batch_totals)
+            if on_predictions is not None:
+                on_predictions(
+                    image
+                    for replica in strategy.experimental_local_results(predictions)
+                    for image in replica.numpy()
+                )
+            progress.update(number)
+        progress.clear()
+        confusion, num_images = totals.pop("confusion").numpy(), int(totals.pop("num_images"))
+        losses = {name: float(value) for name, value in loss.parts(totals).items()}
+        return Evaluation(losses, scores(confusion), confusion, num_images)
+
+    return evaluate

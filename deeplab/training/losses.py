@@ -1,0 +1,92 @@
+"""Losses as ratios of sums, so that any split of the pixels over replicas and batches gives the same value.
+
+`Loss.sums` turns logits and labels into a few sums; sums of parts add up to the sums of the whole; `Loss.parts`
+turns sums into loss values. Training all-reduces the sums of a step over the replicas before it takes the ratio;
+evaluation adds the sums of all batches. Void pixels enter no sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
+
+
+def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
+    """Weights proportional to 1 / pixels of the class, with mean 1 over all pixels; 0 for a class without pixels.
+
+    `class_pixels` counts the whole training split, void not counted.
+    """
+    pixels = np.asarray(class_pixels, np.float64)
+    present = pixels > 0
+    weights = np.divide(pixels.sum(), pixels * present.sum(), out=np.zeros_like(pixels), where=present)
+    return tuple(weights.tolist())
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sparse softmax cross-entropy, Dice, or their sum.
+
+    Attributes:
+        name: one of `LOSSES`.
+        num_classes: K; labels are 0..K-1 or `ignore_label`.
+        class_weights: a weight per class for the cross-entropy, or None for 1 each.
+        ignore_label: the label of void.
+    """
+
+    name: str
+    num_classes: int
+    class_weights: tuple[float, ...] | None = None
+    ignore_label: int = 255
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The keys of `parts`."""
+        return ("loss", "cross_entropy", "dice") if self.name == "cross_entropy_dice" else ("loss",)
+
+    def sums(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Additive sums of float32 logits [..., K] and integer labels [...].
+
+        `cross_entropy` and `weight` (scalars): weighted pixel losses and weights. `intersection`, `probability` and
+        `pixels` ([K]): of each class c, the sum of its probability over its own pixels, over all valid pixels, and
+        the number of its pixels.
+        """
+        labels = tf.cast(labels, tf.int32)
+        valid = tf.not_equal(labels, self.ignore_label)
+        sums = {}
+        if self.name != "dice":
+            class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
+            safe_labels = tf.where(valid, labels, 0)
+            weights = tf.where(valid, tf.gather(class_weights, safe_labels), 0.0)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)
+            sums |= {"cross_entropy": tf.reduce_sum(weights * losses), "weight": tf.reduce_sum(weights)}
+        if self.name != "cross_entropy":
+            truth = tf.one_hot(tf.where(valid, labels, -1), self.num_classes)  # void: a row of zeros
+            probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[..., tf.newaxis]
+            pixel_axes = list(range(len(labels.shape)))
+            sums |= {
+                "intersection": tf.reduce_sum(truth * probabilities, pixel_axes),
+                "probability": tf.reduce_sum(probabilities, pixel_axes),
+                "pixels": tf.reduce_sum(truth, pixel_axes),
+            }
+        return sums
+
+    def parts(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Sums over all that is to be judged as one -> scalars: `loss` and, if it has two, its parts.
+
+        Dice is 1 - 2 I_c / (P_c + N_c), averaged over the classes with pixels (V-Net, arXiv 1606.04797, without its
+        squares). Where everything is void each part is 0, with zero gradients.
+        """
+        parts = {}
+        if self.name != "dice":
+            parts["cross_entropy"] = tf.math.divide_no_nan(sums["cross_entropy"], sums["weight"])
+        if self.name != "cross_entropy":
+            dice = tf.math.divide_no_nan(2.0 * sums["intersection"], sums["probability"] + sums["pixels"])
+            present = tf.cast(sums["pixels"] > 0, dice.dtype)
+            parts["dice"] = tf.math.divide_no_nan(
+                tf.reduce_sum(present * (1.0 - dice)), tf.reduce_sum(present)
+            )
+        parts["loss"] = tf.add_n(list(parts.values()))
+        return {name: parts[name] for name in self.part_names}

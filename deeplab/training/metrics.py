@@ -1,0 +1,84 @@
+"""The confusion matrix, counted inside the compiled step, and the scores that are read off it once at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+
+def confusion_matrix(
+    labels: tf.Tensor, predictions: tf.Tensor, num_classes: int, ignore_label: int = 255
+) -> tf.Tensor:
+    """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
+
+    labels and predictions: integers of one shape. Void is counted in a bin of its own and dropped.
+    """
+    labels, predictions = (
+        tf.cast(tf.reshape(labels, [-1]), tf.int32),
+        tf.cast(tf.reshape(predictions, [-1]), tf.int32),
+    )
+    num_bins = num_classes * num_classes + 1
+    bins = tf.where(tf.equal(labels, ignore_label), num_bins - 1, labels * num_classes + predictions)
+    counts = tf.math.bincount(bins, minlength=num_bins, maxlength=num_bins)
+    return tf.cast(tf.reshape(counts[:-1], [num_classes, num_classes]), tf.int64)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one confusion matrix; all are fractions.
+
+    A class that occurs neither in the labels nor in the predictions has IoU None and is left out of `mean_iou`; one
+    that does not occur in the labels is left out of `mean_accuracy`. Without a single valid pixel all are None.
+    """
+
+    mean_iou: float | None
+    mean_accuracy: float | None
+    pixel_accuracy: float | None
+    per_class_iou: tuple[float | None, ...]
+
+    def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
+        """As `metrics.jsonl` has them."""
+        return {
+            "mean_iou": self.mean_iou,
+            "mean_accuracy": self.mean_accuracy,
+            "pixel_accuracy": self.pixel_accuracy,
+            "per_class_iou": dict(zip(class_names, self.per_class_iou, strict=True)),
+        }
+
+
+def scores(matrix: np.ndarray) -> Scores:
+    """Scores of an integer confusion matrix [classes, classes], rows true: the VOC devkit's VOCevalseg.m."""
+    matrix = np.asarray(matrix)
+    correct, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    union = truth + predicted - correct
+    iou = [float(hits / area) if area else None for hits, area in zip(correct, union, strict=True)]
+    accuracy = [float(hits / area) for hits, area in zip(correct, truth, strict=True) if area]
+    return Scores(
+        mean_iou=_mean([value for value in iou if value is not None]),
+        mean_accuracy=_mean(accuracy),
+        pixel_accuracy=float(correct.sum() / matrix.sum()) if matrix.sum() else None,
+        per_class_iou=tuple(iou),
+    )
+
+
+def table(class_names: Sequence[str], result: Scores) -> str:
+    """Per-class IoU and the means in per cent, as text of one line a class."""
+    width = max(len(name) for name in (*class_names, "pixel accuracy"))
+    rows = [(name, iou) for name, iou in zip(class_names, result.per_class_iou, strict=True)]
+    means = [
+        ("mean IoU", result.mean_iou),
+        ("mean accuracy", result.mean_accuracy),
+        ("pixel accuracy", result.pixel_accuracy),
+    ]
+    lines = [f"{name:{width}}  {_per_cent(value)}" for name, value in (*rows, *means)]
+    rule = "-" * (width + 9)
+    return "\n".join([f"{'class':{width}}      IoU", rule, *lines[: len(rows)], rule, *lines[len(rows) :]])
+
+
+def _per_cent(value: float | None) -> str:
+    return f"{100 * value:6.2f} %" if value is not None else "   absent"
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

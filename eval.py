@@ -1,0 +1,93 @@
+"""Scores a trained model on a split: per-class IoU, mean IoU and accuracies at native resolution.
+
+python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_dir=runs/voc/pictures
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab import distribution, flags, runs, visualize
+from deeplab.data import pipeline, tfrecord, voc
+from deeplab.data.tfrecord import Manifest
+from deeplab.errors import UsageError
+from deeplab.files import write_text
+from deeplab.flags import FLAGS
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.training.checkpoint import best_path, checkpoint_step, restore_model
+from deeplab.training.evaluation import make_evaluation
+from deeplab.training.losses import Loss
+from deeplab.training.metrics import table
+
+logger = logging.getLogger("deeplab")
+
+
+def main(argv: list[str]) -> None:
+    """Flags -> checkpoint and data set -> scores, metrics.json, pictures."""
+    if argv[1:]:
+        raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes flags alone")
+    flags.require("model_dir", "tfrecord_dir")
+    strategy = distribution.make_strategy(FLAGS.num_gpus, FLAGS.num_cpu_replicas)
+    batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
+    distribution.set_numerics(FLAGS.precision, seed=0, deterministic=False)
+    model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
+    config = runs.read_config(model_dir)
+    manifest = tfrecord.read_manifest(tfrecord_dir, FLAGS.split)
+    if manifest.class_names != config.class_names:
+        raise UsageError(
+            f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}"
+        )
+    checkpoint = FLAGS.checkpoint or best_path(model_dir / runs.CHECKPOINTS)
+    with strategy.scope():
+        model = build_deeplabv3(config)
+    restore_model(model, checkpoint)
+    logger.info("scoring %s on %s, %d images", checkpoint, FLAGS.split, manifest.num_examples)
+
+    output_dir = flags.optional_path("output_dir")
+    pictures = _PictureWriter(output_dir, tfrecord_dir, manifest) if output_dir is not None else None
+    loss = Loss("cross_entropy", config.num_classes, ignore_label=voc.IGNORE_LABEL)
+    batches = pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size)
+    evaluation = make_evaluation(strategy, model, loss, batches)(pictures)
+
+    print(table(config.class_names, evaluation.scores))
+    record = {
+        "step": checkpoint_step(checkpoint),
+        "split": FLAGS.split,
+        **evaluation.losses,
+        **evaluation.scores.to_json(config.class_names),
+        "num_images": evaluation.num_images,
+        "checkpoint": checkpoint,
+    }
+    folder = output_dir or model_dir / "eval" / FLAGS.split
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "metrics.json", json.dumps(record) + "\n")
+    logger.info(
+        "wrote %s", folder / "metrics.json" if pictures is None else f"metrics.json and pictures to {folder}"
+    )
+
+
+class _PictureWriter:
+    """Writes masks/ID.png (palettised prediction) and side_by_side/ID.png (image | prediction | truth)."""
+
+    def __init__(self, output_dir: Path, tfrecord_dir: Path, manifest: Manifest) -> None:
+        self._masks, self._rows = output_dir / "masks", output_dir / "side_by_side"
+        self._masks.mkdir(parents=True, exist_ok=True)
+        self._rows.mkdir(parents=True, exist_ok=True)
+        self._examples = pipeline.examples(tfrecord_dir, manifest).as_numpy_iterator()
+
+    def __call__(self, predictions: Iterator[np.ndarray]) -> None:
+        """Takes the next examples of the split beside their predictions; fillers at the end have no example."""
+        for padded, (name, image, label) in zip(predictions, self._examples, strict=False):
+            prediction = visualize.colour_mask(padded[: label.shape[0], : label.shape[1]])
+            file = f"{name.decode()}.png"
+            visualize.save(prediction, self._masks / file)
+            row = visualize.side_by_side(Image.fromarray(image), prediction, visualize.colour_mask(label))
+            visualize.save(row, self._rows / file)
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_eval_flags)

@@ -1,0 +1,184 @@
+"""Trains DeepLab v3 on PASCAL VOC 2012, or on any data set in VOC's layout.
+
+python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
+"""
+
+import logging
+import math
+
+import keras
+import tensorflow as tf
+
+from deeplab import distribution, flags, runs, trainer
+from deeplab.data import pipeline, tfrecord, voc
+from deeplab.data.tfrecord import Manifest
+from deeplab.errors import UsageError
+from deeplab.flags import FLAGS
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.training import schedules, step
+from deeplab.training.checkpoint import Checkpoints, TrainingState
+from deeplab.training.evaluation import make_evaluation
+from deeplab.training.losses import Loss, inverse_frequency_weights
+from deeplab.training.summaries import RunLog
+
+logger = logging.getLogger("deeplab")
+
+PAPER_TRAIN_STEPS = 30_000
+
+
+def main(argv: list[str]) -> None:
+    """Flags -> shards -> datasets -> model -> training loop."""
+    if argv[1:]:
+        raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes flags alone")
+    flags.check_train_flags()
+    strategy = distribution.make_strategy(FLAGS.num_gpus, FLAGS.num_cpu_replicas)
+    distribution.check_batch_size("global_batch_size", FLAGS.global_batch_size, strategy.num_replicas_in_sync)
+    distribution.set_numerics(FLAGS.precision, FLAGS.seed, FLAGS.deterministic)
+
+    manifest = prepare_split(FLAGS.train_split)
+    val_manifest = prepare_split(FLAGS.val_split) if FLAGS.val_split else None
+    if FLAGS.prepare_only:
+        return
+    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
+        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
+
+    config = ModelConfig(
+        class_names=manifest.class_names,
+        backbone=FLAGS.backbone,
+        output_stride=int(FLAGS.output_stride),
+        atrous_rates=flags.positive_integers("atrous_rates"),
+        multi_grid=flags.positive_integers("multi_grid"),
+    )
+    plan = make_plan(manifest)
+    model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
+    runs.open_run(model_dir, config, flags.as_flagfile())
+
+    with strategy.scope():
+        model = build_deeplabv3(config, None if FLAGS.backbone_weights == "none" else FLAGS.backbone_weights)
+        rate_scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
+        schedule = schedules.Schedule(
+            FLAGS.schedule, FLAGS.learning_rate, plan.train_steps, FLAGS.warmup_steps, rate_scale
+        )
+        optimizer = schedules.make_optimizer(
+            FLAGS.optimizer,
+            schedule,
+            FLAGS.momentum,
+            FLAGS.weight_decay,
+            model.trainable_variables,
+            loss_scaling=FLAGS.precision == "float16",
+        )
+    loss = make_loss(manifest)
+    state = TrainingState()
+    checkpoints = Checkpoints(
+        model_dir / runs.CHECKPOINTS, model, optimizer, rate_scale, state, keep=FLAGS.keep_checkpoints
+    )
+    first_step = resume(checkpoints, optimizer, plan)
+
+    batches = pipeline.training_batches(
+        tfrecord_dir,
+        manifest,
+        make_augmentation(),
+        FLAGS.global_batch_size,
+        FLAGS.seed,
+        first_example=first_step * FLAGS.global_batch_size,
+        deterministic=FLAGS.deterministic,
+    )
+    evaluation = None
+    if val_manifest is not None:
+        batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
+        val_batches = pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size)
+        evaluation = make_evaluation(strategy, model, loss, val_batches)
+
+    trainer.Trainer(
+        plan,
+        step.make_train_function(
+            strategy,
+            model,
+            optimizer,
+            loss,
+            weight_decay=0.0 if FLAGS.optimizer == "adamw" else FLAGS.weight_decay,
+        ),
+        iter(strategy.experimental_distribute_dataset(batches)),
+        evaluation,
+        checkpoints,
+        state,
+        schedule,
+        RunLog(model_dir),
+        manifest.class_names,
+        first_step,
+    ).run()
+    logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
+
+
+def prepare_split(split: str) -> Manifest:
+    """Writes a split's shards if --voc_dir is given and they are not there yet; returns their manifest."""
+    voc_dir, tfrecord_dir = flags.optional_path("voc_dir"), flags.path("tfrecord_dir")
+    class_names_file = flags.optional_path("class_names")
+    class_names = voc.read_class_names(class_names_file)
+    if voc_dir is not None:
+        if FLAGS.download:
+            voc.download(voc_dir, FLAGS.voc_url)
+        return tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards)
+    manifest = tfrecord.read_manifest(tfrecord_dir, split)
+    if class_names_file is not None and manifest.class_names != class_names:
+        raise UsageError(f"--class_names={class_names_file}: not the classes of the shards in {tfrecord_dir}")
+    return manifest
+
+
+def make_plan(manifest: Manifest) -> trainer.Plan:
+    """How long to train, from flags and the size of the training split."""
+    steps_per_epoch = manifest.num_examples / FLAGS.global_batch_size
+    train_steps = FLAGS.train_steps or PAPER_TRAIN_STEPS
+    if FLAGS.epochs is not None:
+        train_steps = max(math.ceil(FLAGS.epochs * steps_per_epoch), 1)
+    return trainer.Plan(
+        train_steps=train_steps,
+        steps_per_epoch=steps_per_epoch,
+        global_batch_size=FLAGS.global_batch_size,
+        steps_per_call=FLAGS.steps_per_call,
+        log_every_steps=FLAGS.log_every_steps,
+        eval_every_epochs=FLAGS.eval_every_epochs,
+        checkpoint_steps=FLAGS.checkpoint_steps,
+        plateau_patience=FLAGS.plateau_patience,
+        plateau_factor=FLAGS.plateau_factor,
+        early_stopping_patience=FLAGS.early_stopping_patience,
+    )
+
+
+def make_loss(manifest: Manifest) -> Loss:
+    """The loss that the flags name; class weights come from the whole training split."""
+    weights = None
+    if FLAGS.class_weights == "inverse_frequency":
+        weights = inverse_frequency_weights(manifest.class_pixels)
+    return Loss(FLAGS.loss, manifest.num_classes, weights, voc.IGNORE_LABEL)
+
+
+def make_augmentation() -> pipeline.Augmentation:
+    """The augmentation that the flags name."""
+    return pipeline.Augmentation(
+        crop_size=FLAGS.crop_size,
+        method=FLAGS.augmentation,
+        min_scale=FLAGS.min_scale,
+        max_scale=FLAGS.max_scale,
+        resize_size=FLAGS.resize_size,
+        hue=FLAGS.hue,
+        brightness=FLAGS.brightness,
+        contrast=FLAGS.contrast,
+    )
+
+
+def resume(checkpoints: Checkpoints, optimizer: keras.optimizers.Optimizer, plan: trainer.Plan) -> int:
+    """Restores the newest checkpoint of the run, if it has one; returns the number of updates made."""
+    path = checkpoints.restore_latest()
+    first_step = int(optimizer.iterations.numpy())
+    if path is not None:
+        logger.info("resuming from %s at step %d", path, first_step)
+    if first_step >= plan.train_steps:
+        logger.info(
+            "this run has made its %d steps already; more --train_steps or --epochs go on", first_step
+        )
+    return first_step
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_train_flags)
