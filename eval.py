@@ -17,8 +17,7 @@ from deeplab.data.tfrecord import Manifest
 from deeplab.errors import UsageError
 from deeplab.files import write_text
 from deeplab.flags import FLAGS
-from deeplab.model.deeplabv3 import build_deeplabv3
-from deeplab.training.checkpoint import best_path, checkpoint_step, restore_model
+from deeplab.training.checkpoint import checkpoint_step
 from deeplab.training.evaluation import make_evaluation
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import table
@@ -35,16 +34,11 @@ def main(argv: list[str]) -> None:
     batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
     distribution.set_numerics(FLAGS.precision, seed=0, deterministic=False)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
-    config = runs.read_config(model_dir)
     manifest = tfrecord.read_manifest(tfrecord_dir, FLAGS.split)
-    if manifest.class_names != config.class_names:
-        raise UsageError(
-            f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}"
-        )
-    checkpoint = FLAGS.checkpoint or best_path(model_dir / runs.CHECKPOINTS)
     with strategy.scope():
-        model = build_deeplabv3(config)
-    restore_model(model, checkpoint)
+        model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint)
+    if manifest.class_names != config.class_names:
+        raise UsageError(f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}")
     logger.info("scoring %s on %s, %d images", checkpoint, FLAGS.split, manifest.num_examples)
 
     output_dir = flags.optional_path("output_dir")
@@ -65,9 +59,7 @@ def main(argv: list[str]) -> None:
     folder = output_dir or model_dir / "eval" / FLAGS.split
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "metrics.json", json.dumps(record) + "\n")
-    logger.info(
-        "wrote %s", folder / "metrics.json" if pictures is None else f"metrics.json and pictures to {folder}"
-    )
+    logger.info("wrote %s", folder / "metrics.json" if pictures is None else f"metrics.json and pictures to {folder}")
 
 
 class _PictureWriter:

@@ -174,9 +174,7 @@ def resume(checkpoints: Checkpoints, optimizer: keras.optimizers.Optimizer, plan
     if path is not None:
         logger.info("resuming from %s at step %d", path, first_step)
     if first_step >= plan.train_steps:
-        logger.info(
-            "this run has made its %d steps already; more --train_steps or --epochs go on", first_step
-        )
+        logger.info("this run has made its %d steps already; more --train_steps or --epochs go on", first_step)
     return first_step
 
 

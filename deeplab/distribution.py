@@ -39,9 +39,7 @@ def make_strategy(num_gpus: int | None, num_cpu_replicas: int = 1) -> tf.distrib
         tf.config.experimental.set_memory_growth(gpu, True)
     if num_cpu_replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpu_replicas
-        )
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpu_replicas)
     kind, number = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpu_replicas)
     strategy = tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(number)])
     logger.info("%d %s replica%s", number, kind, "s" * (number != 1))
@@ -61,6 +59,4 @@ def check_batch_size(flag: str, batch_size: int, num_replicas: int) -> None:
     if batch_size % num_replicas:
         below = batch_size // num_replicas * num_replicas
         nearest = " or ".join(str(size) for size in (below, below + num_replicas) if size)
-        raise UsageError(
-            f"--{flag}={batch_size}: does not divide among {num_replicas} replicas; use {nearest}"
-        )
+        raise UsageError(f"--{flag}={batch_size}: does not divide among {num_replicas} replicas; use {nearest}")

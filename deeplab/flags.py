@@ -18,7 +18,7 @@ from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 
 FLAGS = flags.FLAGS
 
-EXIT_STATUSES = {
+_EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",
     2: "flags that are wrong, or do not fit each other or the run",
@@ -36,24 +36,14 @@ def define_train_flags() -> None:
 
 
 def _define_data_flags() -> None:
-    flags.DEFINE_string(
-        "voc_dir", None, "Folder in VOC layout (VOCdevkit/VOC2012); shards are written from it."
-    )
-    flags.DEFINE_bool(
-        "download", False, "Fetch PASCAL VOC 2012 to --voc_dir (2 GB) unless that folder exists."
-    )
-    flags.DEFINE_string(
-        "voc_url", voc.ARCHIVE_URL, "Where --download fetches the archive: a mirror of the original."
-    )
-    flags.DEFINE_string(
-        "class_names", None, "Text file of class names, one a line, class 0 first. Default: VOC's 21."
-    )
+    flags.DEFINE_string("voc_dir", None, "Folder in VOC layout (VOCdevkit/VOC2012); shards are written from it.")
+    flags.DEFINE_bool("download", False, "Fetch PASCAL VOC 2012 to --voc_dir (2 GB) unless that folder exists.")
+    flags.DEFINE_string("voc_url", voc.ARCHIVE_URL, "Where --download fetches the archive: a mirror of the original.")
+    flags.DEFINE_string("class_names", None, "Text file of class names, one a line, class 0 first. Default: VOC's 21.")
     flags.DEFINE_string("train_split", "train", "Split to train on: a list in ImageSets/Segmentation.")
     flags.DEFINE_string("val_split", "val", "Split to evaluate on while training; empty for none.")
     flags.DEFINE_integer("num_shards", 16, "Shard files per split, when they are written.", lower_bound=1)
-    flags.DEFINE_bool(
-        "prepare_only", False, "Write the shards (and download) and stop; needs no --model_dir."
-    )
+    flags.DEFINE_bool("prepare_only", False, "Write the shards (and download) and stop; needs no --model_dir.")
     flags.DEFINE_integer("crop_size", 513, "Height and width of training crops, in pixels.", lower_bound=17)
     flags.DEFINE_enum(
         "augmentation",
@@ -64,9 +54,7 @@ def _define_data_flags() -> None:
     )
     flags.DEFINE_float("min_scale", 0.5, "Smallest random scale of scale_crop.", lower_bound=0.05)
     flags.DEFINE_float("max_scale", 2.0, "Largest random scale of scale_crop.", lower_bound=0.05)
-    flags.DEFINE_integer(
-        "resize_size", 444, "Size before cropping of resize_or_crop, in pixels.", lower_bound=17
-    )
+    flags.DEFINE_integer("resize_size", 444, "Size before cropping of resize_or_crop, in pixels.", lower_bound=17)
     flags.DEFINE_float("hue", 0.1, "Largest hue shift, of 1 (the full circle); 0 for none.", 0.0, 0.5)
     flags.DEFINE_float("brightness", 0.1, "Largest brightness shift, of 1; 0 for none.", 0.0, 1.0)
     flags.DEFINE_float("contrast", 0.2, "Contrast factor is drawn from 1 +- this; 0 for none.", 0.0, 0.99)
@@ -85,28 +73,18 @@ def _define_model_flags() -> None:
     flags.DEFINE_list(
         "multi_grid", "1,1,1", "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4."
     )
-    flags.DEFINE_list(
-        "atrous_rates", "6,12,18", "ASPP rates at output stride 16; doubled at 8, halved at 32."
-    )
+    flags.DEFINE_list("atrous_rates", "6,12,18", "ASPP rates at output stride 16; doubled at 8, halved at 32.")
 
 
 def _define_optimization_flags() -> None:
     flags.DEFINE_integer("global_batch_size", 16, "Images per update, over all replicas.", lower_bound=1)
-    flags.DEFINE_integer(
-        "train_steps", None, "Updates to make; 30000 if --epochs is not given.", lower_bound=1
-    )
-    flags.DEFINE_float(
-        "epochs", None, "Passes over the training split, instead of --train_steps.", lower_bound=0.0
-    )
+    flags.DEFINE_integer("train_steps", None, "Updates to make; 30000 if --epochs is not given.", lower_bound=1)
+    flags.DEFINE_float("epochs", None, "Passes over the training split, instead of --train_steps.", lower_bound=0.0)
     flags.DEFINE_enum("optimizer", "sgd", OPTIMIZERS, "Optimizer.")
     flags.DEFINE_float("learning_rate", 0.007, "Peak learning rate.", lower_bound=0.0)
     flags.DEFINE_float("momentum", 0.9, "Momentum of sgd.", 0.0, 1.0)
-    flags.DEFINE_float(
-        "weight_decay", 1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower_bound=0.0
-    )
-    flags.DEFINE_enum(
-        "schedule", "polynomial", SCHEDULES, "Learning rate over the steps; polynomial has power 0.9."
-    )
+    flags.DEFINE_float("weight_decay", 1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower_bound=0.0)
+    flags.DEFINE_enum("schedule", "polynomial", SCHEDULES, "Learning rate over the steps; polynomial has power 0.9.")
     flags.DEFINE_integer("warmup_steps", 0, "Steps of linear warm-up.", lower_bound=0)
     flags.DEFINE_enum("loss", "cross_entropy", LOSSES, "Loss; cross_entropy_dice is the textbook's sum.")
     flags.DEFINE_enum(
@@ -115,46 +93,28 @@ def _define_optimization_flags() -> None:
         ["none", "inverse_frequency"],
         "Weights of the cross-entropy by the classes' pixels in the training split.",
     )
-    flags.DEFINE_integer(
-        "plateau_patience", 0, "Evaluations without a better mIoU that lower the rate; 0: never.", 0
-    )
+    flags.DEFINE_integer("plateau_patience", 0, "Evaluations without a better mIoU that lower the rate; 0: never.", 0)
     flags.DEFINE_float("plateau_factor", 0.5, "By how much a plateau lowers the rate.", 0.0, 1.0)
-    flags.DEFINE_integer(
-        "early_stopping_patience", 0, "Evaluations without a better mIoU that end it; 0: never.", 0
-    )
+    flags.DEFINE_integer("early_stopping_patience", 0, "Evaluations without a better mIoU that end it; 0: never.", 0)
 
 
 def _define_run_flags() -> None:
     flags.DEFINE_integer("seed", 1, "Seed of weights, order, augmentation and dropout.", lower_bound=1)
     flags.DEFINE_bool("deterministic", False, "Same seed, same hardware: same bits. Slower.")
-    flags.DEFINE_float(
-        "eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0
-    )
+    flags.DEFINE_float("eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0)
     flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
     flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
-    flags.DEFINE_integer(
-        "log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "steps_per_call", 1, "Steps per compiled call; 10 or more on fast GPUs.", lower_bound=1
-    )
+    flags.DEFINE_integer("log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1)
+    flags.DEFINE_integer("steps_per_call", 1, "Steps per compiled call; 10 or more on fast GPUs.", lower_bound=1)
 
 
 def _define_common_flags() -> None:
-    flags.DEFINE_string(
-        "model_dir", None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events."
-    )
+    flags.DEFINE_string("model_dir", None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.")
     flags.DEFINE_string("tfrecord_dir", None, "Folder of the TFRecord shards and their manifests.")
-    flags.DEFINE_integer(
-        "num_gpus", None, "GPUs to use; 0 for the CPU. Default: all there are.", lower_bound=0
-    )
+    flags.DEFINE_integer("num_gpus", None, "GPUs to use; 0 for the CPU. Default: all there are.", lower_bound=0)
     flags.DEFINE_integer("num_cpu_replicas", 1, "Logical devices that the CPU is split into.", lower_bound=1)
-    flags.DEFINE_enum(
-        "precision", "float32", list(PRECISIONS), "Compute type; variables and logits stay float32."
-    )
-    flags.DEFINE_integer(
-        "eval_batch_size", None, "Images per evaluation batch. Default: 4 a replica.", lower_bound=1
-    )
+    flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Compute type; variables and logits stay float32.")
+    flags.DEFINE_integer("eval_batch_size", None, "Images per evaluation batch. Default: 4 a replica.", lower_bound=1)
 
 
 def define_eval_flags() -> None:
@@ -162,9 +122,7 @@ def define_eval_flags() -> None:
     _define_common_flags()
     flags.DEFINE_string("split", "val", "Split to score; its shards must stand in --tfrecord_dir.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
-    flags.DEFINE_string(
-        "output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures."
-    )
+    flags.DEFINE_string("output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
 
 
 def define_predict_flags() -> None:
@@ -172,9 +130,32 @@ def define_predict_flags() -> None:
     flags.DEFINE_string("model_dir", None, "Folder of the run whose model predicts.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
     flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
-    flags.DEFINE_integer(
-        "num_gpus", None, "GPUs to use; 0 for the CPU. Default: all there are.", lower_bound=0
-    )
+
+
+def as_markdown() -> str:
+    """The text of flags.md; `python -m deeplab.flags > flags.md` writes it."""
+    programs = {
+        "train.py": define_train_flags,
+        "eval.py": define_eval_flags,
+        "python -m deeplab.predict": define_predict_flags,
+    }
+    lines = [
+        "# Flags",
+        "",
+        "Made by `python -m deeplab.flags > flags.md`. Any flag may stand in a file that `--flagfile` names.",
+    ]
+    for program, define in programs.items():
+        lines += ["", f"## {program}", "", "| flag | default | meaning |", "| --- | --- | --- |"]
+        before = set(FLAGS)
+        define()
+        for name in [name for name in FLAGS if name not in before]:
+            flag = FLAGS[name]
+            default = "" if flag.default is None else f"`{(flag.default_as_str or '').strip(chr(39))}`"
+            lines.append(f"| `--{name}` | {default} | {(flag.help or '').replace('|', chr(92) + '|')} |")
+            delattr(FLAGS, name)
+    lines += ["", "## Exit status", "", "| status | meaning |", "| --- | --- |"]
+    lines += [f"| {status} | {meaning} |" for status, meaning in _EXIT_STATUSES.items()]
+    return "\n".join(lines) + "\n"
 
 
 def require(*names: str) -> None:
@@ -204,7 +185,7 @@ def check_train_flags() -> None:
 
 def positive_integers(name: str) -> tuple[int, ...]:
     """The value of a list flag as integers > 0; raises UsageError if it is not that."""
-    text = FLAGS[name].value
+    text = FLAGS[name].value or []
     if not text or not all(item.strip().isdigit() and int(item) > 0 for item in text):
         raise UsageError(f"--{name}={','.join(text)}: whole numbers above 0 are needed, separated by commas")
     return tuple(int(item) for item in text)
@@ -225,12 +206,15 @@ def as_flagfile() -> str:
 
 def optional_path(name: str) -> Path | None:
     """The value of a path flag; None where it was not given."""
-    return None if FLAGS[name].value is None else Path(FLAGS[name].value).expanduser()
+    value = FLAGS[name].value
+    return None if value is None else Path(value).expanduser()
 
 
 def path(name: str) -> Path:
     """The value of a path flag that `require` has seen."""
-    return Path(FLAGS[name].value).expanduser()
+    value = FLAGS[name].value
+    assert value is not None, f"--{name} was not required"
+    return Path(value).expanduser()
 
 
 def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
@@ -274,3 +258,7 @@ def _fail(error: DeepLabError) -> None:
 
 def _first_line(error: tf.errors.OpError) -> str:
     return error.message.splitlines()[0][:300]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())

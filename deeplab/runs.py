@@ -1,11 +1,14 @@
-"""The folder of a run: what must be known to use its model again, and that it is always the same run."""
+"""The folder of a run: which model it holds, that it is always the same one, and how to get it back."""
 
 import json
 from pathlib import Path
 
+import keras
+
 from deeplab.errors import DataError, UsageError
 from deeplab.files import write_text
-from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.training.checkpoint import best_path, restore_model
 
 CHECKPOINTS = "checkpoints"
 _CONFIG = "model.json"
@@ -44,3 +47,16 @@ def read_config(model_dir: Path) -> ModelConfig:
         return ModelConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def load_model(model_dir: Path, checkpoint: str | None = None) -> tuple[keras.Model, ModelConfig, str]:
+    """The model of a run with the weights of a checkpoint, the best unless one is named; and that checkpoint's path.
+
+    Raises:
+        DataError: no run there, no such checkpoint, or one of another model.
+    """
+    config = read_config(model_dir)
+    path = checkpoint or best_path(model_dir / CHECKPOINTS)
+    model = build_deeplabv3(config)
+    restore_model(model, path)
+    return model, config, path

@@ -64,9 +64,7 @@ class Plan:
 
     def stops_at(self, step: int) -> bool:
         """Whether the loop has something to do after this step."""
-        return (
-            step % self.log_every_steps == 0 or step % self.checkpoint_steps == 0 or self.evaluates_at(step)
-        )
+        return step % self.log_every_steps == 0 or step % self.checkpoint_steps == 0 or self.evaluates_at(step)
 
 
 class Trainer:
@@ -135,11 +133,11 @@ class Trainer:
     def _run_to_boundary(self, progress: Progress) -> tuple[dict[str, tf.Tensor], float]:
         """Steps until there is something to do; their totals, and the seconds they took."""
         start = time.perf_counter()
-        totals: dict[str, tf.Tensor] | None = None
+        totals: dict[str, tf.Tensor] = {}
         while True:
             count = self._plan.steps_to_boundary(self._step)
             call_totals = self._train(self._batches, tf.constant(count))
-            totals = call_totals if totals is None else tf.nest.map_structure(tf.add, totals, call_totals)
+            totals = {name: value + totals[name] if totals else value for name, value in call_totals.items()}
             self._step += count
             progress.update(self._step)
             if self._plan.stops_at(self._step) or self._signal is not None:
@@ -216,9 +214,7 @@ class Trainer:
             state.evaluations_since_plateau.assign(0)
             scale = self._schedule.scale
             scale.assign(max(float(scale) * self._plan.plateau_factor, MIN_RATE_SCALE))
-            logger.info(
-                "no better mIoU in %d evaluations: rate x %.4g", self._plan.plateau_patience, float(scale)
-            )
+            logger.info("no better mIoU in %d evaluations: rate x %.4g", self._plan.plateau_patience, float(scale))
 
     def _should_stop_early(self) -> bool:
         waited = int(self._state.evaluations_since_best)

@@ -40,9 +40,7 @@ class Augmentation:
                 image, label, self.crop_size, self.min_scale, self.max_scale, crop_seed
             )
         else:
-            image, label = transforms.random_resize_or_crop(
-                image, label, self.crop_size, self.resize_size, crop_seed
-            )
+            image, label = transforms.random_resize_or_crop(image, label, self.crop_size, self.resize_size, crop_seed)
         image, label = transforms.random_flip(image, label, flip_seed)
         image = transforms.random_colour(image, self.hue, self.brightness, self.contrast, colour_seed)
         image = tf.ensure_shape(image, [self.crop_size, self.crop_size, 3])
@@ -101,7 +99,6 @@ def evaluation_batches(tfrecord_dir: Path, manifest: Manifest, global_batch_size
     Padding is void in the label, so it is never scored. The last batch is filled up with images of void alone, so
     that every batch divides among the replicas; a further key, "is_example" (int64 [batch]), is 0 for those, else 1.
     """
-
     height, width = manifest.max_height, manifest.max_width
 
     def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:

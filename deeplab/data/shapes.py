@@ -1,15 +1,17 @@
 """A small synthetic data set in VOC layout, so that the program runs where no data is.
 
 Five of VOC's class names stand for five textured shapes on textured backgrounds; every object has a void border,
-as VOC's have. The same seed gives the same files.
+as VOC's have. The same seed gives the same files. `python -m deeplab.data.shapes FOLDER` writes it.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from deeplab.data import voc
+from deeplab.progress import Progress
 
 SIZE = 128
 _SHAPES = {"aeroplane": "triangle", "bird": "disc", "bottle": "bar", "bus": "square", "cat": "ring"}
@@ -30,6 +32,7 @@ def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: i
     if voc_dir.exists():
         return
     partial = voc_dir.with_name(voc_dir.name + ".part")
+    progress = Progress("drawing shapes", num_train + num_val, "images")
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (partial / folder).mkdir(parents=True, exist_ok=True)
     names = [f"shapes_{index:04d}" for index in range(num_train + num_val)]
@@ -37,6 +40,8 @@ def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: i
         image, mask = draw_example(np.random.default_rng((seed, index)))
         image.save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
         mask.save(partial / "SegmentationClass" / f"{name}.png")
+        progress.update(index + 1)
+    progress.close()
     for split, members in (("train", names[:num_train]), ("val", names[num_train:])):
         (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
     partial.rename(voc_dir)
@@ -59,9 +64,7 @@ def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
     return image, mask
 
 
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, rng: np.random.Generator, shape: str, width: int, height: int
-) -> None:
+def _draw_shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, shape: str, width: int, height: int) -> None:
     radius = int(rng.integers(SIZE // 7, SIZE // 4))
     x, y = int(rng.integers(radius, width - radius)), int(rng.integers(radius, height - radius))
     box = (x - radius, y - radius, x + radius, y + radius)
@@ -80,8 +83,12 @@ def _draw_shape(
 def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> Image.Image:
     """Noise of two scales around a colour."""
     width, height = size
-    coarse = (
-        rng.normal(0, 30, (height // 8 + 1, width // 8 + 1, 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
-    )
+    coarse = rng.normal(0, 30, (height // 8 + 1, width // 8 + 1, 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
     fine = rng.normal(0, 12, (height, width, 3))
     return Image.fromarray(np.clip(colour + coarse + fine, 0, 255).astype(np.uint8))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m deeplab.data.shapes FOLDER")
+    write_shapes(Path(sys.argv[1]))

@@ -160,17 +160,13 @@ def read_manifest(tfrecord_dir: Path, split: str) -> Manifest:
         fields["class_pixels"] = tuple(fields["class_pixels"])
         manifest = Manifest(**fields)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards anew"
-        ) from error
+        raise DataError(f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards anew") from error
     for shard in manifest.shards:
         file = tfrecord_dir / shard.name
         if not file.is_file():
             raise DataError(f"{file}: missing, though {path.name} lists it")
         if file.stat().st_size != shard.num_bytes:
-            raise DataError(
-                f"{file}: {file.stat().st_size:,} bytes, {path.name} says {shard.num_bytes:,}; damaged"
-            )
+            raise DataError(f"{file}: {file.stat().st_size:,} bytes, {path.name} says {shard.num_bytes:,}; damaged")
     return manifest
 
 
@@ -217,9 +213,7 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: unreadable PNG ({_first_words(str(error))})") from error
     if mode not in ("P", "L"):
-        raise DataError(
-            f"{path}: a PNG of mode {mode}; a mask holds class indices (palette, or 8-bit greyscale)"
-        )
+        raise DataError(f"{path}: a PNG of mode {mode}; a mask holds class indices (palette, or 8-bit greyscale)")
     foreign = np.setdiff1d(np.unique(mask), [*range(num_classes), voc.IGNORE_LABEL])
     if foreign.size:
         raise DataError(
@@ -241,9 +235,7 @@ def decode_example(features: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor
     return image, label
 
 
-def _run_tasks(
-    tasks: list[tuple[Path, list[voc.Pair], int]], num_examples: int, label: str
-) -> list[_ShardReport]:
+def _run_tasks(tasks: list[tuple[Path, list[voc.Pair], int]], num_examples: int, label: str) -> list[_ShardReport]:
     progress = Progress(label, num_examples, "images")
     num_processes = min(os.cpu_count() or 1, len(tasks), math.ceil(num_examples / EXAMPLES_PER_PROCESS))
     reports: list[_ShardReport] = []
@@ -278,20 +270,22 @@ def _hide_gpus() -> None:
 def _write_shard(task: tuple[Path, list[voc.Pair], int]) -> _ShardReport:
     path, pairs, num_classes = task
     report = _ShardReport(None, np.zeros(num_classes, np.int64), 0, 0, 0, len(pairs), [])
-    with written_whole(path) as temporary:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
-            for pair in pairs:
-                try:
-                    record, mask = encode_example(pair, num_classes)
-                except DataError as error:
-                    report.problems.append(str(error))
-                    continue
-                writer.write(record)
-                counts = np.bincount(mask.ravel(), minlength=256)
-                report.class_pixels += counts[:num_classes]
-                report.void_pixels += int(counts[voc.IGNORE_LABEL])
-                report.max_height = max(report.max_height, mask.shape[0])
-                report.max_width = max(report.max_width, mask.shape[1])
+    with written_whole(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+        for pair in pairs:
+            try:
+                record, mask = encode_example(pair, num_classes)
+            except DataError as error:
+                report.problems.append(str(error))
+                continue
+            writer.write(record)
+            counts = np.bincount(mask.ravel(), minlength=256)
+            report.class_pixels += counts[:num_classes]
+            report.void_pixels += int(counts[voc.IGNORE_LABEL])
+            report.max_height = max(report.max_height, mask.shape[0])
+            report.max_width = max(report.max_width, mask.shape[1])
+    if report.problems:
+        path.unlink()
+        return report
     report.shard = Shard(path.name, len(pairs), path.stat().st_size, digest(path, "sha256"))
     return report
 

@@ -80,9 +80,7 @@ def random_flip(image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf
     return image, label
 
 
-def random_colour(
-    image: tf.Tensor, hue: float, brightness: float, contrast: float, seed: tf.Tensor
-) -> tf.Tensor:
+def random_colour(image: tf.Tensor, hue: float, brightness: float, contrast: float, seed: tf.Tensor) -> tf.Tensor:
     """Shifts hue (of 1, a full circle), brightness (of 1) and contrast (a factor 1 +- contrast); 0 leaves each out.
 
     Works on values in [0, 1], clips after each operation, and returns uint8.
@@ -94,9 +92,7 @@ def random_colour(
     if hue:
         values = tf.image.stateless_random_hue(values, hue, hue_seed)
     if brightness:
-        values = tf.clip_by_value(
-            tf.image.stateless_random_brightness(values, brightness, brightness_seed), 0.0, 1.0
-        )
+        values = tf.clip_by_value(tf.image.stateless_random_brightness(values, brightness, brightness_seed), 0.0, 1.0)
     if contrast:
         values = tf.image.stateless_random_contrast(values, 1 - contrast, 1 + contrast, contrast_seed)
         values = tf.clip_by_value(values, 0.0, 1.0)

@@ -84,9 +84,7 @@ def read_class_names(path: Path | None) -> tuple[str, ...]:
     if not names:
         raise DataError(f"{path}: no class names; write one a line, class 0 first")
     if len(names) > IGNORE_LABEL:
-        raise DataError(
-            f"{path}: {len(names)} class names; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void"
-        )
+        raise DataError(f"{path}: {len(names)} class names; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void")
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path}: the class name {name!r} stands twice")

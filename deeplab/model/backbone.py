@@ -30,9 +30,7 @@ BACKBONES = {
     "resnet50": Backbone(
         keras.applications.ResNet50, keras.applications.resnet.preprocess_input, r"conv5_block(\d)_2_conv"
     ),
-    "mobilenet_v2": Backbone(
-        keras.applications.MobileNetV2, keras.applications.mobilenet_v2.preprocess_input, None
-    ),
+    "mobilenet_v2": Backbone(keras.applications.MobileNetV2, keras.applications.mobilenet_v2.preprocess_input, None),
 }
 
 
@@ -69,14 +67,15 @@ def direct_dilation_works(dtype: tf.DType = tf.float32) -> bool:
 
 
 def atrous_backbone(
-    name: str, output_stride: int, weights: str | None, multi_grid: tuple[int, int, int] = (1, 1, 1)
+    name: str, output_stride: int, weights: str | None, multi_grid: tuple[int, ...] = (1, 1, 1)
 ) -> keras.Model:
     """The named Keras application without its top, at `output_stride` (8, 16 or 32), for inputs of any size.
 
     A convolution that would take the features beyond the output stride keeps stride 1, and every spatial kernel
     that read the coarser grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation
     is synchronised over replicas. Input: float [batch, height, width, 3] as the application's own preprocessing
-    makes it. Output: float [batch, about height / output_stride, about width / output_stride, channels]; ResNets round up.
+    makes it. Output: float [batch, height / output_stride, width / output_stride, channels]; ResNets round up,
+    MobileNetV2 may be one short.
 
     Args:
         name: a key of `BACKBONES`.
@@ -91,9 +90,7 @@ def atrous_backbone(
     """
     backbone = BACKBONES[name]
     if backbone.unit_pattern is None and multi_grid != (1, 1, 1):
-        raise UsageError(
-            f"--multi_grid={','.join(map(str, multi_grid))}: {name} has no multi-grid units; leave it out"
-        )
+        raise UsageError(f"--multi_grid={','.join(map(str, multi_grid))}: {name} has no multi-grid units; leave it out")
     base = _build_base(backbone, name, weights)
     plan = _plan(base, output_stride, backbone.unit_pattern, multi_grid)
 
@@ -124,7 +121,7 @@ def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Mod
 
 
 def _plan(
-    base: keras.Model, output_stride: int, unit_pattern: str | None, multi_grid: tuple[int, int, int]
+    base: keras.Model, output_stride: int, unit_pattern: str | None, multi_grid: tuple[int, ...]
 ) -> dict[str, dict[str, object]]:
     """What changes in each layer's config, by layer name."""
     changes: dict[str, dict[str, object]] = {}

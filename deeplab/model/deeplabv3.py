@@ -1,6 +1,7 @@
 """DeepLab v3: backbone, atrous spatial pyramid pooling and bilinear upsampling (arXiv 1706.05587, section 3.3)."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -22,7 +23,7 @@ class ModelConfig:
     backbone: str = "resnet50"
     output_stride: int = 16
     atrous_rates: tuple[int, ...] = (6, 12, 18)
-    multi_grid: tuple[int, int, int] = (1, 1, 1)
+    multi_grid: tuple[int, ...] = (1, 1, 1)
     dropout_rate: float = 0.1
 
     @property
@@ -37,9 +38,10 @@ class ModelConfig:
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
         """The inverse of `to_json`; raises TypeError for fields that do not belong."""
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        )
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**settings)
 
 
 class Preprocess(keras.layers.Layer):
@@ -114,7 +116,7 @@ def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, nam
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(features)
-    features = keras.layers.BatchNormalization(
-        epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn"
-    )(features)
+    features = keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn")(
+        features
+    )
     return keras.layers.ReLU(name=f"{name}_relu")(features)

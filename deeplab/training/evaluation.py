@@ -43,15 +43,13 @@ def make_evaluation(
 
     def evaluate(on_predictions: Callable[[Iterator[np.ndarray]], None] | None = None) -> Evaluation:
         progress = Progress("evaluating", num_batches, "batches")
-        totals = None
+        totals: dict[str, tf.Tensor] = {}
         for number, batch in enumerate(distributed, 1):
             batch_totals, predictions = evaluate_batch(batch)
-            totals = batch_totals if totals is None else tf.nest.map_structure(tf.add, totals, batch_totals)
+            totals = {name: value + totals[name] if totals else value for name, value in batch_totals.items()}
             if on_predictions is not None:
                 on_predictions(
-                    image
-                    for replica in strategy.experimental_local_results(predictions)
-                    for image in replica.numpy()
+                    image for replica in strategy.experimental_local_results(predictions) for image in replica.numpy()
                 )
             progress.update(number)
         progress.clear()

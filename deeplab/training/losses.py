@@ -55,7 +55,7 @@ class Loss:
         """
         labels = tf.cast(labels, tf.int32)
         valid = tf.not_equal(labels, self.ignore_label)
-        sums = {}
+        sums: dict[str, tf.Tensor] = {}
         if self.name != "dice":
             class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
             safe_labels = tf.where(valid, labels, 0)
@@ -85,8 +85,6 @@ class Loss:
         if self.name != "cross_entropy":
             dice = tf.math.divide_no_nan(2.0 * sums["intersection"], sums["probability"] + sums["pixels"])
             present = tf.cast(sums["pixels"] > 0, dice.dtype)
-            parts["dice"] = tf.math.divide_no_nan(
-                tf.reduce_sum(present * (1.0 - dice)), tf.reduce_sum(present)
-            )
+            parts["dice"] = tf.math.divide_no_nan(tf.reduce_sum(present * (1.0 - dice)), tf.reduce_sum(present))
         parts["loss"] = tf.add_n(list(parts.values()))
         return {name: parts[name] for name in self.part_names}

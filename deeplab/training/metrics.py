@@ -7,9 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def confusion_matrix(
-    labels: tf.Tensor, predictions: tf.Tensor, num_classes: int, ignore_label: int = 255
-) -> tf.Tensor:
+def confusion_matrix(labels: tf.Tensor, predictions: tf.Tensor, num_classes: int, ignore_label: int = 255) -> tf.Tensor:
     """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
 
     labels and predictions: integers of one shape. Void is counted in a bin of its own and dropped.

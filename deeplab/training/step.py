@@ -81,12 +81,8 @@ def make_evaluate_function(
     def replica_step(batch: dict[str, tf.Tensor]) -> tuple[Totals, tf.Tensor]:
         logits = model(batch["image"], training=False)
         predictions = tf.argmax(logits, -1, tf.int32)
-        totals = {
-            name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, batch["label"]).items()
-        }
-        totals["confusion"] = confusion_matrix(
-            batch["label"], predictions, loss.num_classes, loss.ignore_label
-        )
+        totals = {name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, batch["label"]).items()}
+        totals["confusion"] = confusion_matrix(batch["label"], predictions, loss.num_classes, loss.ignore_label)
         totals["num_images"] = tf.reduce_sum(batch["is_example"])
         return totals, tf.cast(predictions, tf.uint8)
 

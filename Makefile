@@ -1,0 +1,33 @@
+# `make demo` and `make test` do all set-up on a machine with Python 3.10-3.13 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test lint clean
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m deeplab.data.shapes runs/demo/data
+	$(BIN)/python train.py --flagfile=configs/demo.flags
+	$(BIN)/python eval.py --model_dir=runs/demo --tfrecord_dir=runs/demo/shards --split=val --output_dir=runs/demo/eval
+	@echo "scores:      runs/demo/eval/metrics.json"
+	@echo "pictures:    runs/demo/eval/side_by_side/ (image | prediction | truth)"
+	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs/demo"
+
+# The fast tests first, then those that start whole programs.
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
