@@ -197,7 +197,8 @@ def encode_example(pair: voc.Pair, num_classes: int) -> tuple[bytes, np.ndarray]
         "height": tf.train.Feature(int64_list=tf.train.Int64List(value=[height])),
         "width": tf.train.Feature(int64_list=tf.train.Int64List(value=[width])),
     }
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(), mask
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
+    return example.SerializeToString(deterministic=True), mask
 
 
 def read_mask(path: Path, num_classes: int) -> np.ndarray:

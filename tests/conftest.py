@@ -1,0 +1,78 @@
+"""Shared fixtures. TensorFlow sees four logical CPU devices, so that replicas can be tested anywhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from deeplab.data import shapes, tfrecord, voc
+
+SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_configure(config):
+    tf.config.set_visible_devices([], "GPU")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+
+def make_strategy(num_replicas):
+    """A strategy over logical CPUs, with collective keys of its own as in TensorFlow's strategy_combinations.py.
+
+    Without those, strategies of different sizes cannot live in one process.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += 100_000
+    return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(num_replicas)])
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory):
+    """A small synthetic data set in VOC layout: 10 training and 5 validation images."""
+    folder = tmp_path_factory.mktemp("shapes") / "voc"
+    shapes.write_shapes(folder, num_train=10, num_val=5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(shapes_dir, tmp_path_factory):
+    """Folder of the shards of `shapes_dir`: train in 3 files, val in 2."""
+    folder = tmp_path_factory.mktemp("shards")
+    tfrecord.prepare(shapes_dir, folder, "train", voc.CLASS_NAMES, num_shards=3)
+    tfrecord.prepare(shapes_dir, folder, "val", voc.CLASS_NAMES, num_shards=2)
+    return folder
+
+
+@pytest.fixture
+def voc_sample():
+    """Real PASCAL VOC images; they are not part of the project."""
+    folder = SHARED_DATA / "voc2012_sample"
+    if not folder.exists():
+        pytest.skip(f"needs {folder}")
+    return folder
+
+
+@pytest.fixture
+def tiny_voc(tmp_path):
+    """A writable VOC folder of two 20x30 images, `a` and `b`, with three classes and void."""
+    rng = np.random.default_rng(0)
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / "voc" / folder).mkdir(parents=True)
+    for name in "ab":
+        image = rng.integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "voc" / "JPEGImages" / f"{name}.jpg")
+        write_mask(tmp_path / "voc" / "SegmentationClass" / f"{name}.png", rng.choice([0, 1, 2, 255], (20, 30)))
+    (tmp_path / "voc" / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\n")
+    return tmp_path / "voc"
+
+
+def write_mask(path, indices):
+    """Writes a palettised PNG of class indices."""
+    image = Image.fromarray(np.asarray(indices, np.uint8))
+    image.putpalette(voc.palette().tobytes())
+    image.save(path)

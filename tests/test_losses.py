@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.training.losses import LOSSES, Loss, inverse_frequency_weights
+
+K = 4
+VOID = 255
+
+
+def reference(name, logits, labels, class_weights=None):
+    """float64 NumPy, pixel by pixel for cross-entropy and by sets for Dice."""
+    logits = np.asarray(logits, np.float64).reshape(-1, K)
+    labels = np.asarray(labels).reshape(-1)
+    class_weights = class_weights or [1.0] * K
+    cross_entropy = weight = 0.0
+    probabilities = []
+    for row, label in zip(logits, labels, strict=True):
+        exponentials = np.exp(row - row.max())
+        probabilities.append(exponentials / exponentials.sum())
+        if label != VOID:
+            cross_entropy -= class_weights[label] * np.log(probabilities[-1][label])
+            weight += class_weights[label]
+    probabilities = np.array(probabilities)
+    dices = []
+    for c in range(K):
+        if (labels == c).any():
+            overlap = probabilities[labels == c, c].sum()
+            total = probabilities[labels != VOID, c].sum() + (labels == c).sum()
+            dices.append(1 - 2 * overlap / total)
+    value = 0.0
+    if name != "dice":
+        value += cross_entropy / weight if weight else 0.0
+    if name != "cross_entropy":
+        value += np.mean(dices) if dices else 0.0
+    return value
+
+
+@pytest.fixture
+def batch():
+    """Logits [2, 5, 6, K] and labels with void and without class 3."""
+    rng = np.random.default_rng(1)
+    return rng.normal(0, 2, (2, 5, 6, K)).astype(np.float32), rng.choice([0, 1, 2, VOID], (2, 5, 6)).astype(np.uint8)
+
+
+WEIGHTS = (0.5, 2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_equals_float64_reference(batch, name, weights):
+    loss = Loss(name, K, weights)
+    parts = loss.parts(loss.sums(*map(tf.constant, batch)))
+    assert tuple(parts) == loss.part_names
+    assert float(parts["loss"]) == pytest.approx(reference(name, *batch, weights), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_equals_finite_differences_and_is_zero_at_void(batch, name):
+    logits, labels = batch
+    loss = Loss(name, K, WEIGHTS)
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        value = loss.parts(loss.sums(variable, tf.constant(labels)))["loss"]
+    gradient = tape.gradient(value, variable).numpy()
+    assert (gradient[labels == VOID] == 0).all()
+    step = 1e-5
+    for index in [(0, 0, 0, 0), (0, 2, 3, 1), (1, 4, 5, 2), (1, 1, 1, 3)]:
+        above, below = logits.astype(np.float64), logits.astype(np.float64)
+        above[index] += step
+        below[index] -= step
+        expected = (reference(name, above, labels, WEIGHTS) - reference(name, below, labels, WEIGHTS)) / (2 * step)
+        assert gradient[index] == pytest.approx(expected, rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_sums_of_parts_are_the_sums_of_the_whole(batch, name):
+    logits, labels = batch
+    loss = Loss(name, K, WEIGHTS)
+    first, second = (loss.sums(tf.constant(logits[i : i + 1]), tf.constant(labels[i : i + 1])) for i in range(2))
+    together = {key: first[key] + second[key] for key in first}
+    assert float(loss.parts(together)["loss"]) == pytest.approx(reference(name, *batch, WEIGHTS), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_void_alone_gives_zero_and_finite_gradients(batch, name):
+    loss = Loss(name, K, WEIGHTS)
+    variable = tf.Variable(batch[0])
+    with tf.GradientTape() as tape:
+        value = loss.parts(loss.sums(variable, tf.fill([2, 5, 6], VOID)))["loss"]
+    assert float(value) == 0
+    np.testing.assert_array_equal(tape.gradient(value, variable), np.zeros_like(batch[0]))
+
+
+def test_a_perfect_prediction_costs_nothing():
+    labels = np.arange(K).reshape(1, 2, 2)
+    logits = 100 * np.eye(K, dtype=np.float32)[labels]
+    for name in LOSSES:
+        loss = Loss(name, K)
+        assert float(loss.parts(loss.sums(tf.constant(logits), tf.constant(labels)))["loss"]) < 1e-6
+
+
+def test_inverse_frequency_by_hand():
+    # 60, 30 and 10 pixels of three classes: weights in the ratio 1/6 : 1/3 : 1, mean 1 over the 100 pixels.
+    weights = inverse_frequency_weights([60, 30, 10, 0])
+    assert weights == pytest.approx((100 / 180, 100 / 90, 100 / 30, 0.0))
+    assert np.dot(weights, [60, 30, 10, 0]) == pytest.approx(100)

@@ -1,0 +1,149 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.errors import DataError, UsageError
+from deeplab.model import backbone
+from deeplab.model.backbone import AtrousConv2D, atrous_backbone
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+
+
+def _randomize(model, seed=0):
+    """Weights, batch-normalisation statistics included, that make every layer's effect visible."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        value = rng.normal(0, 1, variable.shape) / max(1, np.prod(variable.shape[:-1])) ** 0.5
+        positive = variable.path.endswith(("gamma", "moving_variance"))
+        variable.assign(1 + 0.2 * np.abs(value) if positive else value)
+
+
+@pytest.fixture(scope="module", params=["resnet50", "mobilenet_v2"])
+def weights_file(request, tmp_path_factory):
+    """(backbone, its Keras application with random weights, the file that holds them)."""
+    base = backbone.BACKBONES[request.param].build(include_top=False, weights=None)
+    _randomize(base)
+    path = tmp_path_factory.mktemp("weights") / "base.weights.h5"
+    base.save_weights(path)
+    return request.param, base, str(path)
+
+
+def test_at_stride_32_it_is_the_keras_application(weights_file):
+    name, base, path = weights_file
+    images = np.random.default_rng(1).normal(0, 50, (1, 96, 64, 3)).astype(np.float32)
+    np.testing.assert_array_equal(atrous_backbone(name, 32, path)(images), base(images))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_dense_features_hold_the_strided_ones(weights_file, output_stride):
+    """arXiv 1706.05587, figure 3: sampling the atrous features on the stride-32 grid gives the strided network's.
+
+    MobileNetV2 pads its strided kernels at one side alone and the atrous ones at both: its grid starts one further.
+    """
+    name, base, path = weights_file
+    images = np.random.default_rng(1).normal(0, 50, (1, 256, 256, 3)).astype(np.float32)
+    step = 32 // output_stride
+    first = step - 1 if name == "mobilenet_v2" else 0
+    dense = atrous_backbone(name, output_stride, path)(images).numpy()
+    strided = base(images).numpy()
+    assert dense.shape[1] == 256 // output_stride
+    sampled = dense[:, first::step, first::step]
+    inner = np.s_[:, 2:6, 2:6] if name == "resnet50" else np.s_[:, 3:5, 3:5]
+    scale = np.abs(strided).max()
+    np.testing.assert_allclose(sampled[inner] / scale, strided[inner] / scale, atol=2e-5)
+
+
+def test_multi_grid_sets_the_rates_of_conv5():
+    model = atrous_backbone("resnet50", 16, None, (1, 2, 4))
+    rates = [model.get_layer(f"conv5_block{unit}_2_conv").dilation_rate[0] for unit in (1, 2, 3)]
+    assert rates == [2, 4, 8]
+    assert model.get_layer("conv4_block1_2_conv").dilation_rate == (1, 1)
+    with pytest.raises(UsageError, match="no multi-grid"):
+        atrous_backbone("mobilenet_v2", 16, None, (1, 2, 4))
+
+
+@pytest.mark.parametrize("rate", [2, 6, 18])
+def test_direct_dilated_convolution_equals_kerass(rate):
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(size=(2, 13, 11, 5)), tf.float32)
+    direct = AtrousConv2D(7, 3, padding="same", dilation_rate=rate)
+    plain = keras.layers.Conv2D(7, 3, padding="same", dilation_rate=rate)
+    results = []
+    for layer in (direct, plain):
+        layer.build(inputs.shape)
+        layer.set_weights([rng.normal(size=(3, 3, 5, 7)), np.ones(7)] if layer is direct else direct.get_weights())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            value = tf.reduce_sum(outputs**2)
+        results.append([outputs, *tape.gradient(value, [inputs, layer.kernel.value])])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_preprocessing_is_bgr_minus_imagenet_mean():
+    model = build_deeplabv3(ModelConfig(("a", "b")))
+    pixel = np.array([[[[200, 100, 50]]]], np.uint8)
+    result = model.get_layer("preprocess")(pixel)[0, 0, 0]
+    np.testing.assert_allclose(result, [50 - 103.939, 100 - 116.779, 200 - 123.68], rtol=1e-6)
+
+
+def test_parameters_add_up():
+    """By hand: ResNet-50 without its top 23,587,712 (Keras); ASPP, projection and classifier from their shapes."""
+    model = build_deeplabv3(ModelConfig(tuple(f"c{index}" for index in range(21))))
+    batch_norm = 4 * 256
+    aspp = (2048 * 256 + batch_norm) + 3 * (9 * 2048 * 256 + batch_norm) + (2048 * 256 + batch_norm)
+    head = (5 * 256 * 256 + batch_norm) + (256 * 21 + 21)
+    assert model.count_params() == 23_587_712 + aspp + head
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_any_size_goes_in_and_comes_out(output_stride):
+    model = build_deeplabv3(ModelConfig(("a", "b", "c"), backbone="mobilenet_v2", output_stride=output_stride))
+    rates = [layer.dilation_rate[0] for layer in model.layers if "rate" in layer.name and "conv" in layer.name]
+    assert rates == [rate * 16 // output_stride for rate in (6, 12, 18)]
+    for height, width in ((97, 65), (33, 130)):
+        logits = model(np.zeros((2, height, width, 3), np.uint8))
+        assert logits.shape == (2, height, width, 3) and logits.dtype == tf.float32
+
+
+def test_upsampling_is_half_pixel_bilinear():
+    """Against a NumPy interpolation written out from the definition."""
+    model = build_deeplabv3(ModelConfig(("a", "b"), backbone="mobilenet_v2"))
+    rng = np.random.default_rng(0)
+    small = rng.normal(size=(1, 3, 2, 2)).astype(np.float32)
+    result = model.get_layer("upsampled_logits")(small, np.zeros((1, 10, 9, 3), np.uint8)).numpy()
+
+    def weights(inputs, outputs):
+        matrix = np.zeros((outputs, inputs))
+        for index in range(outputs):
+            position = np.clip((index + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
+            low = int(position)
+            matrix[index, low] += 1 - (position - low)
+            matrix[index, min(low + 1, inputs - 1)] += position - low
+        return matrix
+
+    expected = np.einsum("yh,xw,bhwc->byxc", weights(3, 10), weights(2, 9), small)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_batch_normalisation_is_synchronised():
+    model = build_deeplabv3(ModelConfig(("a", "b"), backbone="mobilenet_v2"))
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(layers) == 52 + 6  # MobileNetV2's, and the head's
+    assert all(layer.synchronized for layer in layers)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_weights_that_do_not_fit_are_refused(weights_file, tmp_path):
+    name, _, path = weights_file
+    other = "mobilenet_v2" if name == "resnet50" else "resnet50"
+    with pytest.raises(DataError, match=f"no weights of {other}"):
+        atrous_backbone(other, 16, path)
+    with pytest.raises(DataError, match="backbone_weights=nowhere"):
+        atrous_backbone(name, 16, "nowhere")
+
+
+def test_config_survives_json():
+    config = ModelConfig(("a", "b"), multi_grid=(1, 2, 4))
+    assert ModelConfig.from_json(config.to_json()) == config

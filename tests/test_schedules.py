@@ -1,0 +1,41 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.training.schedules import Schedule, make_optimizer
+
+
+@pytest.mark.parametrize("name", ["constant", "polynomial", "cosine"])
+def test_rate_equals_the_formula(name):
+    schedule = Schedule(name, 0.5, train_steps=110, warmup_steps=10, scale=tf.Variable(1.0))
+    decay = {
+        "constant": lambda t: 1.0,
+        "polynomial": lambda t: (1 - t) ** 0.9,
+        "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+    }[name]
+    for step in (0, 3, 9, 10, 11, 60, 109):
+        expected = 0.5 * (step + 1) / 10 if step < 10 else 0.5 * decay((step - 10) / 100)
+        assert float(schedule(tf.constant(step))) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_scale_lowers_the_rate_that_the_optimizer_uses():
+    scale = tf.Variable(1.0)
+    weight = keras.Variable(1.0, name="kernel")
+    schedule = Schedule("constant", 0.1, 10, 0, scale)
+    optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, [weight], loss_scaling=False)
+    optimizer.apply([tf.constant(1.0)], [weight])
+    scale.assign(0.5)
+    optimizer.apply([tf.constant(1.0)], [weight])
+    assert float(weight) == pytest.approx(1 - 0.1 - 0.05)
+
+
+def test_adamw_decays_kernels_alone():
+    kernel, gamma = keras.Variable(np.ones(2), name="kernel"), keras.Variable(np.ones(2), name="gamma")
+    schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0))
+    optimizer = make_optimizer("adamw", schedule, 0.9, 0.5, [kernel, gamma], loss_scaling=False)
+    optimizer.apply([tf.zeros(2), tf.zeros(2)], [kernel, gamma])
+    np.testing.assert_allclose(kernel, 1 - 0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(gamma, 1.0)

@@ -1,0 +1,219 @@
+"""The compiled step: any number of replicas computes what one computes, and that is what NumPy computes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_strategy
+
+from deeplab.model.backbone import AtrousConv2D
+from deeplab.training.evaluation import make_evaluation
+from deeplab.training.losses import LOSSES, Loss
+from deeplab.training.schedules import Schedule, make_optimizer
+from deeplab.training.step import make_train_function
+
+K = 3
+SIZE = 12
+BATCH = 4
+STEPS = 5
+
+
+def _small_model():
+    """A network with all that matters here: dilated convolutions, synchronised batch normalisation, a classifier."""
+    images = keras.Input((None, None, 3), dtype="uint8")
+    features = keras.layers.Rescaling(1 / 255)(images)
+    for filters in (8, 8):
+        features = AtrousConv2D(filters, 3, padding="same", dilation_rate=2, use_bias=False)(features)
+        features = keras.layers.BatchNormalization(synchronized=True)(features)
+        features = keras.layers.ReLU()(features)
+    return keras.Model(images, AtrousConv2D(K, 1, dtype="float32")(features))
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def _batches(seed=0):
+    """Five global batches whose first half is nearly all void, so that replicas hold unequal numbers of pixels."""
+    rng = np.random.default_rng(seed)
+    batches = []
+    for _ in range(STEPS):
+        images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8)
+        labels = (images[..., 0] // 86).astype(np.uint8)
+        labels[: BATCH // 2][rng.random((BATCH // 2, SIZE, SIZE)) < 0.9] = 255
+        labels[BATCH // 2 :][rng.random((BATCH // 2, SIZE, SIZE)) < 0.1] = 255
+        batches.append({"image": images, "label": labels})
+    return batches
+
+
+def _dataset(batches):
+    stacked = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    dataset = tf.data.Dataset.from_tensor_slices(stacked).batch(BATCH, drop_remainder=True)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)
+
+
+def _train(num_replicas, loss_name="cross_entropy", optimizer_name="sgd", precision="float32", batches=None, calls=(STEPS,)):
+    """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
+    keras.backend.clear_session()  # the same names every time
+    keras.config.set_dtype_policy({"float32": "float32"}.get(precision, f"mixed_{precision}"))
+    strategy = make_strategy(num_replicas)
+    with strategy.scope():
+        keras.utils.set_random_seed(3)
+        model = _small_model()
+        schedule = Schedule("polynomial", 0.05, STEPS, 1, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            optimizer_name, schedule, 0.9, 1e-2, model.trainable_variables, loss_scaling=precision == "float16"
+        )
+    loss = Loss(loss_name, K, (1.0, 2.0, 0.5))
+    train = make_train_function(strategy, model, optimizer, loss, 0.0 if optimizer_name == "adamw" else 1e-2)
+    iterator = iter(strategy.experimental_distribute_dataset(_dataset(batches or _batches())))
+    totals = [train(iterator, tf.constant(count)) for count in calls]
+    weights = {variable.path: variable.numpy() for variable in [*model.variables, *optimizer.variables]}
+    return weights, {name: sum(total[name].numpy() for total in totals) for name in totals[0]}
+
+
+def _assert_equal(first, second, rtol):
+    assert first.keys() == second.keys()
+    for path, value in first.items():
+        scale = max(np.abs(value).max(), 1e-3)
+        np.testing.assert_allclose(second[path] / scale, value / scale, atol=rtol, err_msg=path)
+
+
+@pytest.mark.parametrize("optimizer_name", ["sgd", "adamw"])
+@pytest.mark.parametrize("loss_name", LOSSES)
+def test_replicas_equal_one_device(loss_name, optimizer_name):
+    weights, totals = _train(1, loss_name, optimizer_name)
+    for num_replicas in (2, 4):
+        other_weights, other_totals = _train(num_replicas, loss_name, optimizer_name)
+        _assert_equal(weights, other_weights, rtol=2e-5)
+        assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
+        assert other_totals["steps"] == totals["steps"] == STEPS
+        assert other_totals["confusion"].sum() == totals["confusion"].sum()
+        # Rounding may turn a tie at single pixels.
+        assert np.abs(other_totals["confusion"] - totals["confusion"]).sum() <= 4
+
+
+def test_the_comparison_would_notice_a_mean_of_replica_means():
+    """The void of `_batches` is unequal enough to tell the global ratio from a mean over replicas."""
+    loss = Loss("cross_entropy", K)
+    rng = np.random.default_rng(0)
+    batch = _batches()[0]
+    logits = tf.constant(rng.normal(size=(BATCH, SIZE, SIZE, K)), tf.float32)
+    halves = [np.s_[:2], np.s_[2:]]
+    means = [float(loss.parts(loss.sums(logits[half], batch["label"][half]))["loss"]) for half in halves]
+    together = float(loss.parts(loss.sums(logits, batch["label"]))["loss"])
+    assert abs(np.mean(means) - together) > 1e-3
+
+
+def test_first_update_equals_numpy():
+    """One SGD step of a 1x1 classifier, L2 included, against float64 by hand, on two replicas."""
+    batch = _batches()[0]
+    strategy = make_strategy(2)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        images = keras.Input((None, None, 3), dtype="uint8")
+        model = keras.Model(images, keras.layers.Conv2D(K, 1)(keras.layers.Rescaling(1 / 255)(images)))
+        schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, model.trainable_variables, loss_scaling=False)
+    kernel, bias = (weight.astype(np.float64) for weight in model.get_weights())
+    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K), weight_decay=0.5)
+    totals = train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
+
+    valid = batch["label"] != 255
+    pixels, labels = batch["image"][valid] / 255, batch["label"][valid]
+    logits = pixels @ kernel[0, 0] + bias
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert float(totals["loss"]) == pytest.approx(-np.log(probabilities[np.arange(len(labels)), labels]).mean(), rel=1e-5)
+    expected_matrix = np.zeros((K, K), int)
+    np.add.at(expected_matrix, (labels, logits.argmax(1)), 1)
+    np.testing.assert_array_equal(totals["confusion"], expected_matrix)
+    errors = (probabilities - np.eye(K)[labels]) / len(labels)
+    new_kernel, new_bias = model.get_weights()
+    np.testing.assert_allclose(new_kernel[0, 0], kernel[0, 0] - 0.1 * (pixels.T @ errors + 0.5 * kernel[0, 0]), rtol=1e-4)
+    np.testing.assert_allclose(new_bias, bias - 0.1 * errors.sum(0), atol=1e-7)
+
+
+def test_several_steps_in_one_call_equal_single_calls():
+    together, totals = _train(2, calls=(STEPS,))
+    apart, apart_totals = _train(2, calls=(1, 3, 1))
+    _assert_equal(together, apart, rtol=1e-6)
+    np.testing.assert_array_equal(totals["confusion"], apart_totals["confusion"])
+
+
+def test_moving_statistics_follow_the_global_batch():
+    """The first layer's moving variance after one step, on two replicas, against NumPy."""
+    batch = _batches()[0]
+    weights, _ = _train(2, batches=[batch], calls=(1,))
+    path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = _small_model()
+    features = model.layers[2](model.layers[1](batch["image"])).numpy()
+    np.testing.assert_allclose(weights[path], 0.01 * features.mean((0, 1, 2)), rtol=1e-4, atol=1e-7)
+    variance = path.replace("moving_mean", "moving_variance")
+    np.testing.assert_allclose(weights[variance], 0.99 + 0.01 * features.var((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(precision):
+    _, exact = _train(2)
+    weights, rough = _train(2, precision=precision)
+    assert rough["loss"] == pytest.approx(exact["loss"], rel=0.03)
+    assert rough["non_finite"] == 0
+    assert all(np.isfinite(value).all() for value in weights.values())
+
+
+@pytest.mark.parametrize("bad_half", [0, 1])
+def test_non_finite_steps_are_counted_once(bad_half):
+    strategy = make_strategy(2)
+    with strategy.scope():
+        images = keras.Input((None, None, 3), dtype="float32")
+        model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
+        schedule = Schedule("constant", 0.0, 10, 0, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=False)
+    good = {"image": np.ones((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
+    bad = {name: value.copy() for name, value in good.items()}
+    bad["image"][2 * bad_half] = np.inf
+    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+    totals = train(iter(strategy.experimental_distribute_dataset(_dataset([good, bad]))), tf.constant(2))
+    assert totals["non_finite"] == 1
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 4])
+def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
+    batches = _batches()
+    for batch in batches:
+        batch["is_example"] = np.ones(BATCH, np.int64)
+    batches[-1]["label"][2:] = 255
+    batches[-1]["is_example"][2:] = 0
+    strategy = make_strategy(num_replicas)
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = _small_model()
+    loss = Loss("cross_entropy_dice", K)
+    seen = []
+    dataset = _dataset(batches)
+    result = make_evaluation(strategy, model, loss, dataset)(seen.extend)
+
+    images = np.concatenate([batch["image"] for batch in batches])
+    labels = np.concatenate([batch["label"] for batch in batches])
+    logits = model(images, training=False).numpy().astype(np.float64)
+    predictions = logits.argmax(-1)
+    valid = labels != 255
+    expected = np.zeros((K, K), int)
+    np.add.at(expected, (labels[valid], predictions[valid]), 1)
+    np.testing.assert_array_equal(result.confusion, expected)
+    np.testing.assert_array_equal(np.stack(seen), predictions)
+    assert result.num_images == STEPS * BATCH - 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    entropy = -np.log(probabilities[valid][np.arange(valid.sum()), labels[valid]]).mean()
+    dice = [
+        1 - 2 * probabilities[labels == c][:, c].sum() / (probabilities[valid][:, c].sum() + (labels == c).sum())
+        for c in range(K)
+    ]
+    assert result.losses["cross_entropy"] == pytest.approx(entropy, rel=1e-5)
+    assert result.losses["dice"] == pytest.approx(np.mean(dice), rel=1e-5)

@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write_mask
+from PIL import Image
+
+from deeplab.data import tfrecord, voc
+from deeplab.errors import DataError
+
+NAMES = ("background", "one", "two")
+
+
+def _read(folder, split):
+    manifest = tfrecord.read_manifest(folder, split)
+    records = tf.data.TFRecordDataset(manifest.shard_paths(folder))
+    return {features["id"].numpy().decode(): features for features in map(tfrecord.parse_example, records)}
+
+
+def test_shards_round_trip_bit_for_bit(shapes_dir, shards):
+    examples = _read(shards, "train")
+    assert sorted(examples) == sorted(voc.read_split(shapes_dir, "train"))
+    for pair in voc.pairs(shapes_dir, "train"):
+        features = examples[pair.name]
+        assert features["image/jpeg"].numpy() == pair.image.read_bytes()
+        with Image.open(pair.mask) as mask:
+            expected = np.array(mask)
+        image, label = tfrecord.decode_example(features)
+        np.testing.assert_array_equal(label[..., 0], expected)
+        assert (int(features["height"]), int(features["width"])) == expected.shape == image.shape[:2]
+
+
+def test_real_voc_masks_round_trip(voc_sample, tmp_path):
+    tfrecord.prepare(voc_sample, tmp_path, "trainval", voc.CLASS_NAMES)
+    examples = _read(tmp_path, "trainval")
+    assert len(examples) == 7
+    for pair in voc.pairs(voc_sample, "trainval"):
+        with Image.open(pair.mask) as mask:
+            expected = np.array(mask)
+        _, label = tfrecord.decode_example(examples[pair.name])
+        np.testing.assert_array_equal(label[..., 0], expected)
+
+
+def test_manifest_counts_the_pixels_of_each_class(shapes_dir, shards):
+    manifest = tfrecord.read_manifest(shards, "train")
+    masks = []
+    for pair in voc.pairs(shapes_dir, "train"):
+        with Image.open(pair.mask) as mask:
+            masks.append(np.array(mask))
+    for index, count in enumerate(manifest.class_pixels):
+        assert count == sum(int((mask == index).sum()) for mask in masks)
+    assert manifest.void_pixels == sum(int((mask == 255).sum()) for mask in masks) > 0
+    assert manifest.max_height == max(mask.shape[0] for mask in masks)
+    assert manifest.max_width == max(mask.shape[1] for mask in masks)
+    assert manifest.num_examples == sum(shard.num_examples for shard in manifest.shards) == 10
+    assert len(manifest.shards) == 3
+
+
+def test_shards_that_stand_are_kept_and_others_refused(tiny_voc, tmp_path):
+    first = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
+    assert tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == times
+    with pytest.raises(DataError, match="made from other files or classes"):
+        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", (*NAMES, "three"))
+
+
+def test_parallel_processes_write_what_one_writes(shapes_dir, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecord, "EXAMPLES_PER_PROCESS", 5)
+    monkeypatch.setattr(tfrecord.os, "cpu_count", lambda: 2)
+    parallel = tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES, num_shards=3)
+    assert parallel == tfrecord.read_manifest(shards, "train")
+
+
+def _rgb_mask(voc_dir):
+    Image.new("RGB", (30, 20)).save(voc_dir / "SegmentationClass" / "b.png")
+
+
+def _one_bit_mask(voc_dir):
+    Image.new("1", (30, 20)).save(voc_dir / "SegmentationClass" / "b.png")
+
+
+def _large_label(voc_dir):
+    write_mask(voc_dir / "SegmentationClass" / "b.png", np.full((20, 30), 3))
+
+
+def _other_size(voc_dir):
+    write_mask(voc_dir / "SegmentationClass" / "b.png", np.zeros((20, 31)))
+
+
+def _broken_mask(voc_dir):
+    path = voc_dir / "SegmentationClass" / "b.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def _text_mask(voc_dir):
+    (voc_dir / "SegmentationClass" / "b.png").write_text("no picture")
+
+
+def _truncated_image(voc_dir):
+    path = voc_dir / "JPEGImages" / "b.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def _png_image(voc_dir):
+    Image.new("RGB", (30, 20)).save(voc_dir / "JPEGImages" / "b.jpg", "PNG")
+
+
+def _missing_image(voc_dir):
+    (voc_dir / "JPEGImages" / "b.jpg").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_rgb_mask, r"b\.png: a PNG of mode RGB"),
+        (_one_bit_mask, r"b\.png: a PNG of mode 1"),
+        (_large_label, r"b\.png: label 3, but there are 3 classes"),
+        (_other_size, r"b\.png: 31x20 pixels, its image b\.jpg is 30x20"),
+        (_broken_mask, r"b\.png: unreadable PNG"),
+        (_text_mask, r"b\.png: unreadable PNG"),
+        (_truncated_image, r"b\.jpg: unreadable JPEG"),
+        (_png_image, r"b\.jpg: not a JPEG file"),
+        (_missing_image, r"b\.jpg: missing"),
+    ],
+)
+def test_bad_examples_are_refused_by_name_and_leave_no_manifest(tiny_voc, tmp_path, damage, reason):
+    damage(tiny_voc)
+    with pytest.raises(DataError, match=reason):
+        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, num_shards=1)
+    assert not list(tmp_path.glob("shards/*"))
+
+
+def test_void_is_no_foreign_label(tiny_voc):
+    mask = tfrecord.read_mask(tiny_voc / "SegmentationClass" / "a.png", num_classes=3)
+    assert set(np.unique(mask)) == {0, 1, 2, 255}
+
+
+def _drop_shard(folder):
+    next(folder.glob("*.tfrecord")).unlink()
+
+
+def _shorten_shard(folder):
+    path = next(folder.glob("*.tfrecord"))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _cut_manifest(folder):
+    path = folder / "train.json"
+    path.write_text(path.read_text()[:100])
+
+
+def _drop_key(folder):
+    fields = json.loads((folder / "train.json").read_text())
+    del fields["shards"]
+    (folder / "train.json").write_text(json.dumps(fields))
+
+
+def _other_format(folder):
+    fields = json.loads((folder / "train.json").read_text())
+    (folder / "train.json").write_text(json.dumps(fields | {"format_version": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_drop_shard, "missing, though train.json lists it"),
+        (_shorten_shard, "damaged"),
+        (_cut_manifest, "not a manifest"),
+        (_drop_key, "not a manifest"),
+        (_other_format, "format 99"),
+    ],
+)
+def test_damaged_shard_folders_are_refused(tiny_voc, tmp_path, damage, reason):
+    tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+    damage(tmp_path / "shards")
+    with pytest.raises(DataError, match=reason):
+        tfrecord.read_manifest(tmp_path / "shards", "train")
+
+
+def test_missing_manifest_names_the_splits_that_are_there(shards):
+    with pytest.raises(DataError, match="splits here: train, val"):
+        tfrecord.read_manifest(shards, "test")
