@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
     runs.open_run(model_dir, config, flags.as_flagfile())
 
     with strategy.scope():
-        model = build_deeplabv3(config, None if FLAGS.backbone_weights == "none" else FLAGS.backbone_weights)
+        weights = None if FLAGS.backbone_weights == "none" else FLAGS.backbone_weights
+        model = build_deeplabv3(config, weights, FLAGS.batch_norm_momentum)
         rate_scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
         schedule = schedules.Schedule(
             FLAGS.schedule, FLAGS.learning_rate, plan.train_steps, FLAGS.warmup_steps, rate_scale
@@ -129,7 +130,7 @@ def make_plan(manifest: Manifest) -> trainer.Plan:
     """How long to train, from flags and the size of the training split."""
     steps_per_epoch = manifest.num_examples / FLAGS.global_batch_size
     train_steps = FLAGS.train_steps or PAPER_TRAIN_STEPS
-    if FLAGS.epochs is not None:
+    if FLAGS.epochs:
         train_steps = max(math.ceil(FLAGS.epochs * steps_per_epoch), 1)
     return trainer.Plan(
         train_steps=train_steps,

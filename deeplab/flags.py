@@ -12,7 +12,7 @@ from absl import logging as absl_logging
 from deeplab.data import voc
 from deeplab.distribution import PRECISIONS, check_batch_size
 from deeplab.errors import DeepLabError, UsageError
-from deeplab.model.backbone import BACKBONES, OUTPUT_STRIDES
+from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
 from deeplab.training.losses import LOSSES
 from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 
@@ -73,13 +73,20 @@ def _define_model_flags() -> None:
     flags.DEFINE_list(
         "multi_grid", "1,1,1", "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4."
     )
+    flags.DEFINE_float(
+        "batch_norm_momentum",
+        BATCH_NORM_MOMENTUM,
+        "Share of the moving statistics that a step keeps: 0.9 for runs of a few hundred steps, paper: 0.9997.",
+        0.0,
+        1.0,
+    )
     flags.DEFINE_list("atrous_rates", "6,12,18", "ASPP rates at output stride 16; doubled at 8, halved at 32.")
 
 
 def _define_optimization_flags() -> None:
     flags.DEFINE_integer("global_batch_size", 16, "Images per update, over all replicas.", lower_bound=1)
-    flags.DEFINE_integer("train_steps", None, "Updates to make; 30000 if --epochs is not given.", lower_bound=1)
-    flags.DEFINE_float("epochs", None, "Passes over the training split, instead of --train_steps.", lower_bound=0.0)
+    flags.DEFINE_integer("train_steps", 0, "Updates to make; 0: as --epochs says, else 30000 (the paper's).", 0)
+    flags.DEFINE_float("epochs", 0.0, "Passes over the training split, instead of --train_steps; 0: not set.", 0.0)
     flags.DEFINE_enum("optimizer", "sgd", OPTIMIZERS, "Optimizer.")
     flags.DEFINE_float("learning_rate", 0.007, "Peak learning rate.", lower_bound=0.0)
     flags.DEFINE_float("momentum", 0.9, "Momentum of sgd.", 0.0, 1.0)
@@ -172,8 +179,8 @@ def check_train_flags() -> None:
         require("model_dir")
     if FLAGS.voc_dir is None and (FLAGS.download or FLAGS.prepare_only):
         raise UsageError(f"--{'download' if FLAGS.download else 'prepare_only'} needs --voc_dir")
-    if FLAGS.train_steps is not None and FLAGS.epochs is not None:
-        raise UsageError("--train_steps and --epochs: give one of them")
+    if FLAGS.train_steps and FLAGS.epochs:
+        raise UsageError("--train_steps and --epochs: give one of them (0 takes back what a --flagfile sets)")
     if FLAGS.min_scale > FLAGS.max_scale:
         raise UsageError(f"--min_scale={FLAGS.min_scale}: larger than --max_scale={FLAGS.max_scale}")
     if FLAGS.augmentation == "resize_or_crop" and FLAGS.resize_size < FLAGS.crop_size:

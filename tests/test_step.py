@@ -56,7 +56,9 @@ def _dataset(batches):
     return dataset.with_options(options)
 
 
-def _train(num_replicas, loss_name="cross_entropy", optimizer_name="sgd", precision="float32", batches=None, calls=(STEPS,)):
+def _train(
+    num_replicas, loss_name="cross_entropy", optimizer_name="sgd", precision="float32", batches=None, calls=(STEPS,)
+):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
     keras.backend.clear_session()  # the same names every time
     keras.config.set_dtype_policy({"float32": "float32"}.get(precision, f"mixed_{precision}"))
@@ -127,13 +129,17 @@ def test_first_update_equals_numpy():
     pixels, labels = batch["image"][valid] / 255, batch["label"][valid]
     logits = pixels @ kernel[0, 0] + bias
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert float(totals["loss"]) == pytest.approx(-np.log(probabilities[np.arange(len(labels)), labels]).mean(), rel=1e-5)
+    assert float(totals["loss"]) == pytest.approx(
+        -np.log(probabilities[np.arange(len(labels)), labels]).mean(), rel=1e-5
+    )
     expected_matrix = np.zeros((K, K), int)
     np.add.at(expected_matrix, (labels, logits.argmax(1)), 1)
     np.testing.assert_array_equal(totals["confusion"], expected_matrix)
     errors = (probabilities - np.eye(K)[labels]) / len(labels)
     new_kernel, new_bias = model.get_weights()
-    np.testing.assert_allclose(new_kernel[0, 0], kernel[0, 0] - 0.1 * (pixels.T @ errors + 0.5 * kernel[0, 0]), rtol=1e-4)
+    np.testing.assert_allclose(
+        new_kernel[0, 0], kernel[0, 0] - 0.1 * (pixels.T @ errors + 0.5 * kernel[0, 0]), rtol=1e-4
+    )
     np.testing.assert_allclose(new_bias, bias - 0.1 * errors.sum(0), atol=1e-7)
 
 

@@ -45,7 +45,9 @@ def test_crop_is_a_window_of_both(marked):
         image, label = transforms.random_crop(*marked, 33, seed)
         np.testing.assert_array_equal(image[..., 0], label[..., 0])
         both = np.concatenate([image, label], -1)
-        found = [(t, left) for t in range(8) for left in range(24) if (full[t : t + 33, left : left + 33] == both).all()]
+        found = [
+            (t, left) for t in range(8) for left in range(24) if (full[t : t + 33, left : left + 33] == both).all()
+        ]
         assert found
         offsets.add(found[0])
     assert len(offsets) > 12

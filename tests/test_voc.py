@@ -4,7 +4,7 @@ import random
 import tarfile
 import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer, SimpleHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -146,7 +146,7 @@ def test_download_with_a_wrong_checksum_is_thrown_away(tmp_path):
     server = _Server(partial(SimpleHTTPRequestHandler, directory=tmp_path / "www"))
     with pytest.raises(DataError, match=f"MD5 is .*, not {'0' * 32}"):
         voc.download(tmp_path / "VOC2012", server.url, "0" * 32)
-    with pytest.raises(DataError, match="404.*--voc_url"):
+    with pytest.raises(DataError, match=r"404.*--voc_url"):
         voc.download(tmp_path / "VOC2012", server.url.replace("small", "other"), "0" * 32)
     server.close()
     assert [path.name for path in tmp_path.iterdir()] == ["www"]

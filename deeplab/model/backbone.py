@@ -1,6 +1,7 @@
 """Keras applications made atrous: strides beyond the output stride become dilation, names and weights stay."""
 
 import functools
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,11 @@ import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
 
+logger = logging.getLogger("deeplab")
+
 OUTPUT_STRIDES = (8, 16, 32)
+BATCH_NORM_MOMENTUM = 0.99
+"""Keras's default; each step, moving statistics keep this share of what they were."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,22 @@ def direct_dilation_works(dtype: tf.DType = tf.float32) -> bool:
     """
     with tf.init_scope():
         image, kernel = tf.ones([1, 4, 4, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
+        settings = {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": [1, 2, 2, 1]}
         try:
-            with tf.GradientTape() as tape:
-                tape.watch((image, kernel))
-                output = tf.nn.conv2d(image, kernel, 1, "SAME", dilations=2)
-            tape.gradient(output, (image, kernel))
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(image), filter=kernel, out_backprop=image, **settings)
+            tf.raw_ops.Conv2DBackpropFilter(input=image, filter_sizes=tf.shape(kernel), out_backprop=image, **settings)
         except tf.errors.OpError:
+            logger.warning("no gradient of dilated convolutions in %s here: taking Keras's slower form", dtype.name)
             return False
     return True
 
 
 def atrous_backbone(
-    name: str, output_stride: int, weights: str | None, multi_grid: tuple[int, ...] = (1, 1, 1)
+    name: str,
+    output_stride: int,
+    weights: str | None,
+    multi_grid: tuple[int, ...] = (1, 1, 1),
+    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
 ) -> keras.Model:
     """The named Keras application without its top, at `output_stride` (8, 16 or 32), for inputs of any size.
 
@@ -83,6 +92,7 @@ def atrous_backbone(
         weights: "imagenet" (Keras downloads and verifies them), None (random), or a path to a Keras weights file
             of this application without its top.
         multi_grid: factors for the dilation of the last stage's three units (section 3.1); ResNets only.
+        batch_norm_momentum: of all batch normalisation.
 
     Raises:
         UsageError: multi-grid on a backbone without it.
@@ -100,7 +110,7 @@ def atrous_backbone(
         if kind is keras.layers.Conv2D:
             kind = AtrousConv2D
         elif kind is keras.layers.BatchNormalization:
-            config["synchronized"] = True
+            config |= {"synchronized": True, "momentum": batch_norm_momentum}
         return kind.from_config(config)
 
     atrous = keras.models.clone_model(base, clone_function=convert)

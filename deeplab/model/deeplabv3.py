@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from deeplab.model.backbone import BACKBONES, AtrousConv2D, atrous_backbone
+from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, AtrousConv2D, atrous_backbone
 
 ASPP_FILTERS = 256
 BATCH_NORM_EPSILON = 1e-5
@@ -73,7 +73,9 @@ class ResizeLike(keras.layers.Layer):
         return tf.image.resize(logits, tf.shape(images)[1:3], "bilinear")
 
 
-def build_deeplabv3(config: ModelConfig, backbone_weights: str | None = None) -> keras.Model:
+def build_deeplabv3(
+    config: ModelConfig, backbone_weights: str | None = None, batch_norm_momentum: float = BATCH_NORM_MOMENTUM
+) -> keras.Model:
     """The network. Input: RGB [batch, height, width, 3] in [0, 255], uint8 or float, of any size.
 
     Output: float32 logits [batch, height, width, num_classes] at the input's size. Under a mixed dtype policy the
@@ -82,31 +84,35 @@ def build_deeplabv3(config: ModelConfig, backbone_weights: str | None = None) ->
     Args:
         config: what to build.
         backbone_weights: as `atrous_backbone`.
+        batch_norm_momentum: of all batch normalisation; it matters in training alone.
 
     Raises:
         DataError: as `atrous_backbone`.
     """
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
-    backbone = atrous_backbone(config.backbone, config.output_stride, backbone_weights, config.multi_grid)
+    backbone = atrous_backbone(
+        config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
+    )
     features = backbone(Preprocess(config.backbone)(images))
-    features = _aspp(features, [rate * 16 // config.output_stride for rate in config.atrous_rates])
+    rates = [rate * 16 // config.output_stride for rate in config.atrous_rates]
+    features = _aspp(features, rates, batch_norm_momentum)
     features = keras.layers.Dropout(config.dropout_rate, name="head_dropout")(features)
     logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name="logits")(features)
     logits = ResizeLike(dtype="float32", autocast=False, name="upsampled_logits")(logits, images)
     return keras.Model(images, logits, name="deeplabv3")
 
 
-def _aspp(features: tf.Tensor, rates: list[int]) -> tf.Tensor:
+def _aspp(features: tf.Tensor, rates: list[int], momentum: float) -> tf.Tensor:
     """1x1, one 3x3 per rate, and image pooling, side by side; then 1x1 over all of them."""
-    branches = [_conv_bn_relu(features, 1, 1, "aspp_1x1")]
-    branches += [_conv_bn_relu(features, 3, rate, f"aspp_rate{rate}") for rate in rates]
+    branches = [_conv_bn_relu(features, 1, 1, momentum, "aspp_1x1")]
+    branches += [_conv_bn_relu(features, 3, rate, momentum, f"aspp_rate{rate}") for rate in rates]
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
-    pooled = _conv_bn_relu(pooled, 1, 1, "aspp_pooled")
+    pooled = _conv_bn_relu(pooled, 1, 1, momentum, "aspp_pooled")
     branches.append(BroadcastLike(name="aspp_broadcast")(pooled, features))
-    return _conv_bn_relu(keras.layers.Concatenate(name="aspp_concat")(branches), 1, 1, "aspp_project")
+    return _conv_bn_relu(keras.layers.Concatenate(name="aspp_concat")(branches), 1, 1, momentum, "aspp_project")
 
 
-def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, name: str) -> tf.Tensor:
+def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, momentum: float, name: str) -> tf.Tensor:
     features = AtrousConv2D(
         ASPP_FILTERS,
         kernel_size,
@@ -116,7 +122,7 @@ def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, nam
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(features)
-    features = keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn")(
-        features
-    )
+    features = keras.layers.BatchNormalization(
+        momentum=momentum, epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn"
+    )(features)
     return keras.layers.ReLU(name=f"{name}_relu")(features)
