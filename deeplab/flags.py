@@ -243,7 +243,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    for library in ("tensorflow", "absl"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     try:
         main(argv)

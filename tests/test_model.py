@@ -1,3 +1,9 @@
+"""The network: atrous backbones against Keras's own, the head, preprocessing, upsampling."""
+
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -79,6 +85,17 @@ def test_direct_dilated_convolution_equals_kerass(rate):
         results.append([outputs, *tape.gradient(value, [inputs, layer.kernel.value])])
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_direct_form_is_taken_where_it_has_a_gradient_and_not_elsewhere():
+    """CPU kernels, through oneDNN, have it for float32 and bfloat16; without oneDNN for nothing."""
+    program = "import tensorflow as tf; from deeplab.model.backbone import direct_dilation_works as works; "
+    program += "print([works(tf.as_dtype(t)) for t in ('float32', 'bfloat16', 'float16')])"
+    for onednn, expected in (("1", "[True, True, False]"), ("0", "[False, False, False]")):
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
+        assert "no gradient of dilated convolutions in float16" in done.stderr
 
 
 def test_preprocessing_is_bgr_minus_imagenet_mean():

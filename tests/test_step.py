@@ -91,7 +91,8 @@ def test_replicas_equal_one_device(loss_name, optimizer_name):
     weights, totals = _train(1, loss_name, optimizer_name)
     for num_replicas in (2, 4):
         other_weights, other_totals = _train(num_replicas, loss_name, optimizer_name)
-        _assert_equal(weights, other_weights, rtol=2e-5)
+        # AdamW divides by the root of small second moments, which enlarges the rounding of a sum's order.
+        _assert_equal(weights, other_weights, rtol=2e-5 if optimizer_name == "sgd" else 1e-4)
         assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
         assert other_totals["steps"] == totals["steps"] == STEPS
         assert other_totals["confusion"].sum() == totals["confusion"].sum()

@@ -1,0 +1,59 @@
+"""Files appear whole; progress suits terminals and files."""
+
+import io
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deeplab.files import digest
+from deeplab.progress import Progress, duration
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    program = (
+        "import os, signal, sys; from pathlib import Path; from deeplab.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('new, half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, path], cwd=ROOT).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_digest_of_a_published_example(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert digest(tmp_path / "abc", "md5") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321, A.5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.6, "1m00s"), (187, "3m07s"), (3599.7, "1h00m"), (18120, "5h02m")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_redraws_on_a_terminal_and_writes_lines_elsewhere(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("deeplab.progress.time.monotonic", lambda: clock[0])
+    terminal, file = _Terminal(), io.StringIO()
+    bars = [Progress("reading", 40, "images", stream=stream) for stream in (terminal, file)]
+    for second in (1, 2, 20):
+        clock[0] = 100.0 + second
+        for bar in bars:
+            bar.update(2 * second)
+    for bar in bars:
+        bar.close()
+    assert "\rreading: 2/40 images (2.0/s, ETA 19s)\rreading: 4/40 images (2.0/s, ETA 18s)" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\rreading: 40 images in 20s\n")
+    assert file.getvalue() == "reading: 40/40 images (2.0/s, ETA 0s)\nreading: 40 images in 20s\n"

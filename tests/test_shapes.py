@@ -1,0 +1,68 @@
+"""The synthetic data set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab import flags
+from deeplab.data import shapes, voc
+from deeplab.files import write_text, written_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_shapes_are_the_same_every_time_and_in_voc_layout(shapes_dir, tmp_path):
+    shapes.write_shapes(tmp_path / "again", num_train=10, num_val=5)
+    files = _files(tmp_path / "again")
+    assert files == _files(shapes_dir)
+    assert len(files) == 2 * 15 + 2
+    splits = {split: voc.read_split(shapes_dir, split) for split in ("train", "val")}
+    assert [len(names) for names in splits.values()] == [10, 5]
+    assert not set(splits["train"]) & set(splits["val"])
+
+
+def test_shapes_have_void_between_object_and_background(shapes_dir):
+    classes = set()
+    for pair in voc.pairs(shapes_dir, "train"):
+        mask = np.array(Image.open(pair.mask)).astype(int)
+        classes |= set(np.unique(mask))
+        for first, second in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1])):
+            touching = (first != second) & (first != 255) & (second != 255)
+            assert not touching.any()
+    assert classes == {0, 255} | {voc.CLASS_NAMES.index(name) for name in ("aeroplane", "bird", "bottle", "bus", "cat")}
+
+
+def test_shapes_never_overwrite(tmp_path):
+    (tmp_path / "mine").mkdir()
+    shapes.write_shapes(tmp_path / "mine", num_train=1, num_val=1)
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+        temporary.write_text("new, half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.flags")), ids=lambda path: path.stem)
+def test_flag_files_name_existing_flags_and_open_with_the_command(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# python ")
+    assert f"--flagfile=configs/{path.name}" in lines[0]
+    known = flags.as_markdown()
+    for line in lines:
+        assert line.startswith("#") or f"| `{line.partition('=')[0]}` |" in known, line

@@ -1,0 +1,207 @@
+"""When the loop logs, evaluates, saves and stops; the step, the data and the model are stand-ins."""
+
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.errors import DataError, DeepLabError, Interrupted
+from deeplab.trainer import Plan, Trainer
+from deeplab.training.checkpoint import Checkpoints, TrainingState, best_path, checkpoint_step, restore_model
+from deeplab.training.evaluation import Evaluation
+from deeplab.training.metrics import scores
+from deeplab.training.schedules import Schedule, make_optimizer
+from deeplab.training.summaries import RunLog
+
+NAMES = ("background", "thing")
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """The loop sets handlers; each test gives them back."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def _model():
+    images = keras.Input((2, 2, 1))
+    return keras.Model(images, keras.layers.Dropout(0.5)(keras.layers.Conv2D(2, 1)(images)))
+
+
+class Run:
+    """A trainer over stand-ins: validation mIoU follows a list, and each call to the step is noted."""
+
+    def __init__(self, model_dir, plan, val_ious=(), bad_step=None, signal_at=None):
+        self.model, self.calls, self.evaluated_at = _model(), [], []
+        scale = tf.Variable(1.0, trainable=False)
+        schedule = Schedule("constant", 0.1, plan.train_steps, 0, scale)
+        self.optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, self.model.trainable_variables, loss_scaling=False)
+        self.state = TrainingState()
+        self.scale = scale
+        self.checkpoints = Checkpoints(model_dir / "checkpoints", self.model, self.optimizer, scale, self.state)
+        self.restored = self.checkpoints.restore_latest()
+        self.step = int(self.optimizer.iterations)
+        self._val_ious, self._bad_step, self._signal_at = iter(val_ious), bad_step, signal_at
+        self.trainer = Trainer(
+            plan,
+            self._train,
+            iter(()),
+            self._evaluate if val_ious else None,
+            self.checkpoints,
+            self.state,
+            schedule,
+            RunLog(model_dir),
+            NAMES,
+            self.step,
+        )
+
+    def _train(self, _batches, count):
+        count = int(count)
+        self.calls.append(count)
+        steps = range(self.step + 1, self.step + count + 1)
+        self.step += count
+        self.optimizer.iterations.assign(self.step)
+        if self._signal_at in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {
+            "steps": tf.constant(float(count)),
+            "loss": tf.constant(float(sum(steps))),
+            "non_finite": tf.constant(float(self._bad_step in steps)),
+            "confusion": tf.constant([[3, 1], [0, 4]], tf.int64),
+        }
+
+    def _evaluate(self):
+        self.evaluated_at.append(self.step)
+        hits = round(next(self._val_ious) * 100)
+        confusion = np.array([[hits, 100 - hits], [0, 0]])  # IoU of class 0 is `hits` per cent, of class 1 is 0
+        return Evaluation({"loss": 1.0}, scores(confusion), confusion, num_images=7)
+
+
+def _records(model_dir):
+    return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_evaluation_is_due_once_in_each_interval_and_at_the_end():
+    plan = Plan(train_steps=10, steps_per_epoch=2.5, global_batch_size=4)
+    assert [step for step in range(1, 11) if plan.evaluates_at(step)] == [3, 5, 8, 10]
+    rarely = Plan(train_steps=11, steps_per_epoch=2.5, global_batch_size=4, eval_every_epochs=2)
+    assert [step for step in range(1, 12) if rarely.evaluates_at(step)] == [5, 10, 11]
+    at_end = Plan(train_steps=11, steps_per_epoch=2.5, global_batch_size=4, eval_every_epochs=0)
+    assert [step for step in range(1, 12) if at_end.evaluates_at(step)] == [11]
+    small_epochs = Plan(train_steps=3, steps_per_epoch=0.4, global_batch_size=10)
+    assert [step for step in range(1, 4) if small_epochs.evaluates_at(step)] == [1, 2, 3]
+
+
+def test_calls_of_several_steps_stop_where_there_is_something_to_do(tmp_path):
+    plan = Plan(20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18)
+    run = Run(tmp_path, plan, val_ious=[0.1, 0.2, 0.3])
+    run.trainer.run()
+    ends = np.cumsum(run.calls).tolist()
+    assert ends == [4, 5, 7, 10, 14, 15, 18, 20]
+    assert run.evaluated_at == [7, 14, 20]
+    assert [record["step"] for record in _records(tmp_path) if record["split"] == "train"] == [5, 7, 10, 14, 15, 18, 20]
+
+
+def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
+    plan = Plan(6, steps_per_epoch=3, global_batch_size=1, log_every_steps=3, eval_every_epochs=2)
+    Run(tmp_path, plan, val_ious=[0.5]).trainer.run()
+    first, second, val = _records(tmp_path)
+    assert (first["step"], first["loss"], second["loss"]) == (3, 2.0, 5.0)  # means of 1..3 and 4..6
+    assert first["epoch"] == 1.0
+    # Two calls of one step each gave [[3, 1], [0, 4]]: IoU 3/4 and 4/5.
+    assert first["per_class_iou"] == {"background": 0.75, "thing": 0.8}
+    assert first["mean_iou"] == pytest.approx(0.775)
+    assert (val["split"], val["step"], val["num_images"]) == ("val", 6, 7)
+    assert val["per_class_iou"] == {"background": 0.5, "thing": 0.0}
+
+
+def test_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
+    plan = Plan(5, steps_per_epoch=1, global_batch_size=1)
+    run = Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4, 0.6, 0.1])
+    run.trainer.run()
+    assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 2
+    assert checkpoint_step(run.checkpoints.latest_path) == 5
+
+
+def test_plateau_halves_the_rate_and_early_stopping_ends_the_run(tmp_path):
+    plan = Plan(20, steps_per_epoch=1, global_batch_size=1, plateau_patience=2, early_stopping_patience=5)
+    run = Run(tmp_path, plan, val_ious=[0.5, *[0.4] * 10])
+    run.trainer.run()
+    assert run.step == 6  # the best at 1, then five evaluations without a better one
+    assert float(run.scale) == 0.25  # lowered after evaluations 3 and 5
+    rates = [record["learning_rate"] for record in _records(tmp_path) if record["split"] == "train"]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.05, 0.05, 0.025], rtol=1e-6)
+
+
+def test_a_restart_remembers_how_long_it_has_waited(tmp_path):
+    settings = {"steps_per_epoch": 1, "global_batch_size": 1, "plateau_patience": 2, "early_stopping_patience": 5}
+    Run(tmp_path, Plan(4, **settings), val_ious=[0.5, *[0.4] * 3]).trainer.run()
+    run = Run(tmp_path, Plan(20, **settings), val_ious=[0.4] * 10)
+    assert checkpoint_step(run.restored) == 4
+    run.trainer.run()
+    assert run.step == 6
+    assert float(run.scale) == 0.25
+
+
+def test_signal_saves_and_says_so(tmp_path):
+    run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2], signal_at=3)
+    with pytest.raises(Interrupted, match=r"SIGTERM: stopped after step 3, saved .*latest/ckpt-3") as raised:
+        run.trainer.run()
+    assert raised.value.exit_status == 75
+    assert run.evaluated_at == []
+    again = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
+    again.trainer.run()
+    assert (sum(again.calls), again.evaluated_at) == (7, [5, 10])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
+    run = Run(tmp_path, Plan(10, steps_per_epoch=2, global_batch_size=1, log_every_steps=1), [0.1] * 5, bad_step=3)
+    with pytest.raises(DeepLabError, match=r"not finite in 1 of the 1 steps before step 3; .*latest/ckpt-2"):
+        run.trainer.run()
+    assert checkpoint_step(run.checkpoints.latest_path) == 2
+
+
+def test_checkpoint_holds_everything(tmp_path):
+    """All variables, dropout's random state included, come back as they were."""
+    run = Run(tmp_path, Plan(3, steps_per_epoch=1, global_batch_size=1), val_ious=[0.3, 0.4, 0.2])
+    rng = np.random.default_rng(0)
+    variables = [*run.model.variables, *run.optimizer.variables[1:]]
+    for variable in variables:
+        variable.assign(rng.integers(0, 100, variable.shape))
+    run.trainer.run()
+    again = Run(tmp_path, Plan(3, steps_per_epoch=1, global_batch_size=1))
+    restored = [*again.model.variables, *again.optimizer.variables[1:]]
+    assert len(restored) == len(variables) > 4
+    for old, new in zip(variables, restored, strict=True):
+        np.testing.assert_array_equal(new, old, err_msg=old.path)
+    assert float(again.state.best_mean_iou) == pytest.approx(0.2)  # (0.4 + 0) / 2
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+    run = Run(tmp_path, Plan(6, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9, *[0.1] * 5])
+    run.trainer.run()
+    kept = {path.stem for path in (tmp_path / "checkpoints" / "latest").glob("*.index")}
+    assert kept == {"ckpt-4", "ckpt-5", "ckpt-6"}
+    assert {path.stem for path in (tmp_path / "checkpoints" / "best").glob("*.index")} == {"ckpt-1"}
+
+
+def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
+    run = Run(tmp_path, Plan(1, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9])
+    run.trainer.run()
+    images = keras.Input((2, 2, 1))
+    other = keras.Model(images, keras.layers.Conv2D(3, 1)(images))
+    with pytest.raises(DataError, match="not a checkpoint of this model"):
+        restore_model(other, run.checkpoints.latest_path)
+    with pytest.raises(DataError, match="not a checkpoint of this model"):
+        restore_model(run.model, str(tmp_path / "ckpt-9"))
+    with pytest.raises(DataError, match=r"no checkpoint; has train\.py run"):
+        best_path(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="ends in its step"):
+        checkpoint_step("weights.h5")
