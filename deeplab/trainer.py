@@ -113,21 +113,20 @@ class Trainer:
             signal.signal(number, self._on_signal)
         plan = self._plan
         progress = Progress("training", plan.train_steps, "steps", initial=self._step, every_seconds=math.inf)
-        while self._step < plan.train_steps and not self._should_stop_early():
+        self._evaluate_if_due()  # a signal may have come between a step and its evaluation
+        while self._signal is None and self._step < plan.train_steps and not self._should_stop_early():
             totals, seconds = self._run_to_boundary(progress)
             progress.clear()
             self._log_training(totals, seconds)
-            if self._signal is not None:
-                break
-            if plan.evaluates_at(self._step) and self._evaluate is not None:
-                self._score(self._evaluate())
-            if plan.evaluates_at(self._step) or self._step % plan.checkpoint_steps == 0:
+            if self._signal is None:
+                self._evaluate_if_due()
+            if plan.evaluates_at(self._step) or self._step % plan.checkpoint_steps == 0 or self._signal is not None:
                 self._checkpoints.save_latest(self._step)
         if self._signal is not None:
-            path = self._checkpoints.save_latest(self._step)
             name = signal.Signals(self._signal).name
             raise Interrupted(
-                f"{name}: stopped after step {self._step}, saved {path}; the same command goes on from it"
+                f"{name}: stopped after step {self._step}, newest checkpoint {self._checkpoints.latest_path}; "
+                "the same command goes on from it"
             )
 
     def _run_to_boundary(self, progress: Progress) -> tuple[dict[str, tf.Tensor], float]:
@@ -182,6 +181,14 @@ class Trainer:
             images_per_second,
             duration(remaining),
         )
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluates after a step that the plan names, once."""
+        due = self._plan.evaluates_at(self._step) and int(self._state.evaluated_step) < self._step
+        if due and self._evaluate is not None:
+            evaluation = self._evaluate()
+            self._state.evaluated_step.assign(self._step)
+            self._score(evaluation)
 
     def _score(self, evaluation: Evaluation) -> None:
         """Logs an evaluation, keeps the best checkpoint, lowers the rate on a plateau."""

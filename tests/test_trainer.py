@@ -152,13 +152,38 @@ def test_a_restart_remembers_how_long_it_has_waited(tmp_path):
 
 def test_signal_saves_and_says_so(tmp_path):
     run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2], signal_at=3)
-    with pytest.raises(Interrupted, match=r"SIGTERM: stopped after step 3, saved .*latest/ckpt-3") as raised:
+    with pytest.raises(
+        Interrupted, match=r"SIGTERM: stopped after step 3, newest checkpoint .*latest/ckpt-3"
+    ) as raised:
         run.trainer.run()
     assert raised.value.exit_status == 75
     assert run.evaluated_at == []
     again = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     again.trainer.run()
     assert (sum(again.calls), again.evaluated_at) == (7, [5, 10])
+
+
+@pytest.mark.parametrize("signal_at", [4, 5, 6])
+def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
+    plan = Plan(10, steps_per_epoch=5, global_batch_size=1)
+    with pytest.raises(Interrupted):
+        Run(tmp_path, plan, val_ious=[0.1, 0.2], signal_at=signal_at).trainer.run()
+    Run(tmp_path, plan, val_ious=[0.3, 0.4]).trainer.run()
+    assert [record["step"] for record in _records(tmp_path) if record["split"] == "val"] == [5, 10]
+
+
+def test_signal_while_evaluating_stops_before_the_next_step(tmp_path):
+    run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
+    run.evaluated_at = _Signalling()
+    with pytest.raises(Interrupted, match="stopped after step 5, .*ckpt-5"):
+        run.trainer.run()
+
+
+class _Signalling(list):
+    """Sends SIGTERM when something is noted in it."""
+
+    def append(self, item):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):

@@ -16,6 +16,7 @@ class TrainingState(tf.Module):
 
     def __init__(self) -> None:
         super().__init__(name="training_state")
+        self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
         self.evaluations_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.evaluations_since_plateau = tf.Variable(0, dtype=tf.int64, trainable=False)

@@ -1,0 +1,348 @@
+"""The programs as users start them: train, resume, score, predict, and every mistake in one line."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write_mask
+from PIL import Image
+
+from deeplab.data import tfrecord, voc
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 9
+TRAIN_FLAGS = (
+    "--backbone=mobilenet_v2",
+    "--backbone_weights=none",
+    "--crop_size=65",
+    "--global_batch_size=4",
+    f"--train_steps={STEPS}",
+    "--learning_rate=0.05",
+    "--batch_norm_momentum=0.8",
+    "--loss=cross_entropy_dice",
+    "--log_every_steps=1",
+    "--num_gpus=0",
+    "--num_cpu_replicas=2",
+    "--deterministic",
+)
+
+
+def _command(*arguments):
+    return [sys.executable, *map(str, arguments)]
+
+
+def _run(*arguments, expect=0):
+    done = subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stderr[-3000:]
+    return done
+
+
+def _assert_one_line(done, pattern):
+    """The reason is the last line, and nothing of it looks like a crash of the program."""
+    assert "Traceback" not in done.stderr
+    assert re.search(pattern, done.stderr.splitlines()[-1]), done.stderr[-1000:]
+
+
+def _variables(model_dir, name):
+    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / name))
+    return {
+        key: reader.get_tensor(key)
+        for key in reader.get_variable_to_shape_map()
+        if key != "_CHECKPOINTABLE_OBJECT_GRAPH"
+    }
+
+
+@pytest.fixture(scope="module")
+def run_dir(shapes_dir, tmp_path_factory):
+    """A folder with a finished run in `run/`, its shards in `shards/`, and what the program said in `stderr`."""
+    folder = tmp_path_factory.mktemp("programs")
+    done = _run(
+        "train.py",
+        f"--voc_dir={shapes_dir}",
+        f"--tfrecord_dir={folder}/shards",
+        f"--model_dir={folder}/run",
+        *TRAIN_FLAGS,
+    )
+    (folder / "stderr").write_text(done.stderr)
+    return folder
+
+
+def _records(model_dir):
+    return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_leaves_what_the_contract_says(run_dir):
+    records = _records(run_dir / "run")
+    train = [record for record in records if record["split"] == "train"]
+    val = [record for record in records if record["split"] == "val"]
+    assert [record["step"] for record in train] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in val] == [3, 5, 8, 9]  # epochs of 2.5 steps, and the end
+    assert train[-1]["loss"] == pytest.approx(train[-1]["cross_entropy"] + train[-1]["dice"], rel=1e-5)
+    assert np.mean([record["loss"] for record in train[-3:]]) < train[0]["loss"]
+    for record in val:
+        assert record["num_images"] == 5
+        assert set(record["per_class_iou"]) == set(voc.CLASS_NAMES)
+        ious = [iou for iou in record["per_class_iou"].values() if iou is not None]
+        assert record["mean_iou"] == pytest.approx(np.mean(ious))
+        assert 0 <= record["pixel_accuracy"] <= 1
+        assert 0 <= record["mean_accuracy"] <= 1
+    assert (run_dir / "run" / "model.json").exists()
+    assert "--global_batch_size=4" in (run_dir / "run" / "flags.txt").read_text()
+
+
+def test_tensorboard_has_the_same_numbers(run_dir):
+    records = {record["step"]: record for record in _records(run_dir / "run") if record["split"] == "val"}
+    seen = {}
+    for path in (run_dir / "run" / "val").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                seen[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    for step, record in records.items():
+        for tag in ("loss", "mean_iou", "pixel_accuracy"):
+            assert seen[tag, step] == pytest.approx(record[tag], rel=1e-6)
+
+
+def test_log_lines_are_plain_and_tell_progress(run_dir):
+    text = (run_dir / "stderr").read_text()
+    assert "\r" not in text
+    assert re.search(rf"step {STEPS}/{STEPS}  epoch 3\.60  loss \d\.\d+  mIoU .* img/s  ETA 0s", text)
+    assert re.search(r"validation at step 9: .* 5 images", text)
+
+
+@pytest.fixture(scope="module")
+def scored(run_dir):
+    """eval.py on one device, with pictures, of the last checkpoint; the run itself scored it on two."""
+    checkpoint = run_dir / "run" / "checkpoints" / "latest" / f"ckpt-{STEPS}"
+    output_dir = run_dir / "scored"
+    done = _run(
+        "eval.py",
+        f"--model_dir={run_dir}/run",
+        f"--tfrecord_dir={run_dir}/shards",
+        f"--checkpoint={checkpoint}",
+        f"--output_dir={output_dir}",
+        "--num_gpus=0",
+        "--eval_batch_size=3",
+    )
+    return output_dir, done.stdout
+
+
+def test_eval_equals_what_training_measured(run_dir, scored):
+    output_dir, stdout = scored
+    metrics = json.loads((output_dir / "metrics.json").read_text())
+    logged = _records(run_dir / "run")[-1]
+    assert (metrics["step"], metrics["split"], metrics["num_images"]) == (STEPS, "val", 5)
+    for name in ("mean_iou", "mean_accuracy", "pixel_accuracy"):
+        assert metrics[name] == pytest.approx(logged[name], abs=1e-4)  # rounding may turn single pixels
+    assert metrics["loss"] == pytest.approx(logged["cross_entropy"], rel=1e-4)
+    assert f"{100 * metrics['mean_iou']:.2f} %" in stdout
+
+
+def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scored):
+    output_dir, _ = scored
+    metrics = json.loads((output_dir / "metrics.json").read_text())
+    truth, predicted = [], []
+    for pair in voc.pairs(shapes_dir, "val"):
+        truth.append(np.array(Image.open(pair.mask)))
+        predicted.append(np.array(Image.open(output_dir / "masks" / f"{pair.name}.png")))
+        assert predicted[-1].shape == truth[-1].shape
+        with Image.open(output_dir / "side_by_side" / f"{pair.name}.png") as row:
+            assert row.size == (3 * truth[-1].shape[1] + 8, truth[-1].shape[0])
+    truth, predicted = (np.concatenate([mask.ravel() for mask in masks]) for masks in (truth, predicted))
+    truth, predicted = truth[truth != 255], predicted[truth != 255]
+    for index, name in enumerate(voc.CLASS_NAMES):
+        union = ((truth == index) | (predicted == index)).sum()
+        expected = ((truth == index) & (predicted == index)).sum() / union if union else None
+        assert metrics["per_class_iou"][name] == (None if expected is None else pytest.approx(expected))
+    assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+
+
+def test_eval_takes_the_best_checkpoint_unless_told(run_dir):
+    _run("eval.py", f"--model_dir={run_dir}/run", f"--tfrecord_dir={run_dir}/shards", "--num_gpus=0")
+    metrics = json.loads((run_dir / "run" / "eval" / "val" / "metrics.json").read_text())
+    best = max(
+        (record for record in _records(run_dir / "run") if record["split"] == "val"), key=lambda r: r["mean_iou"]
+    )
+    assert metrics["step"] == best["step"]
+
+
+def test_same_seed_gives_the_same_bits_also_after_a_signal(run_dir):
+    """A run that gets SIGTERM in the middle of an epoch and is started again, against the uninterrupted one."""
+    command = _command(
+        "train.py", f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/interrupted", *TRAIN_FLAGS
+    )
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "step 4/9" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    stopped_after = int(re.search(r"SIGTERM: stopped after step (\d+),", lines[-1]).group(1))
+    assert 4 <= stopped_after < STEPS
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"at step {stopped_after}" in done.stderr
+    whole, resumed = (_variables(run_dir / name, f"latest/ckpt-{STEPS}") for name in ("run", "interrupted"))
+    assert whole.keys() == resumed.keys()
+    for key, value in whole.items():
+        if not key.startswith("save_counter"):  # the interrupted run saved once more
+            np.testing.assert_array_equal(resumed[key], value, err_msg=key)
+    losses = [
+        {record["step"]: record["loss"] for record in _records(run_dir / name) if record["split"] == "train"}
+        for name in ("run", "interrupted")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_says_so_and_more_steps_go_on(run_dir):
+    flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/run", *TRAIN_FLAGS]
+    done = _run("train.py", *flags)
+    assert f"has made its {STEPS} steps already" in done.stderr
+    other_model = _run("train.py", *flags, "--output_stride=8", expect=2)
+    _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
+
+
+def test_predict_writes_masks_and_overlays(run_dir, shapes_dir):
+    names = voc.read_split(shapes_dir, "val")[:2]
+    images = [shapes_dir / "JPEGImages" / f"{name}.jpg" for name in names]
+    _run("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={run_dir}/predicted", *images)
+    for name, path in zip(names, images, strict=True):
+        with Image.open(path) as image, Image.open(run_dir / "predicted" / "masks" / f"{name}.png") as mask:
+            assert mask.size == image.size
+            assert mask.mode == "P"
+            assert np.array(mask).max() < len(voc.CLASS_NAMES)
+        assert (run_dir / "predicted" / "overlays" / f"{name}.png").exists()
+
+
+def test_predict_refuses_what_is_no_image(run_dir, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    done = _run(
+        "-m",
+        "deeplab.predict",
+        f"--model_dir={run_dir}/run",
+        f"--output_dir={tmp_path}",
+        tmp_path / "text.jpg",
+        expect=1,
+    )
+    _assert_one_line(done, r"text\.jpg: cannot be read as an image")
+
+
+def test_training_on_real_voc_images(voc_sample, tmp_path):
+    """ResNet-50 takes two steps on real images, with the textbook's settings where they are not about size."""
+    done = _run(
+        "train.py",
+        "--flagfile=configs/voc_textbook.flags",
+        f"--voc_dir={voc_sample}",
+        f"--tfrecord_dir={tmp_path}/shards",
+        f"--model_dir={tmp_path}/run",
+        "--backbone_weights=none",
+        "--val_split=val_half",
+        "--crop_size=96",
+        "--resize_size=111",
+        "--global_batch_size=2",
+        "--epochs=0",
+        "--train_steps=2",
+        "--num_gpus=0",
+    )
+    assert "1 images" in done.stderr  # val has two
+    assert tfrecord.read_manifest(tmp_path / "shards", "train").num_examples == 5
+
+
+MISTAKES = {
+    # name: (flags after those of a good run, exit status, last line)
+    "unknown flag": (["--bach_size=3"], 2, "Unknown command line flag 'bach_size'"),
+    "value of a wrong kind": (["--crop_size=many"], 2, "--crop_size=many"),
+    "value out of range": (["--hue=2"], 2, "--hue=2"),
+    "stray argument": (["VOC2012"], 2, "unexpected argument 'VOC2012'"),
+    "both lengths": (["--epochs=2"], 2, "--train_steps and --epochs"),
+    "too many GPUs": (["--num_gpus=99", "--num_cpu_replicas=1"], 2, "--num_gpus=99: TensorFlow sees"),
+    "batch that does not divide": (["--global_batch_size=5"], 2, "--global_batch_size=5.*use 4 or 6"),
+    "no such split": (["--train_split=trian"], 1, r"trian.txt: no such split; found: train, val"),
+    "no such weights": (["--backbone_weights=/nowhere.h5"], 1, "--backbone_weights=/nowhere.h5"),
+    "no such class names": (["--class_names=/nowhere.txt"], 1, "/nowhere.txt: no such file"),
+    "no such VOC folder": (["--voc_dir=/nowhere"], 1, "no such split; no list files in /nowhere"),
+    "RGB mask": ("rgb", 1, r"a\.png: a PNG of mode RGB"),
+    "label without a class": ("label", 1, r"a\.png: label 21, but there are 21 classes"),
+    "mask of another size": ("size", 1, r"a\.png: 30x19 pixels, its image a\.jpg is 30x20"),
+    "missing mask": ("no mask", 1, r"a\.png: missing"),
+    "missing image": ("no image", 1, r"a\.jpg: missing"),
+    "unreadable JPEG": ("jpeg", 1, r"a\.jpg: unreadable JPEG"),
+    "unreadable PNG": ("png", 1, r"a\.png: unreadable PNG"),
+}
+
+
+def _damage(voc_dir, kind):
+    image, mask = voc_dir / "JPEGImages" / "a.jpg", voc_dir / "SegmentationClass" / "a.png"
+    if kind == "rgb":
+        Image.new("RGB", (30, 20)).save(mask)
+    elif kind == "label":
+        write_mask(mask, np.full((20, 30), 21))
+    elif kind == "size":
+        write_mask(mask, np.zeros((19, 30)))
+    elif kind == "no mask":
+        mask.unlink()
+    elif kind == "no image":
+        image.unlink()
+    elif kind == "jpeg":
+        image.write_bytes(image.read_bytes()[:200])
+    else:
+        mask.write_bytes(mask.read_bytes()[:60])
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    """All the mistakes, made two at a time; name -> the finished process."""
+
+    def make(name):
+        folder = tmp_path_factory.mktemp("mistake")
+        for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (folder / "voc" / part).mkdir(parents=True)
+        for image in "ab":
+            Image.new("RGB", (30, 20), "teal").save(folder / "voc" / "JPEGImages" / f"{image}.jpg")
+            write_mask(folder / "voc" / "SegmentationClass" / f"{image}.png", np.full((20, 30), 2))
+        for split in ("train", "val"):
+            (folder / "voc" / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\nb\n")
+        flags, status, _ = MISTAKES[name]
+        if isinstance(flags, str):
+            _damage(folder / "voc", flags)
+            flags = []
+        places = (f"--voc_dir={folder}/voc", f"--tfrecord_dir={folder}/shards", f"--model_dir={folder}/run")
+        return _run("train.py", *places, *TRAIN_FLAGS, *flags, expect=status)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(MISTAKES, pool.map(make, MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_line_and_a_status(mistakes, name):
+    _assert_one_line(mistakes[name], f"^train.py: .*{MISTAKES[name][2]}")
+
+
+def test_eval_refuses_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    _run(
+        "train.py",
+        "--prepare_only",
+        "--val_split=",
+        f"--voc_dir={tiny_voc}",
+        f"--class_names={tmp_path}/names.txt",
+        f"--tfrecord_dir={tmp_path}/shards",
+    )
+    flags = [f"--tfrecord_dir={tmp_path}/shards", "--split=train"]
+    other = _run("eval.py", f"--model_dir={run_dir}/run", *flags, expect=2)
+    _assert_one_line(other, r"^eval\.py: --tfrecord_dir=.*its classes are not those of the model")
+    empty = _run("eval.py", f"--model_dir={tmp_path}", *flags, expect=1)
+    _assert_one_line(empty, r"model\.json: no such file; is --model_dir the folder of a run")
+
+
+@pytest.mark.parametrize("program", [["train.py"], ["eval.py"], ["-m", "deeplab.predict"]])
+def test_help_is_no_error(program):
+    assert "--model_dir" in _run(*program, "--help").stdout
