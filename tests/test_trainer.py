@@ -175,7 +175,7 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
 def test_signal_while_evaluating_stops_before_the_next_step(tmp_path):
     run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     run.evaluated_at = _Signalling()
-    with pytest.raises(Interrupted, match="stopped after step 5, .*ckpt-5"):
+    with pytest.raises(Interrupted, match=r"stopped after step 5, .*ckpt-5"):
         run.trainer.run()
 
 
