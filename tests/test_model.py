@@ -12,7 +12,7 @@ import tensorflow as tf
 from deeplab.errors import DataError, UsageError
 from deeplab.model import backbone
 from deeplab.model.backbone import AtrousConv2D, atrous_backbone
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3
 
 
 def _randomize(model, seed=0):
@@ -124,24 +124,51 @@ def test_any_size_goes_in_and_comes_out(output_stride):
         assert logits.shape == (2, height, width, 3) and logits.dtype == tf.float32
 
 
-def test_upsampling_is_half_pixel_bilinear():
-    """Against a NumPy interpolation written out from the definition."""
-    model = build_deeplabv3(ModelConfig(("a", "b"), backbone="mobilenet_v2"))
-    rng = np.random.default_rng(0)
-    small = rng.normal(size=(1, 3, 2, 2)).astype(np.float32)
-    result = model.get_layer("upsampled_logits")(small, np.zeros((1, 10, 9, 3), np.uint8)).numpy()
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output_stride):
+    """With kernels of one value everywhere, what a feature feels of the pixels is symmetric around its centre.
 
-    def weights(inputs, outputs):
-        matrix = np.zeros((outputs, inputs))
-        for index in range(outputs):
-            position = np.clip((index + 0.5) * inputs / outputs - 0.5, 0, inputs - 1)
-            low = int(position)
-            matrix[index, low] += 1 - (position - low)
-            matrix[index, min(low + 1, inputs - 1)] += position - low
-        return matrix
+    The image is noise, so that no maximum of the pooling is a tie.
+    """
+    model = atrous_backbone(name, output_stride, None)
+    for layer in model.layers:
+        for variable in layer.weights:
+            variable.assign(tf.fill(variable.shape, 1e-3) if "kernel" in variable.path else tf.zeros(variable.shape))
+            if variable.path.endswith(("gamma", "moving_variance")):
+                variable.assign(tf.ones(variable.shape))
+    size, index = 544, 256 // output_stride  # fields are at most 491 pixels wide
+    image = tf.Variable(np.random.default_rng(0).random((1, size, size, 3)), dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        feature = tf.reduce_sum(tf.math.log(model(image, training=False)[0, index, index]))
+    felt = tf.reduce_sum(tape.gradient(feature, image)[0], -1).numpy().astype(np.float64)
+    rows, columns = (felt.sum(axis) for axis in (1, 0))
+    centre = output_stride * index + backbone.BACKBONES[name].first_centre(output_stride)
+    assert np.average(np.arange(size), weights=rows) == pytest.approx(centre, abs=0.5)
+    assert np.average(np.arange(size), weights=columns) == pytest.approx(centre, abs=0.5)
 
-    expected = np.einsum("yh,xw,bhwc->byxc", weights(3, 10), weights(2, 9), small)
+
+@pytest.mark.parametrize("first_centre", [0, 3])
+def test_upsampling_puts_each_logit_on_its_centre(first_centre):
+    """Against NumPy's linear interpolation between the centres 4 i + first_centre, the edge repeated outside."""
+    small = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    upsampling = AlignedUpsampling(4, first_centre)
+    result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 3), np.uint8))[0, :, :, 0]
+    rows = np.stack([np.interp(np.arange(11), 4 * np.arange(3) + first_centre, column) for column in small.T], 1)
+    expected = np.stack([np.interp(np.arange(7), 4 * np.arange(2) + first_centre, row) for row in rows])
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_a_pixels_logits_do_not_depend_on_the_size_of_the_image(name):
+    """The backbone alone under the upsampling (ASPP sees the whole image); what lies far from the seam is equal."""
+    network = atrous_backbone(name, 16, None)
+    _randomize(network)
+    upsampling = AlignedUpsampling(16, backbone.BACKBONES[name].first_centre(16))
+    image = np.random.default_rng(0).normal(size=(1, 420, 420, 3)).astype(np.float32)
+    large, small = (upsampling(network(part, training=False), part).numpy() for part in (image, image[:, :397, :389]))
+    near = np.s_[:, :32, :32]
+    np.testing.assert_allclose(small[near], large[near], rtol=1e-3, atol=1e-3 * np.abs(large).max())
 
 
 def test_every_batch_normalisation_is_synchronised():

@@ -24,18 +24,29 @@ class Backbone:
 
     `preprocess_input` takes RGB in [0, 255]. `unit_pattern` finds, in the names of the spatial convolutions of the
     last stage, the number of the residual unit that multi-grid goes by; None where multi-grid is not defined.
+    `first_centre` gives, for an output stride, the pixel (in each dimension) that the receptive field of feature 0 is
+    centred on; that of feature i is `output_stride * i` further.
     """
 
     build: Callable[..., keras.Model]
     preprocess_input: Callable[[tf.Tensor], tf.Tensor]
     unit_pattern: str | None
+    first_centre: Callable[[int], int]
 
 
 BACKBONES = {
     "resnet50": Backbone(
-        keras.applications.ResNet50, keras.applications.resnet.preprocess_input, r"conv5_block(\d)_2_conv"
+        keras.applications.ResNet50,
+        keras.applications.resnet.preprocess_input,
+        unit_pattern=r"conv5_block(\d)_2_conv",
+        first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
     ),
-    "mobilenet_v2": Backbone(keras.applications.MobileNetV2, keras.applications.mobilenet_v2.preprocess_input, None),
+    "mobilenet_v2": Backbone(
+        keras.applications.MobileNetV2,
+        keras.applications.mobilenet_v2.preprocess_input,
+        unit_pattern=None,
+        first_centre=lambda output_stride: output_stride - 1,  # ... at bottom and right alone: 1 + 2 + 4 + ...
+    ),
 }
 
 

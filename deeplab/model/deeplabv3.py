@@ -65,12 +65,26 @@ class BroadcastLike(keras.layers.Layer):
         return tf.broadcast_to(pooled, [shape[0], shape[1], shape[2], pooled.shape[-1]])
 
 
-class ResizeLike(keras.layers.Layer):
-    """Bilinear (half-pixel centres) upsampling of logits to the size of the images, in float32."""
+class AlignedUpsampling(keras.layers.Layer):
+    """Bilinear upsampling of logits to the size of the images, each logit over the pixel its feature is centred on.
+
+    Feature i is centred on pixel `output_stride * i + first_centre`; outside the outermost centres the edge repeats.
+    So where a logit lands does not depend on the size of the image, as it would if the features were stretched to the
+    image: a network trained on crops would be off by up to half an output stride on whole images. In float32.
+    """
+
+    def __init__(self, output_stride: int, first_centre: int) -> None:
+        super().__init__(name="upsampled_logits", dtype="float32", autocast=False)
+        self._output_stride, self._first_centre = output_stride, first_centre
 
     def call(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """-> float32 [batch, height of images, width of images, classes]."""
-        return tf.image.resize(logits, tf.shape(images)[1:3], "bilinear")
+        logits = tf.pad(logits, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        size = (tf.shape(logits)[1:3] - 1) * self._output_stride + 1
+        dense = tf.raw_ops.ResizeBilinear(images=logits, size=size, align_corners=True)
+        start = self._output_stride - self._first_centre
+        height, width = tf.unstack(tf.shape(images)[1:3])
+        return dense[:, start : start + height, start : start + width]
 
 
 def build_deeplabv3(
@@ -98,7 +112,8 @@ def build_deeplabv3(
     features = _aspp(features, rates, batch_norm_momentum)
     features = keras.layers.Dropout(config.dropout_rate, name="head_dropout")(features)
     logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name="logits")(features)
-    logits = ResizeLike(dtype="float32", autocast=False, name="upsampled_logits")(logits, images)
+    first_centre = BACKBONES[config.backbone].first_centre(config.output_stride)
+    logits = AlignedUpsampling(config.output_stride, first_centre)(logits, images)
     return keras.Model(images, logits, name="deeplabv3")
 
 
