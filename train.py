@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     if val_manifest is not None:
         batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
         val_batches = pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size)
-        evaluation = make_evaluation(strategy, model, loss, val_batches)
+        evaluation = make_evaluation(strategy, model, loss, val_batches, FLAGS.deterministic)
 
     trainer.Trainer(
         plan,
@@ -98,6 +98,7 @@ def main(argv: list[str]) -> None:
             optimizer,
             loss,
             weight_decay=0.0 if FLAGS.optimizer == "adamw" else FLAGS.weight_decay,
+            deterministic=FLAGS.deterministic,
         ),
         iter(strategy.experimental_distribute_dataset(batches)),
         evaluation,

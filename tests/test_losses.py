@@ -1,3 +1,5 @@
+"""Losses against float64 NumPy and finite differences."""
+
 import numpy as np
 import pytest
 import tensorflow as tf

@@ -1,3 +1,5 @@
+"""The confusion matrix and what is read off it."""
+
 import keras
 import numpy as np
 import pytest
@@ -19,10 +21,11 @@ def test_scores_of_a_hand_worked_example():
     assert metrics.scores(np.zeros((2, 2))) == metrics.Scores(None, None, None, (None, None))
 
 
-def test_matrix_counts_truth_by_prediction_without_void():
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_matrix_counts_truth_by_prediction_without_void(deterministic):
     labels = np.array([[0, 1, 255], [2, 2, 255]], np.uint8)
     predictions = np.array([[0, 2, 1], [2, 1, 0]])
-    matrix = metrics.confusion_matrix(tf.constant(labels), tf.constant(predictions), 3)
+    matrix = metrics.confusion_matrix(tf.constant(labels), tf.constant(predictions), 3, deterministic=deterministic)
     assert matrix.dtype == tf.int64
     np.testing.assert_array_equal(matrix, [[1, 0, 0], [0, 0, 1], [0, 1, 1]])
 
@@ -30,7 +33,7 @@ def test_matrix_counts_truth_by_prediction_without_void():
 def test_matrix_and_iou_on_real_masks_equal_independent_ones(voc_sample):
     """Against sets of pixels in NumPy and against `keras.metrics.MeanIoU`."""
     rng = np.random.default_rng(0)
-    total = np.zeros((21, 21), np.int64)
+    total, again = np.zeros((21, 21), np.int64), np.zeros((21, 21), np.int64)
     keras_metric = keras.metrics.MeanIoU(21, ignore_class=255)
     truths, guesses = [], []
     for pair in voc.pairs(voc_sample, "trainval"):
@@ -38,12 +41,14 @@ def test_matrix_and_iou_on_real_masks_equal_independent_ones(voc_sample):
             labels = np.array(mask)
         predictions = np.where(rng.random(labels.shape) < 0.7, labels % 255, rng.integers(0, 21, labels.shape))
         total += metrics.confusion_matrix(tf.constant(labels), tf.constant(predictions), 21).numpy()
+        again += metrics.confusion_matrix(tf.constant(labels), tf.constant(predictions), 21, deterministic=True).numpy()
         keras_metric.update_state(labels, predictions)
         truths.append(labels.ravel())
         guesses.append(predictions.ravel())
     truth, guess = np.concatenate(truths), np.concatenate(guesses)
     valid = truth != 255
     assert total.sum() == valid.sum()
+    np.testing.assert_array_equal(again, total)
     result = metrics.scores(total)
     for index in range(21):
         hits = np.sum(valid & (truth == index) & (guess == index))

@@ -1,3 +1,5 @@
+"""Batches: order, epochs, restarts, whole images."""
+
 from collections import Counter
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Rates against their formulas; which variables decay."""
+
 import math
 
 import keras

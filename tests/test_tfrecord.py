@@ -1,3 +1,5 @@
+"""Shards: what goes in comes out; what does not belong is refused."""
+
 import json
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Image and label move together; void stays void."""
+
 import colorsys
 
 import numpy as np

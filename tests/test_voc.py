@@ -1,3 +1,5 @@
+"""VOC's classes, colours and splits; the download, against a local server."""
+
 import hashlib
 import io
 import random

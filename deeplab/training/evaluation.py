@@ -24,7 +24,11 @@ class Evaluation:
 
 
 def make_evaluation(
-    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, batches: tf.data.Dataset
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    loss: Loss,
+    batches: tf.data.Dataset,
+    deterministic: bool = False,
 ) -> Callable[..., Evaluation]:
     """A function () -> `Evaluation` that scores `batches` with the weights of the moment.
 
@@ -33,11 +37,12 @@ def make_evaluation(
         model: gives logits [batch, height, width, classes].
         loss: evaluated over the whole data set.
         batches: as `pipeline.evaluation_batches` makes them, of known cardinality.
+        deterministic: as `confusion_matrix` takes it.
 
     The function takes, if wanted, `on_predictions`: a callable that gets, a batch at a time, an iterator over the class
     indices (uint8 [height, width], padding included) of its images, in the order of the data set.
     """
-    evaluate_batch = make_evaluate_function(strategy, model, loss)
+    evaluate_batch = make_evaluate_function(strategy, model, loss, deterministic)
     distributed = strategy.experimental_distribute_dataset(batches)
     num_batches = int(batches.cardinality())
 

@@ -7,18 +7,29 @@ import numpy as np
 import tensorflow as tf
 
 
-def confusion_matrix(labels: tf.Tensor, predictions: tf.Tensor, num_classes: int, ignore_label: int = 255) -> tf.Tensor:
+def confusion_matrix(
+    labels: tf.Tensor,
+    predictions: tf.Tensor,
+    num_classes: int,
+    ignore_label: int = 255,
+    deterministic: bool = False,
+) -> tf.Tensor:
     """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
 
-    labels and predictions: integers of one shape. Void is counted in a bin of its own and dropped.
+    labels and predictions: integers [batch, ...] of one shape. Void is counted nowhere. On GPUs `tf.math.bincount`
+    fails where deterministic kernels are asked for; `deterministic` then counts by products of one-hot rows, which
+    are exact in float32 for images below 2**24 pixels, and slower.
     """
-    labels, predictions = (
-        tf.cast(tf.reshape(labels, [-1]), tf.int32),
-        tf.cast(tf.reshape(predictions, [-1]), tf.int32),
-    )
+    batch_size = tf.shape(labels)[0]
+    labels, predictions = (tf.cast(tf.reshape(x, [batch_size, -1]), tf.int32) for x in (labels, predictions))
+    valid = tf.not_equal(labels, ignore_label)
+    if deterministic:
+        truth = tf.one_hot(tf.where(valid, labels, -1), num_classes)
+        counts = tf.matmul(truth, tf.one_hot(predictions, num_classes), transpose_a=True)
+        return tf.reduce_sum(tf.cast(counts, tf.int64), 0)
     num_bins = num_classes * num_classes + 1
-    bins = tf.where(tf.equal(labels, ignore_label), num_bins - 1, labels * num_classes + predictions)
-    counts = tf.math.bincount(bins, minlength=num_bins, maxlength=num_bins)
+    bins = tf.where(valid, labels * num_classes + predictions, num_bins - 1)
+    counts = tf.math.bincount(tf.reshape(bins, [-1]), minlength=num_bins, maxlength=num_bins)
     return tf.cast(tf.reshape(counts[:-1], [num_classes, num_classes]), tf.int64)
 
 

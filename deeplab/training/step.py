@@ -18,12 +18,14 @@ def make_train_function(
     optimizer: keras.optimizers.Optimizer,
     loss: Loss,
     weight_decay: float = 0.0,
+    deterministic: bool = False,
 ) -> Callable[[Iterator, tf.Tensor], Totals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
 
     Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch; `confusion` (int64
     [classes, classes]) of the predictions that the steps were trained on; `non_finite`, the number of steps whose
     loss or gradient was not finite. `weight_decay` adds L2 of the kernels to what is minimised, not to `loss`.
+    `deterministic` is that of `confusion_matrix`.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     kernels = [variable for variable in model.trainable_variables if is_kernel(variable)]
@@ -51,7 +53,9 @@ def make_train_function(
         return {
             "steps": tf.constant(1.0 / num_replicas),
             **{name: value / num_replicas for name, value in parts.items()},
-            "confusion": confusion_matrix(batch["label"], predictions, loss.num_classes, loss.ignore_label),
+            "confusion": confusion_matrix(
+                batch["label"], predictions, loss.num_classes, loss.ignore_label, deterministic
+            ),
             "non_finite": tf.cast(~finite, tf.float32) / num_replicas,
         }
 
@@ -70,7 +74,7 @@ def make_train_function(
 
 
 def make_evaluate_function(
-    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss
+    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, deterministic: bool = False
 ) -> Callable[[dict], tuple[Totals, tf.Tensor]]:
     """A compiled function: distributed batch -> (totals of the batch, predictions of each replica).
 
@@ -82,7 +86,9 @@ def make_evaluate_function(
         logits = model(batch["image"], training=False)
         predictions = tf.argmax(logits, -1, tf.int32)
         totals = {name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, batch["label"]).items()}
-        totals["confusion"] = confusion_matrix(batch["label"], predictions, loss.num_classes, loss.ignore_label)
+        totals["confusion"] = confusion_matrix(
+            batch["label"], predictions, loss.num_classes, loss.ignore_label, deterministic
+        )
         totals["num_images"] = tf.reduce_sum(batch["is_example"])
         return totals, tf.cast(predictions, tf.uint8)
 
