@@ -156,6 +156,8 @@ def download(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> N
     """
     if voc_dir.exists():
         return
+    if not hasattr(tarfile, "data_filter"):
+        raise DataError("--download: this Python's tarfile cannot unpack safely; take 3.10.12, 3.11.4 or a later one")
     voc_dir.parent.mkdir(parents=True, exist_ok=True)
     archive = voc_dir.parent / Path(url).name
     if not archive.exists():
