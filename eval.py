@@ -36,7 +36,8 @@ def main(argv: list[str]) -> None:
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
     manifest = tfrecord.read_manifest(tfrecord_dir, FLAGS.split)
     with strategy.scope():
-        model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint)
+        output_stride = None if FLAGS.output_stride is None else int(FLAGS.output_stride)
+        model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint, output_stride)
     if manifest.class_names != config.class_names:
         raise UsageError(f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}")
     logger.info("scoring %s on %s, %d images", checkpoint, FLAGS.split, manifest.num_examples)

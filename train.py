@@ -14,7 +14,7 @@ from deeplab.data import pipeline, tfrecord, voc
 from deeplab.data.tfrecord import Manifest
 from deeplab.errors import UsageError
 from deeplab.flags import FLAGS
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
 from deeplab.training import schedules, step
 from deeplab.training.checkpoint import Checkpoints, TrainingState
 from deeplab.training.evaluation import make_evaluation
@@ -56,6 +56,8 @@ def main(argv: list[str]) -> None:
     with strategy.scope():
         weights = None if FLAGS.backbone_weights == "none" else FLAGS.backbone_weights
         model = build_deeplabv3(config, weights, FLAGS.batch_norm_momentum)
+        if FLAGS.freeze_batch_norm:
+            freeze_batch_norm(model)
         rate_scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
         schedule = schedules.Schedule(
             FLAGS.schedule, FLAGS.learning_rate, plan.train_steps, FLAGS.warmup_steps, rate_scale
@@ -74,6 +76,9 @@ def main(argv: list[str]) -> None:
         model_dir / runs.CHECKPOINTS, model, optimizer, rate_scale, state, keep=FLAGS.keep_checkpoints
     )
     first_step = resume(checkpoints, optimizer, plan)
+    if FLAGS.init_checkpoint is not None and first_step == 0:
+        with strategy.scope():
+            runs.init_weights(model, flags.path("init_checkpoint"))
 
     batches = pipeline.training_batches(
         tfrecord_dir,

@@ -67,6 +67,12 @@ def _define_model_flags() -> None:
         "imagenet",
         "imagenet (fetched by Keras on first use), none (random), or a file of Keras weights without the top.",
     )
+    flags.DEFINE_string(
+        "init_checkpoint",
+        None,
+        "Another run's folder (its best checkpoint) or checkpoint to start from; what does not fit is left out.",
+    )
+    flags.DEFINE_bool("freeze_batch_norm", False, "Keep batch normalisation as it is: statistics, scale and shift.")
     flags.DEFINE_enum(
         "output_stride", "16", [str(stride) for stride in OUTPUT_STRIDES], "Input size over feature size."
     )
@@ -129,6 +135,7 @@ def define_eval_flags() -> None:
     _define_common_flags()
     flags.DEFINE_string("split", "val", "Split to score; its shards must stand in --tfrecord_dir.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
+    flags.DEFINE_enum("output_stride", None, [str(s) for s in OUTPUT_STRIDES], "Default: that of training.")
     flags.DEFINE_string("output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
 
 

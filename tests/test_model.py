@@ -12,7 +12,7 @@ import tensorflow as tf
 from deeplab.errors import DataError, UsageError
 from deeplab.model import backbone
 from deeplab.model.backbone import AtrousConv2D, atrous_backbone
-from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3, freeze_batch_norm
 
 
 def _randomize(model, seed=0):
@@ -38,6 +38,19 @@ def test_at_stride_32_it_is_the_keras_application(weights_file):
     name, base, path = weights_file
     images = np.random.default_rng(1).normal(0, 50, (1, 96, 64, 3)).astype(np.float32)
     np.testing.assert_array_equal(atrous_backbone(name, 32, path)(images), base(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "conv4_blocks", "parameters"), [("resnet101", 23, 42_658_176), ("resnet152", 36, 58_370_944)]
+)
+def test_deeper_resnets_are_made_atrous_by_the_same_function(name, conv4_blocks, parameters):
+    """Parameters: Keras's table of applications, less the classifier of 2048 x 1000 + 1000."""
+    model = atrous_backbone(name, 8, None)
+    assert model.count_params() == parameters
+    for block in range(1, conv4_blocks + 1):
+        assert model.get_layer(f"conv4_block{block}_2_conv").dilation_rate[0] == 2
+    assert [model.get_layer(f"conv5_block{n}_2_conv").dilation_rate[0] for n in (1, 2, 3)] == [4, 4, 4]
+    assert model.output_shape == (None, None, None, 2048)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -117,7 +130,7 @@ def test_parameters_add_up():
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_any_size_goes_in_and_comes_out(output_stride):
     model = build_deeplabv3(ModelConfig(("a", "b", "c"), backbone="mobilenet_v2", output_stride=output_stride))
-    rates = [layer.dilation_rate[0] for layer in model.layers if "rate" in layer.name and "conv" in layer.name]
+    rates = [model.get_layer(f"aspp_3x3_{n}_conv").dilation_rate[0] for n in (1, 2, 3)]
     assert rates == [rate * 16 // output_stride for rate in (6, 12, 18)]
     for height, width in ((97, 65), (33, 130)):
         logits = model(np.zeros((2, height, width, 3), np.uint8))
@@ -191,3 +204,15 @@ def test_weights_that_do_not_fit_are_refused(weights_file, tmp_path):
 def test_config_survives_json():
     config = ModelConfig(("a", "b"), multi_grid=(1, 2, 4))
     assert ModelConfig.from_json(config.to_json()) == config
+
+
+def test_frozen_batch_normalisation_is_the_same_in_training():
+    model = build_deeplabv3(ModelConfig(("a", "b"), backbone="mobilenet_v2", dropout_rate=0.0))
+    freeze_batch_norm(model)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    before = [weight.copy() for weight in model.get_weights()]
+    np.testing.assert_allclose(model(images, training=True), model(images, training=False), atol=1e-5)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert not [v.path for v in model.trainable_variables if v.path.endswith(("gamma", "beta"))]
+    assert len(model.trainable_variables) == len([v for v in model.variables if v.path.endswith(("kernel", "bias"))])

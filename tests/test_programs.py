@@ -14,6 +14,7 @@ import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
 
+from deeplab import runs
 from deeplab.data import tfrecord, voc
 
 pytestmark = pytest.mark.slow
@@ -210,6 +211,34 @@ def test_a_finished_run_says_so_and_more_steps_go_on(run_dir):
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
 
 
+def test_another_runs_weights_start_a_run_and_what_does_not_fit_is_named(run_dir, tiny_voc, tmp_path):
+    """Three classes in place of 21, at another stride, with batch normalisation frozen, as in a second stage."""
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    flags = [f"--voc_dir={tiny_voc}", f"--class_names={tmp_path}/names.txt", f"--tfrecord_dir={tmp_path}/shards"]
+    flags += ["--val_split=", f"--init_checkpoint={run_dir}/run", *TRAIN_FLAGS, "--train_steps=1"]
+    flags += ["--freeze_batch_norm", "--output_stride=8", "--learning_rate=0", "--weight_decay=0"]
+    done = _run("train.py", *flags, f"--model_dir={tmp_path}/run")
+    left_out = re.findall(r"and so random: (\S+)", done.stderr)
+    assert left_out == ["logits/kernel", "logits/bias"]
+    first = runs.load_model(run_dir / "run")[0]
+    second, config, _ = runs.load_model(tmp_path / "run")
+    assert config.output_stride == 8
+    for old, new in zip(first.weights, second.weights, strict=True):
+        if not old.path.startswith("logits"):
+            np.testing.assert_array_equal(new, old, err_msg=old.path)
+    nothing = _run("train.py", *flags, f"--model_dir={tmp_path}/other", f"--init_checkpoint={tmp_path}", expect=1)
+    _assert_one_line(nothing, r"model\.json: no such file")
+
+
+def test_eval_at_another_stride(run_dir):
+    flags = [f"--model_dir={run_dir}/run", f"--tfrecord_dir={run_dir}/shards", f"--output_dir={run_dir}/stride8"]
+    _run("eval.py", *flags, "--output_stride=8", "--num_gpus=0")
+    metrics = json.loads((run_dir / "stride8" / "metrics.json").read_text())
+    assert metrics["num_images"] == 5
+    stride16 = {record["step"]: record for record in _records(run_dir / "run") if record["split"] == "val"}
+    assert metrics["loss"] != pytest.approx(stride16[metrics["step"]]["cross_entropy"], rel=1e-4)
+
+
 def test_predict_writes_masks_and_overlays(run_dir, shapes_dir):
     names = voc.read_split(shapes_dir, "val")[:2]
     images = [shapes_dir / "JPEGImages" / f"{name}.jpg" for name in names]
@@ -340,7 +369,7 @@ def test_eval_refuses_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
     other = _run("eval.py", f"--model_dir={run_dir}/run", *flags, expect=2)
     _assert_one_line(other, r"^eval\.py: --tfrecord_dir=.*its classes are not those of the model")
     empty = _run("eval.py", f"--model_dir={tmp_path}", *flags, expect=1)
-    _assert_one_line(empty, r"model\.json: no such file; is --model_dir the folder of a run")
+    _assert_one_line(empty, r"model\.json: no such file; is this the folder of a run")
 
 
 @pytest.mark.parametrize("program", [["train.py"], ["eval.py"], ["-m", "deeplab.predict"]])

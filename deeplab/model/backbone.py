@@ -34,16 +34,19 @@ class Backbone:
     first_centre: Callable[[int], int]
 
 
+_resnet = functools.partial(
+    Backbone,
+    preprocess_input=keras.applications.resnet.preprocess_input,
+    unit_pattern=r"conv5_block(\d)_2_conv",
+    first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
+)
 BACKBONES = {
-    "resnet50": Backbone(
-        keras.applications.ResNet50,
-        keras.applications.resnet.preprocess_input,
-        unit_pattern=r"conv5_block(\d)_2_conv",
-        first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
-    ),
+    "resnet50": _resnet(keras.applications.ResNet50),
+    "resnet101": _resnet(keras.applications.ResNet101),
+    "resnet152": _resnet(keras.applications.ResNet152),
     "mobilenet_v2": Backbone(
         keras.applications.MobileNetV2,
-        keras.applications.mobilenet_v2.preprocess_input,
+        preprocess_input=keras.applications.mobilenet_v2.preprocess_input,
         unit_pattern=None,
         first_centre=lambda output_stride: output_stride - 1,  # ... at bottom and right alone: 1 + 2 + 4 + ...
     ),

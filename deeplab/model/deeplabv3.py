@@ -120,7 +120,7 @@ def build_deeplabv3(
 def _aspp(features: tf.Tensor, rates: list[int], momentum: float) -> tf.Tensor:
     """1x1, one 3x3 per rate, and image pooling, side by side; then 1x1 over all of them."""
     branches = [_conv_bn_relu(features, 1, 1, momentum, "aspp_1x1")]
-    branches += [_conv_bn_relu(features, 3, rate, momentum, f"aspp_rate{rate}") for rate in rates]
+    branches += [_conv_bn_relu(features, 3, rate, momentum, f"aspp_3x3_{n}") for n, rate in enumerate(rates, 1)]
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
     pooled = _conv_bn_relu(pooled, 1, 1, momentum, "aspp_pooled")
     branches.append(BroadcastLike(name="aspp_broadcast")(pooled, features))
@@ -141,3 +141,12 @@ def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, mom
         momentum=momentum, epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn"
     )(features)
     return keras.layers.ReLU(name=f"{name}_relu")(features)
+
+
+def freeze_batch_norm(model: keras.Model) -> None:
+    """Batch normalisation then uses its moving statistics in training too; scale and shift stay (section 4.1)."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            freeze_batch_norm(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
