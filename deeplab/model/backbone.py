@@ -140,7 +140,8 @@ def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Mod
     except Exception as error:  # a failed download raises just that
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"--backbone_weights={weights}: no weights of {name} without its top there: {reason}"
+            f"--backbone_weights={weights}: no weights of {name} without its top there ({reason}); "
+            "give the path of a file of them, or none for random ones"
         ) from error
 
 
