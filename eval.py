@@ -35,11 +35,14 @@ def main(argv: list[str]) -> None:
     distribution.set_numerics(FLAGS.precision, seed=0, deterministic=False)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
     manifest = tfrecord.read_manifest(tfrecord_dir, FLAGS.split)
+    if FLAGS.verify:
+        tfrecord.verify_shards(tfrecord_dir, manifest)
     with strategy.scope():
         output_stride = None if FLAGS.output_stride is None else int(FLAGS.output_stride)
         model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint, output_stride)
     if manifest.class_names != config.class_names:
         raise UsageError(f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}")
+    step = checkpoint_step(checkpoint)
     logger.info("scoring %s on %s, %d images", checkpoint, FLAGS.split, manifest.num_examples)
 
     output_dir = flags.optional_path("output_dir")
@@ -50,7 +53,7 @@ def main(argv: list[str]) -> None:
 
     print(table(config.class_names, evaluation.scores))
     record = {
-        "step": checkpoint_step(checkpoint),
+        "step": step,
         "split": FLAGS.split,
         **evaluation.losses,
         **evaluation.scores.to_json(config.class_names),

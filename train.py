@@ -6,7 +6,6 @@ python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=ru
 import logging
 import math
 
-import keras
 import tensorflow as tf
 
 from deeplab import distribution, flags, runs, trainer
@@ -51,11 +50,13 @@ def main(argv: list[str]) -> None:
     )
     plan = make_plan(manifest)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
-    runs.open_run(model_dir, config, flags.as_flagfile())
+    resumes = runs.has_checkpoint(model_dir)
+    if resumes:
+        runs.check_run(model_dir, config, flags.as_flagfile())
 
     with strategy.scope():
-        weights = None if FLAGS.backbone_weights == "none" else FLAGS.backbone_weights
-        model = build_deeplabv3(config, weights, FLAGS.batch_norm_momentum)
+        has_weights = resumes or FLAGS.init_checkpoint is not None or FLAGS.backbone_weights == "none"
+        model = build_deeplabv3(config, None if has_weights else FLAGS.backbone_weights, FLAGS.batch_norm_momentum)
         if FLAGS.freeze_batch_norm:
             freeze_batch_norm(model)
         rate_scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
@@ -75,10 +76,11 @@ def main(argv: list[str]) -> None:
     checkpoints = Checkpoints(
         model_dir / runs.CHECKPOINTS, model, optimizer, rate_scale, state, keep=FLAGS.keep_checkpoints
     )
-    first_step = resume(checkpoints, optimizer, plan)
+    first_step = resume(checkpoints, state, plan)
     if FLAGS.init_checkpoint is not None and first_step == 0:
         with strategy.scope():
             runs.init_weights(model, flags.path("init_checkpoint"))
+    runs.record_run(model_dir, config, flags.as_flagfile())
 
     batches = pipeline.training_batches(
         tfrecord_dir,
@@ -125,10 +127,13 @@ def prepare_split(split: str) -> Manifest:
     if voc_dir is not None:
         if FLAGS.download:
             voc.download(voc_dir, FLAGS.voc_url)
-        return tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards)
-    manifest = tfrecord.read_manifest(tfrecord_dir, split)
+        manifest = tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards)
+    else:
+        manifest = tfrecord.read_manifest(tfrecord_dir, split)
     if class_names_file is not None and manifest.class_names != class_names:
         raise UsageError(f"--class_names={class_names_file}: not the classes of the shards in {tfrecord_dir}")
+    if FLAGS.verify:
+        tfrecord.verify_shards(tfrecord_dir, manifest)
     return manifest
 
 
@@ -174,14 +179,18 @@ def make_augmentation() -> pipeline.Augmentation:
     )
 
 
-def resume(checkpoints: Checkpoints, optimizer: keras.optimizers.Optimizer, plan: trainer.Plan) -> int:
-    """Restores the newest checkpoint of the run, if it has one; returns the number of updates made."""
+def resume(checkpoints: Checkpoints, state: TrainingState, plan: trainer.Plan) -> int:
+    """Restores the newest checkpoint of the run, if it has one; returns the number of steps made."""
     path = checkpoints.restore_latest()
-    first_step = int(optimizer.iterations.numpy())
+    first_step = int(state.step)
     if path is not None:
         logger.info("resuming from %s at step %d", path, first_step)
     if first_step >= plan.train_steps:
-        logger.info("this run has made its %d steps already; more --train_steps or --epochs go on", first_step)
+        logger.info(
+            "this run has made %d steps, and %d are asked for; more --train_steps or --epochs go on",
+            first_step,
+            plan.train_steps,
+        )
     return first_step
 
 

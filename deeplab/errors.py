@@ -1,4 +1,9 @@
-"""Errors that a user can cause and mend: each ends the program with one line and an exit status."""
+"""What ends a program with one line and an exit status: errors that a user can cause and mend, and signals."""
+
+import signal
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""What schedulers and people send to stop a program; Slurm's --signal is mostly set to SIGUSR1."""
 
 
 class DeepLabError(Exception):
@@ -17,7 +22,10 @@ class UsageError(DeepLabError):
     exit_status = 2
 
 
-class Interrupted(DeepLabError):
-    """A signal asked the run to stop, and it saved: the same command goes on. Exit status 75 (EX_TEMPFAIL)."""
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to stop, and nothing is lost: the same command goes on. Status 75 (EX_TEMPFAIL).
+
+    Not an `Exception`, so that no handler of failures between the signal and the program's end takes it for one.
+    """
 
     exit_status = 75

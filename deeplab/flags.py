@@ -1,9 +1,11 @@
 """Every flag of the programs, once; and the start of each program: parsing, log format, one-line errors."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import tensorflow as tf
 from absl import app, flags
@@ -11,7 +13,7 @@ from absl import logging as absl_logging
 
 from deeplab.data import voc
 from deeplab.distribution import PRECISIONS, check_batch_size
-from deeplab.errors import DeepLabError, UsageError
+from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
 from deeplab.training.losses import LOSSES
 from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
@@ -22,7 +24,7 @@ _EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",
     2: "flags that are wrong, or do not fit each other or the run",
-    75: "saved after SIGTERM, SIGUSR1 or SIGINT: start the same command again to go on",
+    75: "stopped by SIGTERM, SIGUSR1 or SIGINT, and nothing is lost: start the same command again to go on",
 }
 
 
@@ -112,7 +114,7 @@ def _define_optimization_flags() -> None:
 
 
 def _define_run_flags() -> None:
-    flags.DEFINE_integer("seed", 1, "Seed of weights, order, augmentation and dropout.", lower_bound=1)
+    flags.DEFINE_integer("seed", 1, "Seed of weights, order, augmentation and dropout.", 1, 2**31 - 1)
     flags.DEFINE_bool("deterministic", False, "Same seed, same hardware: same bits. Slower.")
     flags.DEFINE_float("eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0)
     flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
@@ -124,6 +126,7 @@ def _define_run_flags() -> None:
 def _define_common_flags() -> None:
     flags.DEFINE_string("model_dir", None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.")
     flags.DEFINE_string("tfrecord_dir", None, "Folder of the TFRecord shards and their manifests.")
+    flags.DEFINE_bool("verify", False, "Check the shards' SHA-256 before they are used; sizes are checked always.")
     flags.DEFINE_integer("num_gpus", None, "GPUs to use; 0 for the CPU. Default: all there are.", lower_bound=0)
     flags.DEFINE_integer("num_cpu_replicas", 1, "Logical devices that the CPU is split into.", lower_bound=1)
     flags.DEFINE_enum("precision", "float32", list(PRECISIONS), "Compute type; variables and logits stay float32.")
@@ -175,7 +178,7 @@ def as_markdown() -> str:
 def require(*names: str) -> None:
     """Raises UsageError for a flag that must be given and was not."""
     for name in names:
-        if FLAGS[name].value is None:
+        if not FLAGS[name].value:
             raise UsageError(f"--{name} is needed")
 
 
@@ -184,7 +187,7 @@ def check_train_flags() -> None:
     require("tfrecord_dir")
     if not FLAGS.prepare_only:
         require("model_dir")
-    if FLAGS.voc_dir is None and (FLAGS.download or FLAGS.prepare_only):
+    if not FLAGS.voc_dir and (FLAGS.download or FLAGS.prepare_only):
         raise UsageError(f"--{'download' if FLAGS.download else 'prepare_only'} needs --voc_dir")
     if FLAGS.train_steps and FLAGS.epochs:
         raise UsageError("--train_steps and --epochs: give one of them (0 takes back what a --flagfile sets)")
@@ -200,7 +203,7 @@ def check_train_flags() -> None:
 def positive_integers(name: str) -> tuple[int, ...]:
     """The value of a list flag as integers > 0; raises UsageError if it is not that."""
     text = FLAGS[name].value or []
-    if not text or not all(item.strip().isdigit() and int(item) > 0 for item in text):
+    if not text or not all(item.strip().isdecimal() and int(item) > 0 for item in text):
         raise UsageError(f"--{name}={','.join(text)}: whole numbers above 0 are needed, separated by commas")
     return tuple(int(item) for item in text)
 
@@ -219,15 +222,15 @@ def as_flagfile() -> str:
 
 
 def optional_path(name: str) -> Path | None:
-    """The value of a path flag; None where it was not given."""
+    """The value of a path flag; None where it was not given, or empty to take back what a --flagfile sets."""
     value = FLAGS[name].value
-    return None if value is None else Path(value).expanduser()
+    return Path(value).expanduser() if value else None
 
 
 def path(name: str) -> Path:
     """The value of a path flag that `require` has seen."""
     value = FLAGS[name].value
-    assert value is not None, f"--{name} was not required"
+    assert value, f"--{name} was not required"
     return Path(value).expanduser()
 
 
@@ -253,20 +256,30 @@ def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
     for library in ("tensorflow", "absl"):
         logging.getLogger(library).setLevel(logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own
     try:
         main(argv)
-    except DeepLabError as error:
+    except (DeepLabError, Interrupted) as error:
         _fail(error)
     except tf.errors.ResourceExhaustedError as error:
         hint = "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size"
         _fail(DeepLabError(f"{hint} ({_first_line(error)})"))
+    except tf.errors.DataLossError as error:
+        _fail(DeepLabError(f"a shard in --tfrecord_dir is damaged: {_first_line(error)}; --verify says which"))
     except tf.errors.OpError as error:
         _fail(DeepLabError(f"{type(error).__name__}: {_first_line(error)}"))
     except OSError as error:
         _fail(DeepLabError(str(error)))
 
 
-def _fail(error: DeepLabError) -> None:
+def _stop_now(number: int, frame: FrameType | None) -> None:
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)  # a second one ends the program at once
+    raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; the same command starts again")
+
+
+def _fail(error: DeepLabError | Interrupted) -> None:
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
     sys.exit(error.exit_status)
 

@@ -10,32 +10,65 @@ import keras
 from deeplab.errors import DataError, UsageError
 from deeplab.files import write_text
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.training.checkpoint import best_path, restore_model
+from deeplab.training.checkpoint import LATEST, best_path, checkpoints_in, restore_model
 
 logger = logging.getLogger("deeplab")
 
 CHECKPOINTS = "checkpoints"
-_CONFIG = "model.json"
+_CONFIG, _FLAGS = "model.json", "flags.txt"
+_FIXED_FLAGS = ("optimizer", "freeze_batch_norm")
+"""What optimizer slots a checkpoint holds depends on these, and on whether float16 scales the loss."""
 
 
-def open_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
-    """Makes the folder, or checks that the run in it has the same model; `flags.txt` then repeats the last start.
+def has_checkpoint(model_dir: Path) -> bool:
+    """Whether a run in the folder can go on: until its first checkpoint there is nothing to go on from."""
+    return bool(checkpoints_in(model_dir / CHECKPOINTS / LATEST))
+
+
+def check_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
+    """Checks that what is to be started goes on with the run in the folder, and logs which flags changed.
+
+    `flags_text` has a flag a line, as in a flagfile.
 
     Raises:
-        UsageError: the folder holds a run of another model.
+        UsageError: another model, or flags that change what a checkpoint holds.
     """
+    before, now = read_config(model_dir).to_json(), config.to_json()
+    for name, value in now.items():
+        if before[name] != value:
+            raise _contradiction(model_dir, f"{name} {before[name]}", value)
+    flags_before, flags_now = set(_read_flags(model_dir)), set(flags_text.splitlines())
+    old = {_flag_name(line): line for line in flags_before - flags_now}
+    new = {_flag_name(line): line for line in flags_now - flags_before}
+    for name in sorted(old.keys() | new.keys()):
+        was, is_now = old.get(name, "not set"), new.get(name, "not set")
+        if name in _FIXED_FLAGS or "--precision=float16" in (was, is_now):
+            raise _contradiction(model_dir, was, is_now)
+        logger.info("changed since the last start: %s -> %s", was, is_now)
+
+
+def record_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
+    """Notes in the folder which model it holds, and the flags of this start: `flags.txt` repeats it."""
     model_dir.mkdir(parents=True, exist_ok=True)
-    if (model_dir / _CONFIG).exists():
-        before, now = read_config(model_dir).to_json(), config.to_json()
-        for name, value in now.items():
-            if before[name] != value:
-                raise UsageError(
-                    f"--model_dir={model_dir}: holds a run with {name} {before[name]}, these flags say {value}; "
-                    "name another folder or the same settings"
-                )
-    else:
-        write_text(model_dir / _CONFIG, json.dumps(config.to_json(), indent=1) + "\n")
-    write_text(model_dir / "flags.txt", flags_text)
+    write_text(model_dir / _CONFIG, json.dumps(config.to_json(), indent=1) + "\n")
+    write_text(model_dir / _FLAGS, flags_text)
+
+
+def _contradiction(model_dir: Path, before: str, now: object) -> UsageError:
+    return UsageError(
+        f"--model_dir={model_dir}: holds a run with {before}, these flags say {now}; "
+        "name another folder or the same settings"
+    )
+
+
+def _read_flags(model_dir: Path) -> list[str]:
+    path = model_dir / _FLAGS
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _flag_name(line: str) -> str:
+    name = line.partition("=")[0].removeprefix("--")
+    return name.removeprefix("no") if "=" not in line else name
 
 
 def read_config(model_dir: Path) -> ModelConfig:
@@ -81,8 +114,8 @@ def init_weights(model: keras.Model, source: Path) -> None:
     Raises:
         DataError: as `load_model`, or nothing fits.
     """
-    is_run = (source / _CONFIG).exists() or source.parent.parent.name != CHECKPOINTS
-    model_dir, checkpoint = (source, None) if is_run else (source.parents[2], str(source))
+    is_checkpoint = not (source / _CONFIG).exists() and source.parent.parent.name == CHECKPOINTS
+    model_dir, checkpoint = (source.parents[2], str(source)) if is_checkpoint else (source, None)
     other, _, path = load_model(model_dir, checkpoint)
     values = {variable.path: variable for variable in other.weights}
     left_out = []

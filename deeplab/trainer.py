@@ -14,7 +14,7 @@ from types import FrameType
 
 import tensorflow as tf
 
-from deeplab.errors import DeepLabError, Interrupted
+from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted
 from deeplab.progress import Progress, duration
 from deeplab.training.checkpoint import Checkpoints, TrainingState
 from deeplab.training.evaluation import Evaluation
@@ -101,19 +101,22 @@ class Trainer:
         self._class_names = class_names
         self._step = first_step
         self._signal: int | None = None
+        self._is_evaluating = False
 
     def run(self) -> None:
         """Trains to the end of the plan, or to early stopping.
 
         Raises:
             DeepLabError: a loss or gradient that is not finite.
-            Interrupted: SIGTERM, SIGUSR1 or SIGINT came, and a checkpoint was written.
+            Interrupted: SIGTERM, SIGUSR1 or SIGINT came, and a checkpoint stands. A step is finished before, an
+                evaluation is broken off and made up when the run starts again.
         """
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         plan = self._plan
         progress = Progress("training", plan.train_steps, "steps", initial=self._step, every_seconds=math.inf)
-        self._evaluate_if_due()  # a signal may have come between a step and its evaluation
+        if self._evaluate_if_due():  # a signal came between this step and the end of its evaluation
+            self._checkpoints.save_latest(self._step)
         while self._signal is None and self._step < plan.train_steps and not self._should_stop_early():
             totals, seconds = self._run_to_boundary(progress)
             progress.clear()
@@ -148,14 +151,16 @@ class Trainer:
         steps = float(totals["steps"])
         if float(totals["non_finite"]):
             raise DeepLabError(
-                f"loss or gradient not finite in {float(totals['non_finite']):.0f} of the {steps:.0f} steps before "
+                f"loss or gradient not finite in {math.ceil(totals['non_finite'])} of the {steps:.0f} steps before "
                 f"step {self._step}; last good checkpoint: {self._checkpoints.latest_path or 'none yet'}; "
                 "lower --learning_rate or add --warmup_steps"
             )
+        if float(totals["skipped"]):
+            logger.warning("%.0f of these updates skipped: gradients overflowed in float16", float(totals["skipped"]))
         losses = {
             name: float(total) / steps
             for name, total in totals.items()
-            if name not in ("steps", "confusion", "non_finite")
+            if name not in ("steps", "confusion", "non_finite", "skipped")
         }
         result = scores(totals["confusion"])
         epoch = self._step / self._plan.steps_per_epoch
@@ -182,13 +187,21 @@ class Trainer:
             duration(remaining),
         )
 
-    def _evaluate_if_due(self) -> None:
-        """Evaluates after a step that the plan names, once."""
+    def _evaluate_if_due(self) -> bool:
+        """Evaluates after a step that the plan names, once, unless a signal comes; whether it did."""
         due = self._plan.evaluates_at(self._step) and int(self._state.evaluated_step) < self._step
-        if due and self._evaluate is not None:
+        if not due or self._evaluate is None:
+            return False
+        self._is_evaluating = True
+        try:
             evaluation = self._evaluate()
-            self._state.evaluated_step.assign(self._step)
-            self._score(evaluation)
+        except Interrupted:
+            return False
+        finally:
+            self._is_evaluating = False
+        self._state.evaluated_step.assign(self._step)
+        self._score(evaluation)
+        return True
 
     def _score(self, evaluation: Evaluation) -> None:
         """Logs an evaluation, keeps the best checkpoint, lowers the rate on a plateau."""
@@ -234,7 +247,10 @@ class Trainer:
         """Notes the signal for the loop; the next one of its kind ends the program at once."""
         self._signal = number
         signal.signal(number, signal.SIG_DFL)
-        logger.warning("%s: stopping after this step", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if self._is_evaluating:
+            raise Interrupted(name)
+        logger.warning("%s: stopping after this step", name)
 
 
 def _per_cent(fraction: float | None) -> str:

@@ -12,7 +12,13 @@ import tensorflow as tf
 from deeplab.errors import DataError, UsageError
 from deeplab.model import backbone
 from deeplab.model.backbone import AtrousConv2D, atrous_backbone
-from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3, freeze_batch_norm
+from deeplab.model.deeplabv3 import (
+    AlignedUpsampling,
+    ModelConfig,
+    aspp_dilations,
+    build_deeplabv3,
+    freeze_batch_norm,
+)
 
 
 def _randomize(model, seed=0):
@@ -199,6 +205,16 @@ def test_weights_that_do_not_fit_are_refused(weights_file, tmp_path):
         atrous_backbone(other, 16, path)
     with pytest.raises(DataError, match="backbone_weights=nowhere"):
         atrous_backbone(name, 16, "nowhere")
+
+
+@pytest.mark.parametrize(("output_stride", "dilations"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])])
+def test_atrous_rates_follow_the_output_stride(output_stride, dilations):
+    assert aspp_dilations(ModelConfig(("a",), output_stride=output_stride)) == dilations
+
+
+def test_odd_rates_at_stride_32_are_refused():
+    with pytest.raises(UsageError, match="atrous rate 3: odd, and output stride 32 halves the rates"):
+        aspp_dilations(ModelConfig(("a",), output_stride=32, atrous_rates=(2, 3)))
 
 
 def test_config_survives_json():

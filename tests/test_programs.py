@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,12 +204,40 @@ def test_same_seed_gives_the_same_bits_also_after_a_signal(run_dir):
     assert losses[0] == losses[1]
 
 
-def test_a_finished_run_says_so_and_more_steps_go_on(run_dir):
+def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir):
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/run", *TRAIN_FLAGS]
     done = _run("train.py", *flags)
-    assert f"has made its {STEPS} steps already" in done.stderr
+    assert f"this run has made {STEPS} steps, and {STEPS} are asked for" in done.stderr
+    assert re.findall(r"changed since the last start: (.*)", done.stderr) == [f"--voc_dir={shapes_dir} -> not set"]
     other_model = _run("train.py", *flags, "--output_stride=8", expect=2)
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
+
+
+def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
+    """While weights load, shards are written and the model is built there is nothing to save, nor is anything left."""
+    flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/unborn", *TRAIN_FLAGS]
+    process = subprocess.Popen(_command("train.py", *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "2 CPU replicas" in line:
+            process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 75
+    assert lines[-1] == "train.py: SIGUSR1: stopped with nothing to save; the same command starts again\n"
+    assert "Traceback" not in "".join(lines)
+    assert not (run_dir / "unborn").exists()
+
+
+def test_a_flipped_bit_in_a_shard_is_told(run_dir, tmp_path):
+    shutil.copytree(run_dir / "shards", tmp_path / "shards")
+    shard = max((tmp_path / "shards").glob("val*.tfrecord"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 16
+    shard.write_bytes(content)
+    flags = [f"--model_dir={run_dir}/run", f"--tfrecord_dir={tmp_path}/shards", f"--output_dir={tmp_path}"]
+    _assert_one_line(_run("eval.py", *flags, expect=1), r"^eval\.py: a shard .* is damaged: .*; --verify says which")
+    _assert_one_line(_run("eval.py", *flags, "--verify", expect=1), f"not what was written, .*: {shard.name}; delete")
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_another_runs_weights_start_a_run_and_what_does_not_fit_is_named(run_dir, tiny_voc, tmp_path):
@@ -344,7 +373,9 @@ def mistakes(tmp_path_factory):
             _damage(folder / "voc", flags)
             flags = []
         places = (f"--voc_dir={folder}/voc", f"--tfrecord_dir={folder}/shards", f"--model_dir={folder}/run")
-        return _run("train.py", *places, *TRAIN_FLAGS, *flags, expect=status)
+        done = _run("train.py", *places, *TRAIN_FLAGS, *flags, expect=status)
+        assert not (folder / "run").exists()  # the next try may be of another model
+        return done
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(MISTAKES, pool.map(make, MISTAKES), strict=True))

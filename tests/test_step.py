@@ -190,6 +190,33 @@ def test_non_finite_steps_are_counted_once(bad_half):
     assert totals["non_finite"] == 1
 
 
+@pytest.mark.parametrize("bad_half", [0, 1])
+def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
+    """Gradients beyond float16 with a finite loss: the scale is halved, weights and the optimizer's count stay."""
+    strategy = make_strategy(2)
+    with strategy.scope():
+        images = keras.Input((None, None, 3), dtype="float32")
+        model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
+        schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=True)
+    scale = optimizer.dynamic_scale.numpy()
+    before = [variable.numpy() for variable in model.variables]
+    good = {"image": np.zeros((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
+    bad = {name: value.copy() for name, value in good.items()}
+    bad["image"][2 * bad_half] = 1e36  # times the loss scale it overflows float32 in the gradient of the kernel
+    model.layers[-1].kernel.assign(tf.zeros([1, 1, 3, K]))
+    before[0] = model.layers[-1].kernel.numpy()
+    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+    totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
+    assert (float(totals["skipped"]), float(totals["non_finite"])) == (1, 0)
+    assert optimizer.iterations.numpy() == 0
+    assert optimizer.dynamic_scale.numpy() == scale / 2
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    totals = train(iter(strategy.experimental_distribute_dataset(_dataset([good]))), tf.constant(1))
+    assert (float(totals["skipped"]), optimizer.iterations.numpy()) == (0, 1)
+
+
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
 def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     batches = _batches()

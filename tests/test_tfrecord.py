@@ -1,6 +1,8 @@
 """Shards: what goes in comes out; what does not belong is refused."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from conftest import write_mask
 from PIL import Image
 
 from deeplab.data import tfrecord, voc
-from deeplab.errors import DataError
+from deeplab.errors import DataError, DeepLabError
 
 NAMES = ("background", "one", "two")
 
@@ -179,6 +181,29 @@ def test_damaged_shard_folders_are_refused(tiny_voc, tmp_path, damage, reason):
     damage(tmp_path / "shards")
     with pytest.raises(DataError, match=reason):
         tfrecord.read_manifest(tmp_path / "shards", "train")
+
+
+def test_a_changed_byte_is_found_by_its_checksum(tiny_voc, tmp_path):
+    manifest = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, num_shards=2)
+    tfrecord.verify_shards(tmp_path / "shards", manifest)
+    path = tmp_path / "shards" / manifest.shards[1].name
+    content = path.read_bytes()
+    path.write_bytes(content[:50] + bytes([content[50] ^ 4]) + content[51:])
+    assert tfrecord.read_manifest(tmp_path / "shards", "train") == manifest
+    with pytest.raises(DataError, match=r"by its SHA-256: train-00001-of-00002\.tfrecord; delete train\.json"):
+        tfrecord.verify_shards(tmp_path / "shards", manifest)
+
+
+def _die(task):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_while_writing_is_told(shapes_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecord, "EXAMPLES_PER_PROCESS", 5)
+    monkeypatch.setattr(tfrecord, "_write_shard", _die)
+    with pytest.raises(DeepLabError, match="writing train shards: a process died"):
+        tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES)
+    assert not (tmp_path / "train.json").exists()
 
 
 def test_missing_manifest_names_the_splits_that_are_there(shards):

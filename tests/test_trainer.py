@@ -11,7 +11,14 @@ import tensorflow as tf
 
 from deeplab.errors import DataError, DeepLabError, Interrupted
 from deeplab.trainer import Plan, Trainer
-from deeplab.training.checkpoint import Checkpoints, TrainingState, best_path, checkpoint_step, restore_model
+from deeplab.training.checkpoint import (
+    Checkpoints,
+    TrainingState,
+    best_path,
+    check_whole,
+    checkpoint_step,
+    restore_model,
+)
 from deeplab.training.evaluation import Evaluation
 from deeplab.training.metrics import scores
 from deeplab.training.schedules import Schedule, make_optimizer
@@ -47,7 +54,7 @@ class Run:
         self.scale = scale
         self.checkpoints = Checkpoints(model_dir / "checkpoints", self.model, self.optimizer, scale, self.state)
         self.restored = self.checkpoints.restore_latest()
-        self.step = int(self.optimizer.iterations)
+        self.step = int(self.state.step)
         self._val_ious, self._bad_step, self._signal_at = iter(val_ious), bad_step, signal_at
         self.trainer = Trainer(
             plan,
@@ -67,13 +74,13 @@ class Run:
         self.calls.append(count)
         steps = range(self.step + 1, self.step + count + 1)
         self.step += count
-        self.optimizer.iterations.assign(self.step)
         if self._signal_at in steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return {
             "steps": tf.constant(float(count)),
             "loss": tf.constant(float(sum(steps))),
             "non_finite": tf.constant(float(self._bad_step in steps)),
+            "skipped": tf.constant(float(count)),  # the optimizer's own count stays 0, as if each step overflowed
             "confusion": tf.constant([[3, 1], [0, 4]], tf.int64),
         }
 
@@ -172,11 +179,28 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
     assert [record["step"] for record in _records(tmp_path) if record["split"] == "val"] == [5, 10]
 
 
-def test_signal_while_evaluating_stops_before_the_next_step(tmp_path):
-    run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
+def test_signal_breaks_an_evaluation_off_which_is_made_up_once(tmp_path):
+    plan = Plan(10, steps_per_epoch=5, global_batch_size=1)
+    run = Run(tmp_path, plan, val_ious=[0.1, 0.2])
     run.evaluated_at = _Signalling()
     with pytest.raises(Interrupted, match=r"stopped after step 5, .*ckpt-5"):
         run.trainer.run()
+    assert not [record for record in _records(tmp_path) if record["split"] == "val"]
+    again = Run(tmp_path, plan, val_ious=[0.1, 0.2])
+    again.trainer.run()
+    assert again.evaluated_at == [5, 10]
+
+
+def test_an_evaluation_made_up_after_the_last_step_is_made_up_once(tmp_path):
+    plan = Plan(10, steps_per_epoch=10, global_batch_size=1)
+    run = Run(tmp_path, plan, val_ious=[0.1])
+    run.evaluated_at = _Signalling()
+    with pytest.raises(Interrupted, match="after step 10"):
+        run.trainer.run()
+    for expected in ([10], []):
+        again = Run(tmp_path, plan, val_ious=[0.1])
+        again.trainer.run()
+        assert (again.evaluated_at, again.calls) == (expected, [])
 
 
 class _Signalling(list):
@@ -184,6 +208,77 @@ class _Signalling(list):
 
     def append(self, item):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
+    """Otherwise a run would take data it has seen, and stop before its time."""
+    Run(tmp_path, Plan(4, steps_per_epoch=4, global_batch_size=1, log_every_steps=4)).trainer.run()
+    assert "4 of these updates skipped: gradients overflowed in float16" in caplog.text
+    again = Run(tmp_path, Plan(4, steps_per_epoch=4, global_batch_size=1))
+    assert (again.step, int(again.optimizer.iterations)) == (4, 0)
+
+
+@pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, ending, damage):
+    Run(tmp_path, Plan(3, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    _damage(tmp_path / "checkpoints" / "latest" / f"ckpt-3{ending}", damage)
+    run = Run(tmp_path, Plan(3, steps_per_epoch=9, global_batch_size=1))
+    assert run.step == 2
+    if (ending, damage) != (".index", "gone"):
+        assert "latest/ckpt-3: damaged checkpoint" in caplog.text
+    run.trainer.run()
+    assert Run(tmp_path, Plan(3, steps_per_epoch=9, global_batch_size=1)).step == 3
+
+
+def _damage(path, how):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if how == "cut":
+        path.write_bytes(content[:middle])
+    elif how == "changed":
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        path.unlink()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
+    Run(tmp_path, Plan(2, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    for path in (tmp_path / "checkpoints" / "latest").glob("*.data*"):
+        _damage(path, "cut")
+    with pytest.raises(DataError, match="every checkpoint is damaged"):
+        Run(tmp_path, Plan(2, steps_per_epoch=9, global_batch_size=1))
+
+
+def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path):
+    Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
+    for name in ("latest", "best"):
+        (tmp_path / "checkpoints" / name / "checkpoint").unlink()
+    assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 12
+    assert Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1)).step == 12
+
+
+def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
+    """Each either is refused, or reads as it was written (some bytes of the index are fillers)."""
+    rng = np.random.default_rng(0)
+    path = tf.train.Checkpoint(a=tf.Variable(rng.normal(size=20)), b=tf.Variable(3)).write(str(tmp_path / "ckpt-1"))
+
+    def content():
+        reader = tf.train.load_checkpoint(path)
+        return {name: np.asarray(reader.get_tensor(name)).tobytes() for name in reader.get_variable_to_shape_map()}
+
+    written, refused = content(), 0
+    for file in sorted(tmp_path.iterdir()):
+        original = file.read_bytes()
+        for place in rng.choice(len(original), 50, replace=False):
+            file.write_bytes(original[:place] + bytes([original[place] ^ 1 << rng.integers(8)]) + original[place + 1 :])
+            try:
+                check_whole(path)
+                assert content() == written
+            except DataError:
+                refused += 1
+        file.write_bytes(original)
+    assert refused > 80
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
@@ -224,8 +319,11 @@ def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
     other = keras.Model(images, keras.layers.Conv2D(3, 1)(images))
     with pytest.raises(DataError, match="not a checkpoint of this model"):
         restore_model(other, run.checkpoints.latest_path)
-    with pytest.raises(DataError, match="not a checkpoint of this model"):
-        restore_model(run.model, str(tmp_path / "ckpt-9"))
+    for name in ("ckpt-9", "", "checkpoints/latest/ckpt-1.index"):
+        with pytest.raises(
+            DataError, match=r"no such checkpoint; name it as in MODEL_DIR/checkpoints/latest/ckpt-1000"
+        ):
+            restore_model(run.model, str(tmp_path / name))
     with pytest.raises(DataError, match=r"no checkpoint; has train\.py run"):
         best_path(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="ends in its step"):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from deeplab.data import voc
-from deeplab.errors import DataError
+from deeplab.errors import DataError, UsageError
 
 
 def test_palette_is_vocs_published_one():
@@ -43,8 +43,8 @@ def test_halves_of_val_follow_the_textbook(tiny_voc):
 
 
 def test_a_list_file_wins_over_a_built_in_split(tiny_voc):
-    (tiny_voc / "ImageSets" / "Segmentation" / "val_half.txt").write_text("b 1\na -1\n")
-    assert voc.read_split(tiny_voc, "val_half") == ["b", "a"]
+    (tiny_voc / "ImageSets" / "Segmentation" / "val_half.txt").write_text("\ufeffb\n\n my photo \n", encoding="utf-8")
+    assert voc.read_split(tiny_voc, "val_half") == ["b", "my photo"]  # a byte order mark is no part of a name
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,14 @@ def test_bad_split_files_are_refused(tiny_voc, content, reason):
     (tiny_voc / "ImageSets" / "Segmentation" / "bad.txt").write_text(content)
     with pytest.raises(DataError, match=rf"bad\.txt.*{reason}"):
         voc.read_split(tiny_voc, "bad")
+
+
+def test_built_in_splits_are_checked_like_files(tiny_voc):
+    (tiny_voc / "ImageSets" / "Segmentation" / "val.txt").write_text("b\n")
+    with pytest.raises(DataError, match=r"val_half\.txt: the split is empty"):
+        voc.read_split(tiny_voc, "val_half")
+    with pytest.raises(DataError, match=r"trainval\.txt: the name 'b' stands twice"):
+        voc.read_split(tiny_voc, "trainval")
 
 
 def test_unknown_split_names_those_that_are_there(tiny_voc):
@@ -69,12 +77,28 @@ def test_missing_files_are_named(tiny_voc):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("", "no class names"), ("a\nb\na\n", "'a' stands twice"), ("x\n" * 256, "256 class names")]
+    ("content", "reason"),
+    [
+        ("", "no class names"),
+        ("a\nb\na\n", "'a' stands twice"),
+        ("x\n" * 256, "256 class names"),
+        ("a\n\nb\n", "line 2 is empty"),
+    ],
 )
 def test_bad_class_names_are_refused(tmp_path, content, reason):
     (tmp_path / "names.txt").write_text(content)
     with pytest.raises(DataError, match=reason):
         voc.read_class_names(tmp_path / "names.txt")
+
+
+def test_class_names_as_windows_editors_save_them(tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfroad\r\nsky\r\n\r\n")
+    assert voc.read_class_names(tmp_path / "names.txt") == ("road", "sky")
+
+
+def test_download_from_what_is_no_address(tmp_path):
+    with pytest.raises(UsageError, match="--voc_url=mirror: not the address of an archive"):
+        voc.download(tmp_path / "VOC2012", "mirror")
 
 
 class _Server:

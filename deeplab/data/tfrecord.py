@@ -5,6 +5,7 @@ reading needs `tf.io` alone. The manifest is written last: a split without one h
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import logging
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab.data import voc
-from deeplab.errors import DataError
+from deeplab.errors import DataError, DeepLabError
 from deeplab.files import digest, write_text, written_whole
 from deeplab.progress import Progress
 
@@ -147,7 +149,7 @@ def read_manifest(tfrecord_dir: Path, split: str) -> Manifest:
     path = _manifest_path(tfrecord_dir, split)
     if not path.exists():
         found = sorted(file.stem for file in tfrecord_dir.glob("*.json"))
-        hint = f"splits here: {', '.join(found)}" if found else "--voc_dir=... writes them"
+        hint = f"splits here: {', '.join(found)}" if found else "train.py writes them: --prepare_only --voc_dir=..."
         raise DataError(f"{path}: no such manifest, so no shards of split {split!r}; {hint}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -168,6 +170,17 @@ def read_manifest(tfrecord_dir: Path, split: str) -> Manifest:
         if file.stat().st_size != shard.num_bytes:
             raise DataError(f"{file}: {file.stat().st_size:,} bytes, {path.name} says {shard.num_bytes:,}; damaged")
     return manifest
+
+
+def verify_shards(tfrecord_dir: Path, manifest: Manifest) -> None:
+    """Compares every shard's SHA-256 with the manifest's; raises DataError that names those that differ."""
+    damaged = [shard.name for shard in manifest.shards if digest(tfrecord_dir / shard.name, "sha256") != shard.sha256]
+    if damaged:
+        raise DataError(
+            f"{tfrecord_dir}: not what was written, by its SHA-256: {', '.join(damaged)}; delete "
+            f"{manifest.split}.json and these, and write the shards anew"
+        )
+    logger.info("%s: %d shards of %s verified", tfrecord_dir, len(manifest.shards), manifest.split)
 
 
 def encode_example(pair: voc.Pair, num_classes: int) -> tuple[bytes, np.ndarray]:
@@ -250,8 +263,11 @@ def _run_tasks(tasks: list[tuple[Path, list[voc.Pair], int]], num_examples: int,
         collect(map(_write_shard, tasks))
     else:
         context = multiprocessing.get_context("spawn")  # a forked TensorFlow may hang
-        with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_hide_gpus) as pool:
-            collect(pool.map(_write_shard, tasks))
+        with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_start_worker) as pool:
+            try:
+                collect(pool.map(_write_shard, tasks))
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise DeepLabError(f"{label}: a process died (killed, or out of memory?); start again") from error
     problems = [problem for report in reports for problem in report.problems]
     if problems:
         progress.clear()
@@ -263,8 +279,9 @@ def _run_tasks(tasks: list[tuple[Path, list[voc.Pair], int]], num_examples: int,
     return reports
 
 
-def _hide_gpus() -> None:
-    """A process that writes shards must not take memory of a GPU."""
+def _start_worker() -> None:
+    """A process that writes shards must not take memory of a GPU, and leaves Ctrl-C to the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     tf.config.set_visible_devices([], "GPU")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.errors import DataError
+from deeplab.errors import DataError, UsageError
 from deeplab.files import digest
 from deeplab.progress import Progress
 
@@ -76,13 +76,15 @@ def read_class_names(path: Path | None) -> tuple[str, ...]:
     """Class names from a text file, one a line, index 0 first; VOC's 21 without a file.
 
     Raises:
-        DataError: no such file, no name in it, a name twice, or more than 255 names.
+        DataError: no such file, no name in it, an empty line between names, a name twice, or more than 255 names.
     """
     if path is None:
         return CLASS_NAMES
-    names = tuple(line.strip() for line in _read_lines(path, "class names") if line.strip())
+    names = tuple(line.strip() for line in "\n".join(_read_lines(path, "class names")).rstrip().splitlines())
     if not names:
         raise DataError(f"{path}: no class names; write one a line, class 0 first")
+    if "" in names:
+        raise DataError(f"{path}: line {names.index('') + 1} is empty; it would shift the classes below it")
     if len(names) > IGNORE_LABEL:
         raise DataError(f"{path}: {len(names)} class names; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void")
     for name in names:
@@ -103,18 +105,19 @@ def read_split(voc_dir: Path, split: str) -> list[str]:
     """
     folder = voc_dir / "ImageSets" / "Segmentation"
     path = folder / f"{split}.txt"
-    if not path.exists() and split == "trainval":
-        return read_split(voc_dir, "train") + read_split(voc_dir, "val")
-    if not path.exists() and split in _SPLIT_HALVES:
+    if path.exists():
+        names = [line.strip() for line in _read_lines(path, "split") if line.strip()]
+    elif split == "trainval":
+        names = read_split(voc_dir, "train") + read_split(voc_dir, "val")
+    elif split in _SPLIT_HALVES:
         names = read_split(voc_dir, "val")
         random.Random(42).shuffle(names)
         half = len(names) // 2
-        return (names[:half], names[half:])[_SPLIT_HALVES[split]]
-    if not path.exists():
+        names = (names[:half], names[half:])[_SPLIT_HALVES[split]]
+    else:
         found = sorted(file.stem for file in folder.glob("*.txt"))
         hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
         raise DataError(f"{path}: no such split; {hint}")
-    names = [line.split()[0] for line in _read_lines(path, "split") if line.strip()]
     if not names:
         raise DataError(f"{path}: the split is empty")
     seen = set()
@@ -152,8 +155,11 @@ def download(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> N
     renamed to `voc_dir`, which therefore is whole or absent.
 
     Raises:
+        UsageError: `url` is none.
         DataError: the server refuses or keeps breaking off, the checksum or the archive's layout is wrong.
     """
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--voc_url={url}: not the address of an archive; it begins with http:// or https://")
     if voc_dir.exists():
         return
     if not hasattr(tarfile, "data_filter"):
@@ -224,7 +230,7 @@ def _fetch_rest(url: str, part: Path) -> bool:
 
 def _read_lines(path: Path, what: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file ({what})") from error
     except (OSError, UnicodeDecodeError) as error:

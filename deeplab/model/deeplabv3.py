@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from deeplab.errors import UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, AtrousConv2D, atrous_backbone
 
 ASPP_FILTERS = 256
@@ -102,19 +103,30 @@ def build_deeplabv3(
 
     Raises:
         DataError: as `atrous_backbone`.
+        UsageError: as `atrous_backbone` and `aspp_dilations`.
     """
     images = keras.Input((None, None, 3), dtype="uint8", name="images")
     backbone = atrous_backbone(
         config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
     )
     features = backbone(Preprocess(config.backbone)(images))
-    rates = [rate * 16 // config.output_stride for rate in config.atrous_rates]
-    features = _aspp(features, rates, batch_norm_momentum)
+    features = _aspp(features, aspp_dilations(config), batch_norm_momentum)
     features = keras.layers.Dropout(config.dropout_rate, name="head_dropout")(features)
     logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name="logits")(features)
     first_centre = BACKBONES[config.backbone].first_centre(config.output_stride)
     logits = AlignedUpsampling(config.output_stride, first_centre)(logits, images)
     return keras.Model(images, logits, name="deeplabv3")
+
+
+def aspp_dilations(config: ModelConfig) -> list[int]:
+    """The dilation of each 3x3 branch at the config's output stride; UsageError for one that is no whole number."""
+    dilations = []
+    for rate in config.atrous_rates:
+        dilation, rest = divmod(rate * 16, config.output_stride)
+        if rest:
+            raise UsageError(f"atrous rate {rate}: odd, and output stride 32 halves the rates; take even ones")
+        dilations.append(dilation)
+    return dilations
 
 
 def _aspp(features: tf.Tensor, rates: list[int], momentum: float) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest few to resume from, and the best to use. And what else a run remembers."""
 
 import logging
+import re
 from pathlib import Path
 
 import keras
@@ -10,12 +11,19 @@ from deeplab.errors import DataError
 
 logger = logging.getLogger("deeplab")
 
+LATEST, BEST = "latest", "best"
+
 
 class TrainingState(tf.Module):
-    """What the loop must remember over a restart, beside weights and optimizer. Host variables."""
+    """What the loop must remember over a restart, beside weights and optimizer. Host variables.
+
+    `step` counts global batches, also those whose update float16's loss scaling skipped; the optimizer's own count
+    leaves those out.
+    """
 
     def __init__(self) -> None:
         super().__init__(name="training_state")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
         self.evaluations_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -25,8 +33,8 @@ class TrainingState(tf.Module):
 class Checkpoints:
     """`latest/` and `best/` below a folder, both whole checkpoints written by `tf.train.CheckpointManager`.
 
-    A checkpoint holds the model, the optimizer with its slots, step and loss scale, the schedule's scale, the state
-    of dropout's random numbers (which Keras leaves out of a model's checkpoint) and the loop's `TrainingState`.
+    A checkpoint holds the model, the optimizer with its slots and loss scale, the schedule's scale, the state of
+    dropout's random numbers (which Keras leaves out of a model's checkpoint) and the loop's `TrainingState`.
     """
 
     def __init__(
@@ -45,30 +53,37 @@ class Checkpoints:
             state=state,
             random_state=[v.value for v in model.variables if v.path.endswith("seed_generator_state")],
         )
-        self._checkpoint = checkpoint
-        self._latest = tf.train.CheckpointManager(checkpoint, str(directory / "latest"), max_to_keep=keep)
-        self._best = tf.train.CheckpointManager(checkpoint, str(directory / "best"), max_to_keep=1)
+        self._checkpoint, self._state = checkpoint, state
+        self._latest = tf.train.CheckpointManager(checkpoint, str(directory / LATEST), max_to_keep=keep)
+        self._best = tf.train.CheckpointManager(checkpoint, str(directory / BEST), max_to_keep=1)
 
     def restore_latest(self) -> str | None:
-        """Restores the newest checkpoint and returns its path; None if there is none.
+        """Restores the newest checkpoint that is whole and returns its path; None if there never was one.
 
         Raises:
-            DataError: it cannot be read, or belongs to another model or optimizer.
+            DataError: all are damaged, or it belongs to another model or optimizer.
         """
-        path = self._latest.latest_checkpoint
-        if path is not None:
+        found = checkpoints_in(Path(self._latest.directory))
+        for path in reversed(found):
             try:
-                self._checkpoint.restore(path).assert_existing_objects_matched()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
-                raise DataError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
-        return path
+                check_whole(path)
+            except DataError as error:
+                logger.warning("%s: left out, taking the one before", error)
+                continue
+            _restore(self._checkpoint, path)
+            return path
+        if found:
+            raise DataError(f"{self._latest.directory}: every checkpoint is damaged; delete the folder to start anew")
+        return None
 
     def save_latest(self, step: int) -> str:
-        """Writes a checkpoint to resume from; returns its path."""
+        """Writes a checkpoint to resume from, after `step` global batches; returns its path."""
+        self._state.step.assign(step)
         return self._latest.save(checkpoint_number=step)
 
     def save_best(self, step: int) -> str:
         """Writes the checkpoint that `eval.py` uses; the one before goes once it stands."""
+        self._state.step.assign(step)
         return self._best.save(checkpoint_number=step)
 
     @property
@@ -81,21 +96,30 @@ def restore_model(model: keras.Model, path: str) -> None:
     """Restores the weights of `model` alone from a checkpoint of a run.
 
     Raises:
-        DataError: no such checkpoint, or one of another model.
+        DataError: no such checkpoint, a damaged one, or one of another model.
     """
-    try:
-        status = tf.train.Checkpoint(model=model).restore(path)
-        status.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise DataError(f"{path}: not a checkpoint of this model: {str(error).splitlines()[0]}") from error
+    if not Path(f"{path}.index").is_file():
+        raise DataError(f"{path}: no such checkpoint; name it as in MODEL_DIR/checkpoints/latest/ckpt-1000")
+    check_whole(path)
+    _restore(tf.train.Checkpoint(model=model), path)
 
 
 def checkpoint_step(path: str) -> int:
-    """Number of updates that went into a checkpoint: the number its name ends in, or DataError."""
+    """Number of global batches that went into a checkpoint: the number its name ends in, or DataError."""
     number = path.rpartition("-")[2]
-    if not number.isdigit():
+    if not number.isdecimal():
         raise DataError(f"{path}: not the name of a checkpoint; it ends in its step, as in ckpt-1000")
     return int(number)
+
+
+def checkpoints_in(directory: Path) -> list[str]:
+    """The checkpoints that stand in a folder, by step.
+
+    The files themselves are looked at, not TensorFlow's list of them, so that a run does not start anew because that
+    list was lost.
+    """
+    names = [path.stem for path in directory.glob("ckpt-*.index") if re.fullmatch(r"ckpt-\d+", path.stem)]
+    return [str(directory / name) for name in sorted(names, key=checkpoint_step)]
 
 
 def best_path(directory: Path) -> str:
@@ -104,10 +128,32 @@ def best_path(directory: Path) -> str:
     Raises:
         DataError: there is none.
     """
-    for name in ("best", "latest"):
-        path = tf.train.latest_checkpoint(str(directory / name))
-        if path is not None:
-            if name == "latest":
-                logger.warning("no best checkpoint yet (no evaluation was run): using the newest")
-            return path
+    for name in (BEST, LATEST):
+        found = checkpoints_in(directory / name)
+        if found:
+            if name == LATEST:
+                logger.warning("no best checkpoint (no evaluation was run): using the newest")
+            return found[-1]
     raise DataError(f"{directory}: no checkpoint; has train.py run with this --model_dir?")
+
+
+def check_whole(path: str) -> None:
+    """Reads every tensor of a checkpoint, which TensorFlow checks by its checksum.
+
+    Raises:
+        DataError: a file is missing, cut short or changed.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception as error:  # what TensorFlow raises depends on the byte that is wrong
+        raise DataError(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:200]})") from error
+
+
+def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    try:
+        status = checkpoint.restore(path).expect_partial()  # no warnings about what only training needs
+        status.assert_existing_objects_matched()
+    except (AssertionError, ValueError) as error:
+        raise DataError(f"{path}: not a checkpoint of this model: {str(error).splitlines()[0]}") from error

@@ -24,7 +24,8 @@ def make_train_function(
 
     Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch; `confusion` (int64
     [classes, classes]) of the predictions that the steps were trained on; `non_finite`, the number of steps whose
-    loss or gradient was not finite. `weight_decay` adds L2 of the kernels to what is minimised, not to `loss`.
+    loss or gradient was not finite; `skipped`, the number whose update loss scaling (float16) left out because a
+    gradient overflowed, which is no failure. `weight_decay` adds L2 of the kernels to what is minimised, not to `loss`.
     `deterministic` is that of `confusion_matrix`.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
@@ -42,10 +43,11 @@ def make_train_function(
             # Every replica holds the global loss, and the optimizer sums their gradients: each gives 1/n of it.
             objective = optimizer.scale_loss(objective / num_replicas)
         gradients = tape.gradient(objective, model.trainable_variables)
-        finite = tf.math.is_finite(parts["loss"])
+        finite, skipped = tf.math.is_finite(parts["loss"]), tf.constant(False)
         if scaled:
             # Keras's scaler looks at replica 0 alone: summed first, all see the overflow of any.
             gradients = [gradient / num_replicas for gradient in context.all_reduce("SUM", gradients)]
+            skipped = ~tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         else:
             finite &= tf.math.is_finite(tf.linalg.global_norm(gradients))
         optimizer.apply(gradients, model.trainable_variables)
@@ -57,9 +59,10 @@ def make_train_function(
                 batch["label"], predictions, loss.num_classes, loss.ignore_label, deterministic
             ),
             "non_finite": tf.cast(~finite, tf.float32) / num_replicas,
+            "skipped": tf.cast(skipped, tf.float32) / num_replicas,
         }
 
-    names = ("steps", *loss.part_names, "non_finite")
+    names = ("steps", *loss.part_names, "non_finite", "skipped")
 
     @tf.function
     def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
