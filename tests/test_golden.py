@@ -1,0 +1,56 @@
+"""The whole network against another implementation's stored logits (tests/golden), weights drawn by name on both sides."""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+
+GOLDEN = Path(__file__).with_name("golden")
+sys.path.insert(0, str(GOLDEN))
+from draw import draw, image  # noqa: E402
+
+HEIGHT, WIDTH, SAMPLE, NUM_CLASSES = 321, 257, 7, 5  # those of golden/deeplabv3_torch.py
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "logits.npz") as arrays:
+        return dict(arrays)
+
+
+def _logits(backbone, output_stride, multi_grid):
+    config = ModelConfig(("a", "b", "c", "d", "e"), backbone, output_stride, multi_grid=multi_grid)
+    model = build_deeplabv3(config)
+    for variable in model.weights:
+        if not variable.path.endswith("seed_generator_state"):
+            variable.assign(draw("/".join(variable.path.split("/")[-2:]), variable.shape))
+    return model(image(HEIGHT, WIDTH)[np.newaxis], training=False)[0].numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("multi_grid", [(1, 1, 1), (1, 2, 4)])
+def test_logits_equal_those_of_an_independent_implementation(golden, backbone, output_stride, multi_grid):
+    logits = _logits(backbone, output_stride, multi_grid)
+    assert logits.shape == (HEIGHT, WIDTH, NUM_CLASSES)
+    key = f"{backbone}/{output_stride}/{','.join(map(str, multi_grid))}"
+    scale = np.abs(golden[f"{key}/sample"]).max()
+    difference = np.abs(logits[::SAMPLE, ::SAMPLE] - golden[f"{key}/sample"]).max() / scale
+    mean_difference = np.abs(logits.mean((0, 1), np.float64) - golden[f"{key}/mean"]).max() / scale
+    print(f"{key}: {difference:.1e} of the largest logit, means {mean_difference:.1e}")
+    assert difference < 1e-4
+    assert mean_difference < 1e-4
+    keras.backend.clear_session()
+
+
+def test_the_comparison_would_notice_another_dilation(golden):
+    """Every two cases of one backbone differ by far more than the tolerance."""
+    samples = [golden[key] for key in golden if key.startswith("resnet50") and key.endswith("sample")]
+    for index, one in enumerate(samples):
+        for other in samples[index + 1 :]:
+            assert np.abs(one - other).max() / np.abs(one).max() > 0.02
