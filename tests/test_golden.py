@@ -1,4 +1,4 @@
-"""The whole network against the stored logits of another implementation (golden/), weights drawn by name on both sides."""
+"""The whole network against stored logits of another implementation (golden/), weights drawn by name on both sides."""
 
 import sys
 from pathlib import Path
