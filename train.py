@@ -162,7 +162,15 @@ def make_loss(manifest: Manifest) -> Loss:
     weights = None
     if FLAGS.class_weights == "inverse_frequency":
         weights = inverse_frequency_weights(manifest.class_pixels)
-    return Loss(FLAGS.loss, manifest.num_classes, weights, voc.IGNORE_LABEL)
+    return Loss(
+        FLAGS.loss,
+        manifest.num_classes,
+        weights,
+        voc.IGNORE_LABEL,
+        FLAGS.label_smoothing,
+        FLAGS.focal_gamma,
+        FLAGS.hard_pixel_fraction,
+    )
 
 
 def make_augmentation() -> pipeline.Augmentation:

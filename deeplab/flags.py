@@ -108,6 +108,15 @@ def _define_optimization_flags() -> None:
         ["none", "inverse_frequency"],
         "Weights of the cross-entropy by the classes' pixels in the training split.",
     )
+    flags.DEFINE_float("label_smoothing", 0.0, "Share of a target spread over all classes.", 0.0, 0.99)
+    flags.DEFINE_float("focal_gamma", 0.0, "Focal loss: cross-entropy times (1 - probability) ** this; 0: none.", 0.0)
+    flags.DEFINE_float(
+        "hard_pixel_fraction",
+        1.0,
+        "Hard-pixel mining: share of each image's valid pixels that counts, those with the largest cross-entropy.",
+        1e-6,
+        1.0,
+    )
     flags.DEFINE_integer("plateau_patience", 0, "Evaluations without a better mIoU that lower the rate; 0: never.", 0)
     flags.DEFINE_float("plateau_factor", 0.5, "By how much a plateau lowers the rate.", 0.0, 1.0)
     flags.DEFINE_integer("early_stopping_patience", 0, "Evaluations without a better mIoU that end it; 0: never.", 0)
@@ -195,6 +204,10 @@ def check_train_flags() -> None:
         raise UsageError(f"--min_scale={FLAGS.min_scale}: larger than --max_scale={FLAGS.max_scale}")
     if FLAGS.augmentation == "resize_or_crop" and FLAGS.resize_size < FLAGS.crop_size:
         raise UsageError(f"--resize_size={FLAGS.resize_size}: smaller than --crop_size={FLAGS.crop_size}")
+    if FLAGS.loss == "dice":
+        for name in ("class_weights", "label_smoothing", "focal_gamma", "hard_pixel_fraction"):
+            if FLAGS[name].value != FLAGS[name].default:
+                raise UsageError(f"--{name}: acts on the cross-entropy, which --loss=dice leaves out")
     if len(positive_integers("multi_grid")) != 3:
         raise UsageError(f"--multi_grid={','.join(FLAGS.multi_grid)}: three numbers are needed, as in 1,2,4")
     positive_integers("atrous_rates")

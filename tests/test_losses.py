@@ -1,5 +1,8 @@
 """Losses against float64 NumPy and finite differences."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,20 +13,30 @@ K = 4
 VOID = 255
 
 
-def reference(name, logits, labels, class_weights=None):
+def reference(name, logits, labels, class_weights=None, label_smoothing=0.0, focal_gamma=0.0, hard_pixel_fraction=1.0):
     """float64 NumPy, pixel by pixel for cross-entropy and by sets for Dice."""
-    logits = np.asarray(logits, np.float64).reshape(-1, K)
-    labels = np.asarray(labels).reshape(-1)
+    logits = np.asarray(logits, np.float64).reshape(len(logits), -1, K)
+    labels = np.asarray(labels).reshape(len(labels), -1)
     class_weights = class_weights or [1.0] * K
     cross_entropy = weight = 0.0
     probabilities = []
-    for row, label in zip(logits, labels, strict=True):
-        exponentials = np.exp(row - row.max())
-        probabilities.append(exponentials / exponentials.sum())
-        if label != VOID:
-            cross_entropy -= class_weights[label] * np.log(probabilities[-1][label])
-            weight += class_weights[label]
-    probabilities = np.array(probabilities)
+    for image, image_labels in zip(logits, labels, strict=True):
+        pixels = []
+        for row, label in zip(image, image_labels, strict=True):
+            exponentials = np.exp(row - row.max())
+            probabilities.append(exponentials / exponentials.sum())
+            if label != VOID:
+                target = np.full(K, label_smoothing / K)
+                target[label] += 1 - label_smoothing
+                focus = (1 - probabilities[-1][label]) ** focal_gamma
+                pixels.append(
+                    (-class_weights[label] * focus * target @ np.log(probabilities[-1]), class_weights[label])
+                )
+        pixels.sort(reverse=True)
+        for pixel_loss, pixel_weight in pixels[: math.ceil(hard_pixel_fraction * len(pixels))]:
+            cross_entropy += pixel_loss
+            weight += pixel_weight
+    probabilities, labels = np.array(probabilities), labels.reshape(-1)
     dices = []
     for c in range(K):
         if (labels == c).any():
@@ -46,21 +59,27 @@ def batch():
 
 
 WEIGHTS = (0.5, 2.0, 1.0, 3.0)
+KINDS = [
+    (name, {"label_smoothing": smoothing, "focal_gamma": gamma, "hard_pixel_fraction": fraction})
+    for name, smoothing, gamma, fraction in itertools.product(
+        ("cross_entropy", "cross_entropy_dice"), (0.0, 0.1), (0.0, 0.5, 2.0), (1.0, 0.25)
+    )
+] + [("dice", {})]
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("name", LOSSES)
-def test_value_equals_float64_reference(batch, name, weights):
-    loss = Loss(name, K, weights)
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_value_equals_float64_reference(batch, name, options, weights):
+    loss = Loss(name, K, weights, **options)
     parts = loss.parts(loss.sums(*map(tf.constant, batch)))
     assert tuple(parts) == loss.part_names
-    assert float(parts["loss"]) == pytest.approx(reference(name, *batch, weights), rel=1e-6)
+    assert float(parts["loss"]) == pytest.approx(reference(name, *batch, weights, **options), rel=2e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_gradient_equals_finite_differences_and_is_zero_at_void(batch, name):
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_gradient_equals_finite_differences_and_is_zero_at_void(batch, name, options):
     logits, labels = batch
-    loss = Loss(name, K, WEIGHTS)
+    loss = Loss(name, K, WEIGHTS, **options)
     variable = tf.Variable(logits)
     with tf.GradientTape() as tape:
         value = loss.parts(loss.sums(variable, tf.constant(labels)))["loss"]
@@ -71,22 +90,23 @@ def test_gradient_equals_finite_differences_and_is_zero_at_void(batch, name):
         above, below = logits.astype(np.float64), logits.astype(np.float64)
         above[index] += step
         below[index] -= step
-        expected = (reference(name, above, labels, WEIGHTS) - reference(name, below, labels, WEIGHTS)) / (2 * step)
+        above, below = (reference(name, values, labels, WEIGHTS, **options) for values in (above, below))
+        expected = (above - below) / (2 * step)
         assert gradient[index] == pytest.approx(expected, rel=1e-4, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_sums_of_parts_are_the_sums_of_the_whole(batch, name):
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_sums_of_parts_are_the_sums_of_the_whole(batch, name, options):
     logits, labels = batch
-    loss = Loss(name, K, WEIGHTS)
+    loss = Loss(name, K, WEIGHTS, **options)
     first, second = (loss.sums(tf.constant(logits[i : i + 1]), tf.constant(labels[i : i + 1])) for i in range(2))
     together = {key: first[key] + second[key] for key in first}
-    assert float(loss.parts(together)["loss"]) == pytest.approx(reference(name, *batch, WEIGHTS), rel=1e-6)
+    assert float(loss.parts(together)["loss"]) == pytest.approx(reference(name, *batch, WEIGHTS, **options), rel=2e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_void_alone_gives_zero_and_finite_gradients(batch, name):
-    loss = Loss(name, K, WEIGHTS)
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_void_alone_gives_zero_and_finite_gradients(batch, name, options):
+    loss = Loss(name, K, WEIGHTS, **options)
     variable = tf.Variable(batch[0])
     with tf.GradientTape() as tape:
         value = loss.parts(loss.sums(variable, tf.fill([2, 5, 6], VOID)))["loss"]
@@ -100,6 +120,25 @@ def test_a_perfect_prediction_costs_nothing():
     for name in LOSSES:
         loss = Loss(name, K)
         assert float(loss.parts(loss.sums(tf.constant(logits), tf.constant(labels)))["loss"]) < 1e-6
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_gradient_is_finite_where_the_prediction_is_certain(gamma):
+    logits = tf.Variable(np.float32([[[200.0, 0, 0, 0]]]))
+    with tf.GradientTape() as tape:
+        loss = Loss("cross_entropy", K, focal_gamma=gamma)
+        value = loss.parts(loss.sums(logits, tf.constant([[0]])))["loss"]
+    assert np.isfinite(tape.gradient(value, logits).numpy()).all()
+
+
+def test_hard_pixels_by_hand():
+    """Losses of one image are log(1 + e) for a wrong and log(1 + 1/e) for a right pixel: of five valid, two count."""
+    logits = np.float32([[[1, 0], [1, 0], [0, 1], [1, 0], [1, 0], [0, 1]]])
+    labels = np.array([[0, 0, 0, 0, 1, VOID]])
+    loss = Loss("cross_entropy", 2, hard_pixel_fraction=0.4)
+    sums = loss.sums(tf.constant(logits), tf.constant(labels))
+    assert float(sums["weight"]) == 2
+    assert float(loss.parts(sums)["loss"]) == pytest.approx(np.log(1 + np.e))
 
 
 def test_inverse_frequency_by_hand():

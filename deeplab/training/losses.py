@@ -34,12 +34,21 @@ class Loss:
         num_classes: K; labels are 0..K-1 or `ignore_label`.
         class_weights: a weight per class for the cross-entropy, or None for 1 each.
         ignore_label: the label of void.
+        label_smoothing: share of a pixel's target that is spread evenly over all classes (arXiv 1512.00567, section 7).
+        focal_gamma: each pixel's cross-entropy is multiplied by (1 - probability of its class) ** this (arXiv
+            1708.02002, equation 4); 0 for none.
+        hard_pixel_fraction: only this share of each image's valid pixels counts, those with the largest weighted
+            cross-entropy. As `top_k_percent_pixels` of tensorflow/models (research/deeplab/utils/train_utils.py), but
+            per image, so that the loss does not depend on how images fall on replicas, and of the valid pixels.
     """
 
     name: str
     num_classes: int
     class_weights: tuple[float, ...] | None = None
     ignore_label: int = 255
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    hard_pixel_fraction: float = 1.0
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -47,7 +56,7 @@ class Loss:
         return ("loss", "cross_entropy", "dice") if self.name == "cross_entropy_dice" else ("loss",)
 
     def sums(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Additive sums of float32 logits [..., K] and integer labels [...].
+        """Additive sums of float32 logits [batch, ..., K] and integer labels [batch, ...].
 
         `cross_entropy` and `weight` (scalars): weighted pixel losses and weights. `intersection`, `probability` and
         `pixels` ([K]): of each class c, the sum of its probability over its own pixels, over all valid pixels, and
@@ -60,8 +69,11 @@ class Loss:
             class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
             safe_labels = tf.where(valid, labels, 0)
             weights = tf.where(valid, tf.gather(class_weights, safe_labels), 0.0)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)
-            sums |= {"cross_entropy": tf.reduce_sum(weights * losses), "weight": tf.reduce_sum(weights)}
+            losses = weights * self._pixel_losses(logits, safe_labels)
+            if self.hard_pixel_fraction < 1:
+                hard = self._hard_pixels(losses, valid)
+                losses, weights = losses * hard, weights * hard
+            sums |= {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
         if self.name != "cross_entropy":
             truth = tf.one_hot(tf.where(valid, labels, -1), self.num_classes)  # void: a row of zeros
             probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[..., tf.newaxis]
@@ -72,6 +84,27 @@ class Loss:
                 "pixels": tf.reduce_sum(truth, pixel_axes),
             }
         return sums
+
+    def _pixel_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Cross-entropy of each pixel, smoothed and focal as asked: float32 [batch, ...]."""
+        losses = cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        if self.label_smoothing:
+            uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
+            losses = (1 - self.label_smoothing) * cross_entropy + self.label_smoothing * uniform
+        if self.focal_gamma:
+            # Not below 1e-7, where a power below 1 has no finite gradient.
+            losses *= tf.maximum(-tf.math.expm1(-cross_entropy), 1e-7) ** self.focal_gamma
+        return losses
+
+    def _hard_pixels(self, losses: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """1.0 for the pixels of each image whose loss is among its largest, else 0.0: float32 [batch, ...]."""
+        flat = tf.reshape(losses, [tf.shape(losses)[0], -1])
+        counts = tf.reduce_sum(tf.cast(tf.reshape(valid, tf.shape(flat)), tf.float32), 1)
+        kept = tf.cast(tf.math.ceil(self.hard_pixel_fraction * counts), tf.int32)
+        largest = tf.math.top_k(flat, tf.maximum(tf.reduce_max(kept), 1)).values
+        thresholds = tf.gather(largest, tf.maximum(kept - 1, 0), axis=1, batch_dims=1)
+        hard = valid & tf.reshape(flat >= thresholds[:, tf.newaxis], tf.shape(losses))
+        return tf.stop_gradient(tf.cast(hard, tf.float32))
 
     def parts(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Sums over all that is to be judged as one -> scalars: `loss` and, if it has two, its parts.
