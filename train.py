@@ -13,7 +13,7 @@ from deeplab.data import pipeline, tfrecord, voc
 from deeplab.data.tfrecord import Manifest
 from deeplab.errors import UsageError
 from deeplab.flags import FLAGS
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
 from deeplab.training import schedules, step
 from deeplab.training.checkpoint import Checkpoints, TrainingState
 from deeplab.training.evaluation import make_evaluation
@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
         output_stride=int(FLAGS.output_stride),
         atrous_rates=flags.positive_integers("atrous_rates"),
         multi_grid=flags.positive_integers("multi_grid"),
+        batch_norm_epsilon=FLAGS.batch_norm_epsilon,
     )
     plan = make_plan(manifest)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
@@ -56,9 +57,15 @@ def main(argv: list[str]) -> None:
 
     with strategy.scope():
         has_weights = resumes or FLAGS.init_checkpoint is not None or FLAGS.backbone_weights == "none"
-        model = build_deeplabv3(config, None if has_weights else FLAGS.backbone_weights, FLAGS.batch_norm_momentum)
+        training_model = build_deeplabv3(
+            config,
+            None if has_weights else FLAGS.backbone_weights,
+            FLAGS.batch_norm_momentum,
+            auxiliary_head=FLAGS.auxiliary_weight > 0,
+        )
+        model = without_auxiliary_head(training_model)
         if FLAGS.freeze_batch_norm:
-            freeze_batch_norm(model)
+            freeze_batch_norm(training_model)
         rate_scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
         schedule = schedules.Schedule(
             FLAGS.schedule, FLAGS.learning_rate, plan.train_steps, FLAGS.warmup_steps, rate_scale
@@ -68,18 +75,25 @@ def main(argv: list[str]) -> None:
             schedule,
             FLAGS.momentum,
             FLAGS.weight_decay,
-            model.trainable_variables,
+            training_model.trainable_variables,
             loss_scaling=FLAGS.precision == "float16",
+            ema_momentum=FLAGS.ema_momentum,
         )
     loss = make_loss(manifest)
     state = TrainingState()
     checkpoints = Checkpoints(
-        model_dir / runs.CHECKPOINTS, model, optimizer, rate_scale, state, keep=FLAGS.keep_checkpoints
+        model_dir / runs.CHECKPOINTS,
+        model,
+        training_model,
+        optimizer,
+        rate_scale,
+        state,
+        keep=FLAGS.keep_checkpoints,
     )
     first_step = resume(checkpoints, state, plan)
     if FLAGS.init_checkpoint is not None and first_step == 0:
         with strategy.scope():
-            runs.init_weights(model, flags.path("init_checkpoint"))
+            runs.init_weights(training_model, flags.path("init_checkpoint"))
     runs.record_run(model_dir, config, flags.as_flagfile())
 
     batches = pipeline.training_batches(
@@ -101,10 +115,11 @@ def main(argv: list[str]) -> None:
         plan,
         step.make_train_function(
             strategy,
-            model,
+            training_model,
             optimizer,
             loss,
             weight_decay=0.0 if FLAGS.optimizer == "adamw" else FLAGS.weight_decay,
+            auxiliary_weight=FLAGS.auxiliary_weight,
             deterministic=FLAGS.deterministic,
         ),
         iter(strategy.experimental_distribute_dataset(batches)),
@@ -115,6 +130,7 @@ def main(argv: list[str]) -> None:
         RunLog(model_dir),
         manifest.class_names,
         first_step,
+        averaged_weights=lambda: schedules.averaged_weights(optimizer, training_model.trainable_variables),
     ).run()
     logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
 

@@ -15,6 +15,7 @@ from deeplab.data import voc
 from deeplab.distribution import PRECISIONS, check_batch_size
 from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
+from deeplab.model.deeplabv3 import BATCH_NORM_EPSILON
 from deeplab.training.losses import LOSSES
 from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 
@@ -88,6 +89,7 @@ def _define_model_flags() -> None:
         0.0,
         1.0,
     )
+    flags.DEFINE_float("batch_norm_epsilon", BATCH_NORM_EPSILON, "Added to the variance, in the head.", 1e-12)
     flags.DEFINE_list("atrous_rates", "6,12,18", "ASPP rates at output stride 16; doubled at 8, halved at 32.")
 
 
@@ -116,6 +118,17 @@ def _define_optimization_flags() -> None:
         "Hard-pixel mining: share of each image's valid pixels that counts, those with the largest cross-entropy.",
         1e-6,
         1.0,
+    )
+    flags.DEFINE_float(
+        "auxiliary_weight", 0.0, "Weight of an auxiliary head's loss, on the last stage but one; 0: no such head.", 0.0
+    )
+    flags.DEFINE_float(
+        "ema_momentum",
+        0.0,
+        "Share that a moving average of the weights keeps of itself a step, as 0.999; the average is what is scored "
+        "and kept as the best. 0: none.",
+        0.0,
+        0.999999,
     )
     flags.DEFINE_integer("plateau_patience", 0, "Evaluations without a better mIoU that lower the rate; 0: never.", 0)
     flags.DEFINE_float("plateau_factor", 0.5, "By how much a plateau lowers the rate.", 0.0, 1.0)

@@ -16,8 +16,8 @@ logger = logging.getLogger("deeplab")
 
 CHECKPOINTS = "checkpoints"
 _CONFIG, _FLAGS = "model.json", "flags.txt"
-_FIXED_FLAGS = ("optimizer", "freeze_batch_norm")
-"""What optimizer slots a checkpoint holds depends on these, and on whether float16 scales the loss."""
+_FIXED_FLAGS = ("optimizer", "freeze_batch_norm", "auxiliary_weight", "ema_momentum")
+"""What variables a checkpoint holds depends on these, and on whether float16 scales the loss."""
 
 
 def has_checkpoint(model_dir: Path) -> bool:

@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 
@@ -80,7 +81,8 @@ class Trainer:
         schedule: gives the learning rate that is logged; its scale is lowered on a plateau.
         log: where records go.
         class_names: names for `per_class_iou`.
-        first_step: updates that were made before.
+        first_step: steps that were made before.
+        averaged_weights: gives a context in which the model has the weights to be scored and kept as the best.
     """
 
     def __init__(
@@ -95,10 +97,11 @@ class Trainer:
         log: RunLog,
         class_names: tuple[str, ...],
         first_step: int = 0,
+        averaged_weights: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self._plan, self._train, self._batches, self._evaluate = plan, train, batches, evaluate
         self._checkpoints, self._state, self._schedule, self._log = checkpoints, state, schedule, log
-        self._class_names = class_names
+        self._class_names, self._averaged_weights = class_names, averaged_weights
         self._step = first_step
         self._signal: int | None = None
         self._is_evaluating = False
@@ -188,19 +191,27 @@ class Trainer:
         )
 
     def _evaluate_if_due(self) -> bool:
-        """Evaluates after a step that the plan names, once, unless a signal comes; whether it did."""
-        due = self._plan.evaluates_at(self._step) and int(self._state.evaluated_step) < self._step
-        if not due or self._evaluate is None:
+        """Evaluates after a step that the plan names, once, unless a signal comes; whether it did.
+
+        Without a validation split the last step's weights are kept as the best.
+        """
+        due = self._plan.evaluates_at(self._step) if self._evaluate else self._step == self._plan.train_steps
+        if not due or int(self._state.evaluated_step) >= self._step:
             return False
-        self._is_evaluating = True
-        try:
-            evaluation = self._evaluate()
-        except Interrupted:
-            return False
-        finally:
-            self._is_evaluating = False
-        self._state.evaluated_step.assign(self._step)
-        self._score(evaluation)
+        with self._averaged_weights():
+            if self._evaluate:
+                self._is_evaluating = True
+                try:
+                    evaluation = self._evaluate()
+                except Interrupted:
+                    return False
+                finally:
+                    self._is_evaluating = False
+                self._state.evaluated_step.assign(self._step)
+                self._score(evaluation)
+            else:
+                self._state.evaluated_step.assign(self._step)
+                self._checkpoints.save_best(self._step)
         return True
 
     def _score(self, evaluation: Evaluation) -> None:

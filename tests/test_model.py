@@ -18,7 +18,9 @@ from deeplab.model.deeplabv3 import (
     aspp_dilations,
     build_deeplabv3,
     freeze_batch_norm,
+    without_auxiliary_head,
 )
+from deeplab.training.checkpoint import restore_model
 
 
 def _randomize(model, seed=0):
@@ -43,7 +45,7 @@ def weights_file(request, tmp_path_factory):
 def test_at_stride_32_it_is_the_keras_application(weights_file):
     name, base, path = weights_file
     images = np.random.default_rng(1).normal(0, 50, (1, 96, 64, 3)).astype(np.float32)
-    np.testing.assert_array_equal(atrous_backbone(name, 32, path)(images), base(images))
+    np.testing.assert_array_equal(atrous_backbone(name, 32, path)(images)[0], base(images))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_deeper_resnets_are_made_atrous_by_the_same_function(name, conv4_blocks,
     for block in range(1, conv4_blocks + 1):
         assert model.get_layer(f"conv4_block{block}_2_conv").dilation_rate[0] == 2
     assert [model.get_layer(f"conv5_block{n}_2_conv").dilation_rate[0] for n in (1, 2, 3)] == [4, 4, 4]
-    assert model.output_shape == (None, None, None, 2048)
+    assert [shape[-1] for shape in model.output_shape] == [2048, 1024]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -69,7 +71,7 @@ def test_dense_features_hold_the_strided_ones(weights_file, output_stride):
     images = np.random.default_rng(1).normal(0, 50, (1, 256, 256, 3)).astype(np.float32)
     step = 32 // output_stride
     first = step - 1 if name == "mobilenet_v2" else 0
-    dense = atrous_backbone(name, output_stride, path)(images).numpy()
+    dense = atrous_backbone(name, output_stride, path)(images)[0].numpy()
     strided = base(images).numpy()
     assert dense.shape[1] == 256 // output_stride
     sampled = dense[:, first::step, first::step]
@@ -144,8 +146,8 @@ def test_any_size_goes_in_and_comes_out(output_stride):
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output_stride):
+@pytest.mark.parametrize(("output_stride", "which", "stride"), [(8, 0, 8), (16, 0, 16), (32, 1, 16)])
+def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output_stride, which, stride):
     """With kernels of one value everywhere, what a feature feels of the pixels is symmetric around its centre.
 
     The image is noise, so that no maximum of the pooling is a tie.
@@ -156,13 +158,13 @@ def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output
             variable.assign(tf.fill(variable.shape, 1e-3) if "kernel" in variable.path else tf.zeros(variable.shape))
             if variable.path.endswith(("gamma", "moving_variance")):
                 variable.assign(tf.ones(variable.shape))
-    size, index = 544, 256 // output_stride  # fields are at most 491 pixels wide
+    size, index = 544, 256 // stride  # fields are at most 491 pixels wide
     image = tf.Variable(np.random.default_rng(0).random((1, size, size, 3)), dtype=tf.float32)
     with tf.GradientTape() as tape:
-        feature = tf.reduce_sum(tf.math.log(model(image, training=False)[0, index, index]))
+        feature = tf.reduce_sum(tf.math.log(model(image, training=False)[which][0, index, index]))
     felt = tf.reduce_sum(tape.gradient(feature, image)[0], -1).numpy().astype(np.float64)
     rows, columns = (felt.sum(axis) for axis in (1, 0))
-    centre = output_stride * index + backbone.BACKBONES[name].first_centre(output_stride)
+    centre = stride * index + backbone.BACKBONES[name].first_centre(stride)
     assert np.average(np.arange(size), weights=rows) == pytest.approx(centre, abs=0.5)
     assert np.average(np.arange(size), weights=columns) == pytest.approx(centre, abs=0.5)
 
@@ -171,7 +173,7 @@ def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output
 def test_upsampling_puts_each_logit_on_its_centre(first_centre):
     """Against NumPy's linear interpolation between the centres 4 i + first_centre, the edge repeated outside."""
     small = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    upsampling = AlignedUpsampling(4, first_centre)
+    upsampling = AlignedUpsampling(4, first_centre, "up")
     result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 3), np.uint8))[0, :, :, 0]
     rows = np.stack([np.interp(np.arange(11), 4 * np.arange(3) + first_centre, column) for column in small.T], 1)
     expected = np.stack([np.interp(np.arange(7), 4 * np.arange(2) + first_centre, row) for row in rows])
@@ -183,11 +185,32 @@ def test_a_pixels_logits_do_not_depend_on_the_size_of_the_image(name):
     """The backbone alone under the upsampling (ASPP sees the whole image); what lies far from the seam is equal."""
     network = atrous_backbone(name, 16, None)
     _randomize(network)
-    upsampling = AlignedUpsampling(16, backbone.BACKBONES[name].first_centre(16))
+    upsampling = AlignedUpsampling(16, backbone.BACKBONES[name].first_centre(16), "up")
     image = np.random.default_rng(0).normal(size=(1, 420, 420, 3)).astype(np.float32)
-    large, small = (upsampling(network(part, training=False), part).numpy() for part in (image, image[:, :397, :389]))
+    large, small = (
+        upsampling(network(part, training=False)[0], part).numpy() for part in (image, image[:, :397, :389])
+    )
     near = np.s_[:, :32, :32]
     np.testing.assert_allclose(small[near], large[near], rtol=1e-3, atol=1e-3 * np.abs(large).max())
+
+
+def test_an_auxiliary_head_leaves_the_network_as_it_is(tmp_path):
+    """With it, the first output, the parameters and the checkpoint of the network proper are those without it."""
+    config = ModelConfig(("a", "b"), backbone="mobilenet_v2")
+    training_model = build_deeplabv3(config, auxiliary_head=True)
+    _randomize(training_model)
+    model, plain = without_auxiliary_head(training_model), build_deeplabv3(config)
+    added = training_model.count_params() - plain.count_params()
+    assert added == 9 * 96 * 256 + 4 * 256 + 256 * 2 + 2  # 3x3 on MobileNetV2's 96 channels, norm, classifier
+    assert [v.path for v in model.weights] == [v.path for v in plain.weights]
+    checkpoint = tf.train.Checkpoint(model=model, training_model=training_model)
+    restore_model(plain, checkpoint.save(str(tmp_path / "ckpt")))
+    images = np.random.default_rng(0).integers(0, 256, (1, 50, 70, 3)).astype(np.uint8)
+    logits, auxiliary = training_model(images, training=False)
+    assert auxiliary.shape == logits.shape == (1, 50, 70, 2)
+    assert np.abs(logits - auxiliary).max() > 1e-3
+    for network in (model, plain):
+        np.testing.assert_allclose(network(images, training=False), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_every_batch_normalisation_is_synchronised():

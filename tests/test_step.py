@@ -9,7 +9,7 @@ from conftest import make_strategy
 from deeplab.model.backbone import AtrousConv2D
 from deeplab.training.evaluation import make_evaluation
 from deeplab.training.losses import LOSSES, Loss
-from deeplab.training.schedules import Schedule, make_optimizer
+from deeplab.training.schedules import Schedule, averaged_weights, make_optimizer
 from deeplab.training.step import make_train_function
 
 K = 3
@@ -18,7 +18,7 @@ BATCH = 4
 STEPS = 5
 
 
-def _small_model():
+def _small_model(auxiliary_head=False):
     """A network with all that matters here: dilated convolutions, synchronised batch normalisation, a classifier."""
     images = keras.Input((None, None, 3), dtype="uint8")
     features = keras.layers.Rescaling(1 / 255)(images)
@@ -26,7 +26,8 @@ def _small_model():
         features = AtrousConv2D(filters, 3, padding="same", dilation_rate=2, use_bias=False)(features)
         features = keras.layers.BatchNormalization(synchronized=True)(features)
         features = keras.layers.ReLU()(features)
-    return keras.Model(images, AtrousConv2D(K, 1, dtype="float32")(features))
+    outputs = [AtrousConv2D(K, 1, dtype="float32")(features) for _ in range(1 + auxiliary_head)]
+    return keras.Model(images, outputs if auxiliary_head else outputs[0])
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,15 @@ def _dataset(batches):
 
 
 def _train(
-    num_replicas, loss_name="cross_entropy", optimizer_name="sgd", precision="float32", batches=None, calls=(STEPS,)
+    num_replicas,
+    loss_name="cross_entropy",
+    optimizer_name="sgd",
+    precision="float32",
+    batches=None,
+    calls=(STEPS,),
+    auxiliary_weight=0.0,
+    ema_momentum=0.0,
+    **loss_options,
 ):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
     keras.backend.clear_session()  # the same names every time
@@ -65,16 +74,21 @@ def _train(
     strategy = make_strategy(num_replicas)
     with strategy.scope():
         keras.utils.set_random_seed(3)
-        model = _small_model()
+        model = _small_model(auxiliary_weight > 0)
         schedule = Schedule("polynomial", 0.05, STEPS, 1, tf.Variable(1.0, trainable=False))
         optimizer = make_optimizer(
-            optimizer_name, schedule, 0.9, 1e-2, model.trainable_variables, loss_scaling=precision == "float16"
+            optimizer_name, schedule, 0.9, 1e-2, model.trainable_variables, precision == "float16", ema_momentum
         )
-    loss = Loss(loss_name, K, (1.0, 2.0, 0.5))
-    train = make_train_function(strategy, model, optimizer, loss, 0.0 if optimizer_name == "adamw" else 1e-2)
+    loss = Loss(loss_name, K, (1.0, 2.0, 0.5), **loss_options)
+    weight_decay = 0.0 if optimizer_name == "adamw" else 1e-2
+    train = make_train_function(strategy, model, optimizer, loss, weight_decay, auxiliary_weight)
     iterator = iter(strategy.experimental_distribute_dataset(_dataset(batches or _batches())))
     totals = [train(iterator, tf.constant(count)) for count in calls]
     weights = {variable.path: variable.numpy() for variable in [*model.variables, *optimizer.variables]}
+    with averaged_weights(optimizer, model.trainable_variables):
+        weights |= {f"{variable.path} averaged": variable.numpy() for variable in model.trainable_variables}
+    for variable in model.variables:
+        np.testing.assert_array_equal(variable.numpy(), weights[variable.path])  # as before the average
     return weights, {name: sum(total[name].numpy() for total in totals) for name in totals[0]}
 
 
@@ -98,6 +112,60 @@ def test_replicas_equal_one_device(loss_name, optimizer_name):
         assert other_totals["confusion"].sum() == totals["confusion"].sum()
         # Rounding may turn a tie at single pixels.
         assert np.abs(other_totals["confusion"] - totals["confusion"]).sum() <= 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hard_pixel_fraction": 0.25, "label_smoothing": 0.1, "focal_gamma": 2.0},
+        {"auxiliary_weight": 0.4, "ema_momentum": 0.5},
+    ],
+)
+def test_replicas_equal_one_device_with_what_is_off_by_default(options):
+    weights, totals = _train(1, **options)
+    other_weights, other_totals = _train(2, **options)
+    _assert_equal(weights, other_weights, rtol=2e-5)
+    assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
+    if "auxiliary_weight" in options:
+        assert other_totals["auxiliary"] == pytest.approx(totals["auxiliary"], rel=1e-5)
+        assert totals["auxiliary"] != totals["loss"]
+
+
+def test_the_auxiliary_loss_counts_with_its_weight():
+    """Of one step of plain SGD, the change of the shared kernels is that of main loss + 0.4 auxiliary loss."""
+    batch = _batches()[0]
+    keras.utils.set_random_seed(3)
+    strategy = make_strategy(2)
+    with strategy.scope():
+        model = _small_model(auxiliary_head=True)
+        schedule = Schedule("constant", 0.1, STEPS, 0, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=False)
+    copy = _small_model(auxiliary_head=True)
+    copy.set_weights(model.get_weights())
+    loss = Loss("cross_entropy", K)
+    with tf.GradientTape() as tape:
+        values = [loss.parts(loss.sums(x, batch["label"]))["loss"] for x in copy(batch["image"], training=True)]
+        objective = values[0] + 0.4 * values[1]
+    gradients = tape.gradient(objective, copy.trainable_variables)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    train = make_train_function(strategy, model, optimizer, loss, auxiliary_weight=0.4)
+    totals = train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
+    assert float(totals["loss"]) == pytest.approx(float(values[0]), rel=1e-5)
+    assert float(totals["auxiliary"]) == pytest.approx(float(values[1]), rel=1e-5)
+    for variable, old, gradient in zip(model.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose((old - variable.numpy()) / 0.1, gradient, rtol=1e-3, atol=2e-5)
+
+
+def test_moving_average_of_weights_by_hand():
+    """After three steps with momentum 0.5: a quarter of the first, a quarter of the second, half of the third."""
+    snapshots = [_train(2, calls=(1,) * count) for count in (1, 2, 3)]
+    averaged, _ = _train(2, calls=(1, 1, 1), ema_momentum=0.5)
+    paths = [path for path in averaged if path.endswith("averaged")]
+    assert paths
+    for path in paths:
+        first, second, third = (weights[path.removesuffix(" averaged")] for weights, _ in snapshots)
+        np.testing.assert_allclose(averaged[path], first / 4 + second / 4 + third / 2, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(averaged[path.removesuffix(" averaged")], third)
 
 
 def test_the_comparison_would_notice_a_mean_of_replica_means():

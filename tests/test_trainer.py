@@ -1,5 +1,6 @@
 """When the loop logs, evaluates, saves and stops; the step, the data and the model are stand-ins."""
 
+import contextlib
 import json
 import os
 import signal
@@ -52,7 +53,9 @@ class Run:
         self.optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, self.model.trainable_variables, loss_scaling=False)
         self.state = TrainingState()
         self.scale = scale
-        self.checkpoints = Checkpoints(model_dir / "checkpoints", self.model, self.optimizer, scale, self.state)
+        self.checkpoints = Checkpoints(
+            model_dir / "checkpoints", self.model, self.model, self.optimizer, scale, self.state
+        )
         self.restored = self.checkpoints.restore_latest()
         self.step = int(self.state.step)
         self._val_ious, self._bad_step, self._signal_at = iter(val_ious), bad_step, signal_at
@@ -145,6 +148,34 @@ def test_plateau_halves_the_rate_and_early_stopping_ends_the_run(tmp_path):
     assert float(run.scale) == 0.25  # lowered after evaluations 3 and 5
     rates = [record["learning_rate"] for record in _records(tmp_path) if record["split"] == "train"]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.05, 0.05, 0.025], rtol=1e-6)
+
+
+def test_without_a_validation_split_the_last_weights_are_the_best(tmp_path):
+    Run(tmp_path, Plan(4, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 4
+    longer = Run(tmp_path, Plan(6, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1))
+    longer.trainer.run()
+    assert (longer.calls, checkpoint_step(best_path(tmp_path / "checkpoints"))) == ([1, 1], 6)
+
+
+def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_goes_on_from_its_own(tmp_path):
+    plan = Plan(2, steps_per_epoch=1, global_batch_size=1)
+    run = Run(tmp_path, plan, val_ious=[0.5, 0.4])
+    kernel = run.model.layers[1].kernel
+    kernel.assign(tf.fill(kernel.shape, 3.0))
+
+    @contextlib.contextmanager
+    def averaged():
+        kernel.assign(tf.fill(kernel.shape, 7.0))
+        yield
+        kernel.assign(tf.fill(kernel.shape, 3.0))
+
+    run.trainer._averaged_weights = averaged
+    run.trainer.run()
+    again = Run(tmp_path, plan)
+    assert (again.model.layers[1].kernel.numpy() == 3).all()
+    restore_model(again.model, best_path(tmp_path / "checkpoints"))
+    assert (again.model.layers[1].kernel.numpy() == 7).all()
 
 
 def test_a_restart_remembers_how_long_it_has_waited(tmp_path):

@@ -24,6 +24,7 @@ class Backbone:
 
     `preprocess_input` takes RGB in [0, 255]. `unit_pattern` finds, in the names of the spatial convolutions of the
     last stage, the number of the residual unit that multi-grid goes by; None where multi-grid is not defined.
+    `auxiliary_layer` is the last one at a nominal stride of 16, whose features an auxiliary head reads.
     `first_centre` gives, for an output stride, the pixel (in each dimension) that the receptive field of feature 0 is
     centred on; that of feature i is `output_stride * i` further.
     """
@@ -31,6 +32,7 @@ class Backbone:
     build: Callable[..., keras.Model]
     preprocess_input: Callable[[tf.Tensor], tf.Tensor]
     unit_pattern: str | None
+    auxiliary_layer: str
     first_centre: Callable[[int], int]
 
 
@@ -41,13 +43,14 @@ _resnet = functools.partial(
     first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
 )
 BACKBONES = {
-    "resnet50": _resnet(keras.applications.ResNet50),
-    "resnet101": _resnet(keras.applications.ResNet101),
-    "resnet152": _resnet(keras.applications.ResNet152),
+    "resnet50": _resnet(keras.applications.ResNet50, auxiliary_layer="conv4_block6_out"),
+    "resnet101": _resnet(keras.applications.ResNet101, auxiliary_layer="conv4_block23_out"),
+    "resnet152": _resnet(keras.applications.ResNet152, auxiliary_layer="conv4_block36_out"),
     "mobilenet_v2": Backbone(
         keras.applications.MobileNetV2,
         preprocess_input=keras.applications.mobilenet_v2.preprocess_input,
         unit_pattern=None,
+        auxiliary_layer="block_12_add",
         first_centre=lambda output_stride: output_stride - 1,  # ... at bottom and right alone: 1 + 2 + 4 + ...
     ),
 }
@@ -97,8 +100,9 @@ def atrous_backbone(
     A convolution that would take the features beyond the output stride keeps stride 1, and every spatial kernel
     that read the coarser grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation
     is synchronised over replicas. Input: float [batch, height, width, 3] as the application's own preprocessing
-    makes it. Output: float [batch, height / output_stride, width / output_stride, channels]; ResNets round up,
-    MobileNetV2 may be one short.
+    makes it. Outputs: the last features, float [batch, height / output_stride, width / output_stride, channels]
+    (ResNets round up, MobileNetV2 may be one short), and those of `auxiliary_layer`, at stride 16, or at the output
+    stride where that is less.
 
     Args:
         name: a key of `BACKBONES`.
@@ -131,7 +135,8 @@ def atrous_backbone(
     for layer in base.layers:
         if layer.weights:
             atrous.get_layer(layer.name).set_weights(layer.get_weights())
-    return atrous
+    outputs = [atrous.output, atrous.get_layer(backbone.auxiliary_layer).output]
+    return keras.Model(atrous.input, outputs, name=atrous.name)
 
 
 def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Model:

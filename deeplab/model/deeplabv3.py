@@ -1,5 +1,7 @@
 """DeepLab v3: backbone, atrous spatial pyramid pooling and bilinear upsampling (arXiv 1706.05587, section 3.3)."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +11,9 @@ import tensorflow as tf
 from deeplab.errors import UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, AtrousConv2D, atrous_backbone
 
-ASPP_FILTERS = 256
+HEAD_FILTERS = 256
 BATCH_NORM_EPSILON = 1e-5
+"""Of the head's batch normalisation, as in tensorflow/models (research/deeplab/core/utils.py)."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class ModelConfig:
     """All that is needed to build the same network again; `model.json` of a run holds it.
 
     `atrous_rates` are those at output stride 16; they are doubled at 8 (section 4.1) and halved at 32.
+    `batch_norm_epsilon` is the head's; the backbone keeps that of its ImageNet weights.
     """
 
     class_names: tuple[str, ...]
@@ -26,6 +30,7 @@ class ModelConfig:
     atrous_rates: tuple[int, ...] = (6, 12, 18)
     multi_grid: tuple[int, ...] = (1, 1, 1)
     dropout_rate: float = 0.1
+    batch_norm_epsilon: float = BATCH_NORM_EPSILON
 
     @property
     def num_classes(self) -> int:
@@ -74,8 +79,8 @@ class AlignedUpsampling(keras.layers.Layer):
     image: a network trained on crops would be off by up to half an output stride on whole images. In float32.
     """
 
-    def __init__(self, output_stride: int, first_centre: int) -> None:
-        super().__init__(name="upsampled_logits", dtype="float32", autocast=False)
+    def __init__(self, output_stride: int, first_centre: int, name: str) -> None:
+        super().__init__(name=name, dtype="float32", autocast=False)
         self._output_stride, self._first_centre = output_stride, first_centre
 
     def call(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
@@ -89,17 +94,22 @@ class AlignedUpsampling(keras.layers.Layer):
 
 
 def build_deeplabv3(
-    config: ModelConfig, backbone_weights: str | None = None, batch_norm_momentum: float = BATCH_NORM_MOMENTUM
+    config: ModelConfig,
+    backbone_weights: str | None = None,
+    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
+    auxiliary_head: bool = False,
 ) -> keras.Model:
     """The network. Input: RGB [batch, height, width, 3] in [0, 255], uint8 or float, of any size.
 
-    Output: float32 logits [batch, height, width, num_classes] at the input's size. Under a mixed dtype policy the
-    logits and their upsampling stay float32.
+    Output: float32 logits [batch, height, width, num_classes] at the input's size; with an auxiliary head a list of
+    those and the head's. Under a mixed dtype policy the logits and their upsampling stay float32.
 
     Args:
         config: what to build.
         backbone_weights: as `atrous_backbone`.
         batch_norm_momentum: of all batch normalisation; it matters in training alone.
+        auxiliary_head: a small FCN on the features of the stage before the last, which only training needs (arXiv
+            1612.01105, section 4, as mmsegmentation's FCNHead has it: 3x3 to 256, dropout 0.1, 1x1).
 
     Raises:
         DataError: as `atrous_backbone`.
@@ -109,13 +119,28 @@ def build_deeplabv3(
     backbone = atrous_backbone(
         config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
     )
-    features = backbone(Preprocess(config.backbone)(images))
-    features = _aspp(features, aspp_dilations(config), batch_norm_momentum)
-    features = keras.layers.Dropout(config.dropout_rate, name="head_dropout")(features)
-    logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name="logits")(features)
-    first_centre = BACKBONES[config.backbone].first_centre(config.output_stride)
-    logits = AlignedUpsampling(config.output_stride, first_centre)(logits, images)
-    return keras.Model(images, logits, name="deeplabv3")
+    features, auxiliary = backbone(Preprocess(config.backbone)(images))
+    conv_bn_relu = functools.partial(_conv_bn_relu, momentum=batch_norm_momentum, epsilon=config.batch_norm_epsilon)
+    features = _aspp(features, aspp_dilations(config), conv_bn_relu)
+    logits = _classify(features, images, config, config.output_stride)
+    if not auxiliary_head:
+        return keras.Model(images, logits, name="deeplabv3")
+    auxiliary = conv_bn_relu(auxiliary, 3, 1, name="auxiliary")
+    auxiliary = _classify(auxiliary, images, config, min(config.output_stride, 16), "auxiliary_")
+    return keras.Model(images, [logits, auxiliary], name="deeplabv3_and_auxiliary")
+
+
+def without_auxiliary_head(model: keras.Model) -> keras.Model:
+    """The network that gives the first output alone: the same layers, as `build_deeplabv3` makes it for inference."""
+    return keras.Model(model.input, model.outputs[0], name="deeplabv3") if len(model.outputs) > 1 else model
+
+
+def _classify(features: tf.Tensor, images: tf.Tensor, config: ModelConfig, stride: int, prefix: str = "") -> tf.Tensor:
+    """Features at `stride` -> float32 logits at the size of the images."""
+    features = keras.layers.Dropout(config.dropout_rate, name=f"{prefix}head_dropout")(features)
+    logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name=f"{prefix}logits")(features)
+    first_centre = BACKBONES[config.backbone].first_centre(stride)
+    return AlignedUpsampling(stride, first_centre, f"{prefix}upsampled_logits")(logits, images)
 
 
 def aspp_dilations(config: ModelConfig) -> list[int]:
@@ -129,19 +154,21 @@ def aspp_dilations(config: ModelConfig) -> list[int]:
     return dilations
 
 
-def _aspp(features: tf.Tensor, rates: list[int], momentum: float) -> tf.Tensor:
-    """1x1, one 3x3 per rate, and image pooling, side by side; then 1x1 over all of them."""
-    branches = [_conv_bn_relu(features, 1, 1, momentum, "aspp_1x1")]
-    branches += [_conv_bn_relu(features, 3, rate, momentum, f"aspp_3x3_{n}") for n, rate in enumerate(rates, 1)]
+def _aspp(features: tf.Tensor, dilations: list[int], conv_bn_relu: Callable) -> tf.Tensor:
+    """1x1, one 3x3 per dilation, and image pooling, side by side; then 1x1 over all of them."""
+    branches = [conv_bn_relu(features, 1, 1, name="aspp_1x1")]
+    branches += [conv_bn_relu(features, 3, rate, name=f"aspp_3x3_{n}") for n, rate in enumerate(dilations, 1)]
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
-    pooled = _conv_bn_relu(pooled, 1, 1, momentum, "aspp_pooled")
+    pooled = conv_bn_relu(pooled, 1, 1, name="aspp_pooled")
     branches.append(BroadcastLike(name="aspp_broadcast")(pooled, features))
-    return _conv_bn_relu(keras.layers.Concatenate(name="aspp_concat")(branches), 1, 1, momentum, "aspp_project")
+    return conv_bn_relu(keras.layers.Concatenate(name="aspp_concat")(branches), 1, 1, name="aspp_project")
 
 
-def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, momentum: float, name: str) -> tf.Tensor:
+def _conv_bn_relu(
+    features: tf.Tensor, kernel_size: int, dilation_rate: int, name: str, momentum: float, epsilon: float
+) -> tf.Tensor:
     features = AtrousConv2D(
-        ASPP_FILTERS,
+        HEAD_FILTERS,
         kernel_size,
         padding="same",
         dilation_rate=dilation_rate,
@@ -150,7 +177,7 @@ def _conv_bn_relu(features: tf.Tensor, kernel_size: int, dilation_rate: int, mom
         name=f"{name}_conv",
     )(features)
     features = keras.layers.BatchNormalization(
-        momentum=momentum, epsilon=BATCH_NORM_EPSILON, synchronized=True, name=f"{name}_bn"
+        momentum=momentum, epsilon=epsilon, synchronized=True, name=f"{name}_bn"
     )(features)
     return keras.layers.ReLU(name=f"{name}_relu")(features)
 

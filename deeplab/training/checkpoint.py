@@ -33,14 +33,16 @@ class TrainingState(tf.Module):
 class Checkpoints:
     """`latest/` and `best/` below a folder, both whole checkpoints written by `tf.train.CheckpointManager`.
 
-    A checkpoint holds the model, the optimizer with its slots and loss scale, the schedule's scale, the state of
-    dropout's random numbers (which Keras leaves out of a model's checkpoint) and the loop's `TrainingState`.
+    A checkpoint holds the model, what its training adds to it (an auxiliary head), the optimizer with its slots and
+    loss scale, the schedule's scale, the state of dropout's random numbers (which Keras leaves out of a model's
+    checkpoint) and the loop's `TrainingState`.
     """
 
     def __init__(
         self,
         directory: Path,
         model: keras.Model,
+        training_model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         learning_rate_scale: tf.Variable,
         state: TrainingState,
@@ -48,10 +50,11 @@ class Checkpoints:
     ) -> None:
         checkpoint = tf.train.Checkpoint(
             model=model,
+            training_model=training_model,
             optimizer=optimizer,
             learning_rate_scale=learning_rate_scale,
             state=state,
-            random_state=[v.value for v in model.variables if v.path.endswith("seed_generator_state")],
+            random_state=[v.value for v in training_model.variables if v.path.endswith("seed_generator_state")],
         )
         self._checkpoint, self._state = checkpoint, state
         self._latest = tf.train.CheckpointManager(checkpoint, str(directory / LATEST), max_to_keep=keep)

@@ -1,5 +1,8 @@
 """Learning rate as a function of the step, computed inside the compiled step; and the optimizers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import keras
 import tensorflow as tf
 
@@ -44,23 +47,47 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_optimizer(
-    name: str, schedule: Schedule, momentum: float, weight_decay: float, variables: list, loss_scaling: bool
+    name: str,
+    schedule: Schedule,
+    momentum: float,
+    weight_decay: float,
+    variables: list,
+    loss_scaling: bool,
+    ema_momentum: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """SGD with momentum, Adam or AdamW, built for `variables`; with dynamic loss scaling for float16.
 
-    AdamW decays kernels alone (decoupled); for the others the step adds L2 to the loss.
+    AdamW decays kernels alone (decoupled); for the others the step adds L2 to the loss. With `ema_momentum` the
+    optimizer keeps a moving average of the variables (see `averaged_weights`).
     """
+    average = {"use_ema": True, "ema_momentum": ema_momentum} if ema_momentum else {}
     if name == "sgd":
-        optimizer = keras.optimizers.SGD(schedule, momentum=momentum)
+        optimizer = keras.optimizers.SGD(schedule, momentum=momentum, **average)
     elif name == "adam":
-        optimizer = keras.optimizers.Adam(schedule)
+        optimizer = keras.optimizers.Adam(schedule, **average)
     else:
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **average)
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_kernel(v)])
     if loss_scaling:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)  # slots must exist before the first step and before a restore
     return optimizer
+
+
+@contextmanager
+def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> Iterator[None]:
+    """Within, the variables hold their moving averages, if the optimizer keeps them; after it, what they held before.
+
+    Batch normalisation's moving statistics are averages already and stay.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    before = [variable.numpy() for variable in variables] if inner.use_ema else []
+    optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=bool(before)):
+            variable.assign(value)
 
 
 def is_kernel(variable: keras.Variable) -> bool:

@@ -18,6 +18,7 @@ def make_train_function(
     optimizer: keras.optimizers.Optimizer,
     loss: Loss,
     weight_decay: float = 0.0,
+    auxiliary_weight: float = 0.0,
     deterministic: bool = False,
 ) -> Callable[[Iterator, tf.Tensor], Totals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
@@ -25,7 +26,8 @@ def make_train_function(
     Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch; `confusion` (int64
     [classes, classes]) of the predictions that the steps were trained on; `non_finite`, the number of steps whose
     loss or gradient was not finite; `skipped`, the number whose update loss scaling (float16) left out because a
-    gradient overflowed, which is no failure. `weight_decay` adds L2 of the kernels to what is minimised, not to `loss`.
+    gradient overflowed, which is no failure. `weight_decay` adds L2 of the kernels to what is minimised, not to `loss`;
+    so does `auxiliary_weight` times the loss of a model's second output, whose sum over steps is then `auxiliary`.
     `deterministic` is that of `confusion_matrix`.
     """
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
@@ -35,15 +37,19 @@ def make_train_function(
         context = tf.distribute.get_replica_context()
         num_replicas = context.num_replicas_in_sync
         with tf.GradientTape() as tape:
-            logits = model(batch["image"], training=True)
+            logits, *auxiliary_logits = keras.tree.flatten(model(batch["image"], training=True))
             parts = loss.parts(context.all_reduce("SUM", loss.sums(logits, batch["label"])))
             objective = parts["loss"]
+            for each in auxiliary_logits:
+                sums = context.all_reduce("SUM", loss.sums(each, batch["label"]))
+                parts["auxiliary"] = loss.parts(sums)["loss"]
+                objective += auxiliary_weight * parts["auxiliary"]
             if weight_decay:
                 objective += weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
             # Every replica holds the global loss, and the optimizer sums their gradients: each gives 1/n of it.
             objective = optimizer.scale_loss(objective / num_replicas)
         gradients = tape.gradient(objective, model.trainable_variables)
-        finite, skipped = tf.math.is_finite(parts["loss"]), tf.constant(False)
+        finite, skipped = tf.math.is_finite(objective), tf.constant(False)
         if scaled:
             # Keras's scaler looks at replica 0 alone: summed first, all see the overflow of any.
             gradients = [gradient / num_replicas for gradient in context.all_reduce("SUM", gradients)]
@@ -62,7 +68,8 @@ def make_train_function(
             "skipped": tf.cast(skipped, tf.float32) / num_replicas,
         }
 
-    names = ("steps", *loss.part_names, "non_finite", "skipped")
+    auxiliary_names = ("auxiliary",) if len(model.outputs) > 1 else ()
+    names = ("steps", *loss.part_names, *auxiliary_names, "non_finite", "skipped")
 
     @tf.function
     def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
