@@ -6,6 +6,7 @@ python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_d
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from deeplab.data.tfrecord import Manifest
 from deeplab.errors import UsageError
 from deeplab.files import write_text
 from deeplab.flags import FLAGS
+from deeplab.model.inference import make_predictor
 from deeplab.training.checkpoint import checkpoint_step
 from deeplab.training.evaluation import make_evaluation
 from deeplab.training.losses import Loss
@@ -38,8 +40,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.verify:
         tfrecord.verify_shards(tfrecord_dir, manifest)
     with strategy.scope():
-        output_stride = None if FLAGS.output_stride is None else int(FLAGS.output_stride)
-        model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint, output_stride)
+        model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint, flags.output_stride())
     if manifest.class_names != config.class_names:
         raise UsageError(f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}")
     step = checkpoint_step(checkpoint)
@@ -49,7 +50,8 @@ def main(argv: list[str]) -> None:
     pictures = _PictureWriter(output_dir, tfrecord_dir, manifest) if output_dir is not None else None
     loss = Loss("cross_entropy", config.num_classes, ignore_label=voc.IGNORE_LABEL)
     batches = pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size)
-    evaluation = make_evaluation(strategy, model, loss, batches)(pictures)
+    inference = flags.inference()
+    evaluation = make_evaluation(strategy, make_predictor(model, inference), loss, batches)(pictures)
 
     print(table(config.class_names, evaluation.scores))
     record = {
@@ -59,6 +61,8 @@ def main(argv: list[str]) -> None:
         **evaluation.scores.to_json(config.class_names),
         "num_images": evaluation.num_images,
         "checkpoint": checkpoint,
+        "output_stride": config.output_stride,
+        **asdict(inference),
     }
     folder = output_dir or model_dir / "eval" / FLAGS.split
     folder.mkdir(parents=True, exist_ok=True)

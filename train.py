@@ -14,6 +14,7 @@ from deeplab.data.tfrecord import Manifest
 from deeplab.errors import UsageError
 from deeplab.flags import FLAGS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
+from deeplab.model.inference import make_predictor
 from deeplab.training import schedules, step
 from deeplab.training.checkpoint import Checkpoints, TrainingState
 from deeplab.training.evaluation import make_evaluation
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> None:
     if val_manifest is not None:
         batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
         val_batches = pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size)
-        evaluation = make_evaluation(strategy, model, loss, val_batches, FLAGS.deterministic)
+        evaluation = make_evaluation(strategy, make_predictor(model), loss, val_batches, FLAGS.deterministic)
 
     trainer.Trainer(
         plan,

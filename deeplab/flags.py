@@ -16,6 +16,7 @@ from deeplab.distribution import PRECISIONS, check_batch_size
 from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
 from deeplab.model.deeplabv3 import BATCH_NORM_EPSILON
+from deeplab.model.inference import Inference
 from deeplab.training.losses import LOSSES
 from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 
@@ -160,8 +161,18 @@ def define_eval_flags() -> None:
     _define_common_flags()
     flags.DEFINE_string("split", "val", "Split to score; its shards must stand in --tfrecord_dir.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
-    flags.DEFINE_enum("output_stride", None, [str(s) for s in OUTPUT_STRIDES], "Default: that of training.")
+    _define_inference_flags()
     flags.DEFINE_string("output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
+
+
+def _define_inference_flags() -> None:
+    flags.DEFINE_enum("output_stride", None, [str(s) for s in OUTPUT_STRIDES], "Default: that of training.")
+    flags.DEFINE_list("scales", "1.0", "Sizes to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.")
+    flags.DEFINE_bool("flip", False, "Average over the mirrored image, too.")
+    flags.DEFINE_integer(
+        "window_size", 0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", 0
+    )
+    flags.DEFINE_float("window_overlap", 1 / 3, "Share of a window that the next one covers, too.", 0.0, 0.9)
 
 
 def define_predict_flags() -> None:
@@ -169,6 +180,7 @@ def define_predict_flags() -> None:
     flags.DEFINE_string("model_dir", None, "Folder of the run whose model predicts.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
     flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
+    _define_inference_flags()
 
 
 def as_markdown() -> str:
@@ -232,6 +244,22 @@ def positive_integers(name: str) -> tuple[int, ...]:
     if not text or not all(item.strip().isdecimal() and int(item) > 0 for item in text):
         raise UsageError(f"--{name}={','.join(text)}: whole numbers above 0 are needed, separated by commas")
     return tuple(int(item) for item in text)
+
+
+def inference() -> Inference:
+    """How eval.py and predict.py segment; raises UsageError for scales that are none."""
+    try:
+        scales = tuple(float(item) for item in FLAGS.scales)
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales):
+        raise UsageError(f"--scales={','.join(FLAGS.scales)}: numbers from 0.1 to 10 are needed, separated by commas")
+    return Inference(scales, FLAGS.flip, FLAGS.window_size, FLAGS.window_overlap)
+
+
+def output_stride() -> int | None:
+    """--output_stride of eval.py and predict.py, or None for that of training."""
+    return int(FLAGS.output_stride) if FLAGS.output_stride else None
 
 
 def eval_batch_size(num_replicas: int) -> int:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from deeplab import flags, runs, visualize
 from deeplab.errors import DataError, UsageError
 from deeplab.flags import FLAGS
+from deeplab.model.inference import make_predictor
 from deeplab.progress import Progress
 
 logger = logging.getLogger("deeplab")
@@ -28,14 +29,16 @@ def main(argv: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{name}: two images of this name would be written to one file; segment them apart")
-    model, config, _ = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint)
+    model, config, _ = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride())
     masks, overlays = flags.path("output_dir") / "masks", flags.path("output_dir") / "overlays"
     masks.mkdir(parents=True, exist_ok=True)
     overlays.mkdir(parents=True, exist_ok=True)
 
+    predict = make_predictor(model, flags.inference())
+
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
     def segment(batch: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.argmax(model(batch, training=False), -1), tf.uint8)
+        return tf.cast(tf.argmax(predict(batch), -1), tf.uint8)
 
     progress = Progress("segmenting", len(images), "images")
     for number, path in enumerate(images, 1):

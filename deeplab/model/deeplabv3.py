@@ -115,7 +115,7 @@ def build_deeplabv3(
         DataError: as `atrous_backbone`.
         UsageError: as `atrous_backbone` and `aspp_dilations`.
     """
-    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    images = keras.Input((None, None, 3), dtype="float32", name="images")
     backbone = atrous_backbone(
         config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
     )

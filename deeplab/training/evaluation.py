@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -25,7 +24,7 @@ class Evaluation:
 
 def make_evaluation(
     strategy: tf.distribute.Strategy,
-    model: keras.Model,
+    predict: Callable[[tf.Tensor], tf.Tensor],
     loss: Loss,
     batches: tf.data.Dataset,
     deterministic: bool = False,
@@ -34,7 +33,7 @@ def make_evaluation(
 
     Args:
         strategy: whose replicas share each batch.
-        model: gives logits [batch, height, width, classes].
+        predict: images -> logits or log-probabilities [batch, height, width, classes].
         loss: evaluated over the whole data set.
         batches: as `pipeline.evaluation_batches` makes them, of known cardinality.
         deterministic: as `confusion_matrix` takes it.
@@ -42,7 +41,7 @@ def make_evaluation(
     The function takes, if wanted, `on_predictions`: a callable that gets, a batch at a time, an iterator over the class
     indices (uint8 [height, width], padding included) of its images, in the order of the data set.
     """
-    evaluate_batch = make_evaluate_function(strategy, model, loss, deterministic)
+    evaluate_batch = make_evaluate_function(strategy, predict, loss, deterministic)
     distributed = strategy.experimental_distribute_dataset(batches)
     num_batches = int(batches.cardinality())
 

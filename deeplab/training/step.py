@@ -84,16 +84,20 @@ def make_train_function(
 
 
 def make_evaluate_function(
-    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, deterministic: bool = False
+    strategy: tf.distribute.Strategy,
+    predict: Callable[[tf.Tensor], tf.Tensor],
+    loss: Loss,
+    deterministic: bool = False,
 ) -> Callable[[dict], tuple[Totals, tf.Tensor]]:
     """A compiled function: distributed batch -> (totals of the batch, predictions of each replica).
 
+    `predict` takes images and gives logits, or log-probabilities, of their classes (`inference.make_predictor`).
     Totals: the loss's sums in float64, `confusion` (int64 [classes, classes]) and `num_images` (int64, fillers not
     counted). Predictions: class indices, uint8 [batch of the replica, height, width].
     """
 
     def replica_step(batch: dict[str, tf.Tensor]) -> tuple[Totals, tf.Tensor]:
-        logits = model(batch["image"], training=False)
+        logits = predict(batch["image"])
         predictions = tf.argmax(logits, -1, tf.int32)
         totals = {name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, batch["label"]).items()}
         totals["confusion"] = confusion_matrix(

@@ -1,0 +1,112 @@
+"""How a trained network segments an image: once, at several scales, mirrored, or window by window."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What is averaged over. The defaults are one pass over the whole image.
+
+    Attributes:
+        scales: sizes that the image is seen at, of its own; the paper's are 0.5 to 1.75 by 0.25 (table 6).
+        flip: whether each is seen mirrored, too.
+        window_size: height and width of the windows that a larger image is cut into, in pixels; 0 for none.
+        window_overlap: share of a window that the next one covers, too.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window_size: int = 0
+    window_overlap: float = 1 / 3
+
+
+def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function: images, uint8 or float [batch, height, width, 3] in [0, 255] -> float32 scores of their classes.
+
+    The scores, [batch, height, width, classes], are the network's logits, or, where something is averaged, the
+    logarithms of the mean probabilities: the softmax of either gives probabilities. For use inside a `tf.function`.
+    """
+
+    def whole(images: tf.Tensor) -> tf.Tensor:
+        return model(images, training=False)
+
+    def windows(images: tf.Tensor) -> tf.Tensor:
+        return _log_mean_of_windows(whole, images, inference.window_size, inference.window_overlap)
+
+    def at_scale(images: tf.Tensor, scale: float) -> tf.Tensor:
+        """Log-probabilities at the size of `images`; resized with half-pixel centres, as in training."""
+        size = tf.shape(images)[1:3]
+        scaled_size = tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32)
+        scaled = tf.image.resize(images, scaled_size) if scale != 1 else images
+        scores = (windows if inference.window_size else whole)(scaled)
+        return tf.nn.log_softmax(tf.image.resize(scores, size) if scale != 1 else scores)
+
+    def predict(images: tf.Tensor) -> tf.Tensor:
+        images = tf.cast(images, tf.float32)
+        views = [at_scale(images, scale) for scale in inference.scales]
+        if inference.flip:
+            views += [at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
+        return _log_mean(views)
+
+    if inference.scales == (1.0,) and not inference.flip:
+        return windows if inference.window_size else whole
+    return predict
+
+
+def _log_mean(views: list[tf.Tensor]) -> tf.Tensor:
+    """Log of the mean probability of log-probabilities."""
+    total = tf.exp(views[0])
+    for view in views[1:]:
+        total += tf.exp(view)
+    return _log(total / len(views))
+
+
+def _log_mean_of_windows(
+    predict: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, window_size: int, overlap: float
+) -> tf.Tensor:
+    """Log of the mean probability over windows of at most `window_size`, evenly spread, that overlap at least so much.
+
+    An image that is one window gives what `predict` gives.
+    """
+    height, width = tf.unstack(tf.shape(images)[1:3])
+    tops, window_height = _window_starts(height, window_size, overlap)
+    lefts, window_width = _window_starts(width, window_size, overlap)
+    if_one = tf.logical_and(tf.equal(window_height, height), tf.equal(window_width, width))
+
+    def many() -> tf.Tensor:
+        starts = tf.reshape(tf.stack(tf.meshgrid(tops, lefts, indexing="ij"), -1), [-1, 2])
+
+        def place(start: tf.Tensor) -> tuple[tf.Tensor, list[list[tf.Tensor]]]:
+            top, left = tf.unstack(start)
+            window = images[:, top : top + window_height, left : left + window_width]
+            probabilities = tf.nn.softmax(predict(window))
+            around = [[0, 0], [top, height - top - window_height], [left, width - left - window_width], [0, 0]]
+            return tf.pad(probabilities, around), tf.pad(tf.ones_like(probabilities[:1, :, :, :1]), around)
+
+        def add(sums: tuple[tf.Tensor, tf.Tensor], start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            probabilities, count = place(start)
+            return sums[0] + probabilities, sums[1] + count
+
+        first = place(starts[0])
+        total, count = tf.foldl(add, starts[1:], first, parallel_iterations=1)
+        return _log(total / count)
+
+    return tf.cond(if_one, lambda: predict(images), many)
+
+
+def _window_starts(length: tf.Tensor, window_size: int, overlap: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """First pixels of the windows along one side (int32 [windows]), and their length."""
+    window = tf.minimum(window_size, length)
+    stride = max(round(window_size * (1 - overlap)), 1)
+    count = tf.maximum((length - window + stride - 1) // stride, 0) + 1
+    spread = tf.linspace(0.0, tf.cast(length - window, tf.float32), count)
+    return tf.cast(tf.round(spread), tf.int32), window
+
+
+def _log(probabilities: tf.Tensor) -> tf.Tensor:
+    """Finite where a probability is 0, too."""
+    return tf.math.log(tf.maximum(probabilities, 1e-30))
