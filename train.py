@@ -5,6 +5,7 @@ python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=ru
 
 import logging
 import math
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
     distribution.check_batch_size("global_batch_size", FLAGS.global_batch_size, strategy.num_replicas_in_sync)
     distribution.set_numerics(FLAGS.precision, FLAGS.seed, FLAGS.deterministic)
 
-    manifest = prepare_split(FLAGS.train_split)
+    manifest = prepare_split(FLAGS.train_split, flags.optional_path("mask_dir"))
     val_manifest = prepare_split(FLAGS.val_split) if FLAGS.val_split else None
     if FLAGS.prepare_only:
         return
@@ -136,7 +137,7 @@ def main(argv: list[str]) -> None:
     logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
 
 
-def prepare_split(split: str) -> Manifest:
+def prepare_split(split: str, mask_dir: Path | None = None) -> Manifest:
     """Writes a split's shards if --voc_dir is given and they are not there yet; returns their manifest."""
     voc_dir, tfrecord_dir = flags.optional_path("voc_dir"), flags.path("tfrecord_dir")
     class_names_file = flags.optional_path("class_names")
@@ -144,7 +145,7 @@ def prepare_split(split: str) -> Manifest:
     if voc_dir is not None:
         if FLAGS.download:
             voc.download(voc_dir, FLAGS.voc_url)
-        manifest = tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards)
+        manifest = tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards, mask_dir)
     else:
         manifest = tfrecord.read_manifest(tfrecord_dir, split)
     if class_names_file is not None and manifest.class_names != class_names:

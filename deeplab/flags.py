@@ -44,6 +44,11 @@ def _define_data_flags() -> None:
     flags.DEFINE_bool("download", False, "Fetch PASCAL VOC 2012 to --voc_dir (2 GB) unless that folder exists.")
     flags.DEFINE_string("voc_url", voc.ARCHIVE_URL, "Where --download fetches the archive: a mirror of the original.")
     flags.DEFINE_string("class_names", None, "Text file of class names, one a line, class 0 first. Default: VOC's 21.")
+    flags.DEFINE_string(
+        "mask_dir",
+        None,
+        "Folder of index masks of --train_split, if they are not in VOC_DIR/SegmentationClass; for trainaug.",
+    )
     flags.DEFINE_string("train_split", "train", "Split to train on: a list in ImageSets/Segmentation.")
     flags.DEFINE_string("val_split", "val", "Split to evaluate on while training; empty for none.")
     flags.DEFINE_integer("num_shards", 16, "Shard files per split, when they are written.", lower_bound=1)
@@ -183,12 +188,20 @@ def define_predict_flags() -> None:
     _define_inference_flags()
 
 
+def define_sbd_flags() -> None:
+    """The flags of `python -m deeplab.data.sbd`."""
+    flags.DEFINE_string("sbd_dir", None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
+    flags.DEFINE_string("voc_dir", None, "Folder of VOC 2012: its masks of train, and what is in val.")
+    flags.DEFINE_string("mask_dir", None, "Folder to write; it must not exist.")
+
+
 def as_markdown() -> str:
     """The text of flags.md; `python -m deeplab.flags > flags.md` writes it."""
     programs = {
         "train.py": define_train_flags,
         "eval.py": define_eval_flags,
         "python -m deeplab.predict": define_predict_flags,
+        "python -m deeplab.data.sbd": define_sbd_flags,
     }
     lines = [
         "# Flags",

@@ -96,14 +96,21 @@ class _ShardReport:
 
 
 def prepare(
-    voc_dir: Path, tfrecord_dir: Path, split: str, class_names: tuple[str, ...], num_shards: int = 16
+    voc_dir: Path,
+    tfrecord_dir: Path,
+    split: str,
+    class_names: tuple[str, ...],
+    num_shards: int = 16,
+    mask_dir: Path | None = None,
 ) -> Manifest:
     """Writes the shards of a split in parallel processes; shards that stand there are checked and kept.
+
+    `mask_dir`: where its masks are, if not in `voc_dir`/SegmentationClass.
 
     Raises:
         DataError: bad examples (all are logged, no manifest is written), or shards made from something else.
     """
-    pairs = voc.pairs(voc_dir, split)
+    pairs = voc.pairs(voc_dir, split, mask_dir)
     source = _fingerprint(pairs, class_names)
     if _manifest_path(tfrecord_dir, split).exists():
         manifest = read_manifest(tfrecord_dir, split)

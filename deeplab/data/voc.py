@@ -1,6 +1,7 @@
 """The PASCAL VOC layout: classes, palette, void label, splits, image and mask files, and VOC 2012's download."""
 
 import http.client
+import logging
 import random
 import tarfile
 import tempfile
@@ -14,6 +15,8 @@ import numpy as np
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest
 from deeplab.progress import Progress
+
+logger = logging.getLogger("deeplab")
 
 IGNORE_LABEL = 255
 """VOC's void: object borders and what nobody labelled. Excluded from losses, metrics and class weights."""
@@ -93,12 +96,13 @@ def read_class_names(path: Path | None) -> tuple[str, ...]:
     return names
 
 
-def read_split(voc_dir: Path, split: str) -> list[str]:
+def read_split(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[str]:
     """Names of a split's examples, in the order of its list file.
 
     `split` names a file in ImageSets/Segmentation without `.txt`. Where there is no such file: `trainval` is
     `train` followed by `val`; `val_half` and `test_half` are the two halves of `val` after
-    `random.seed(42); random.shuffle(names)` (TensorFlow in Action, chapter 8).
+    `random.seed(42); random.shuffle(names)` (TensorFlow in Action, chapter 8); `trainaug` is all that has a mask in
+    `mask_dir`. What is in `val` is left out of `trainaug` in any case.
 
     Raises:
         DataError: no such split, an empty one, an unsafe or repeated name.
@@ -114,10 +118,16 @@ def read_split(voc_dir: Path, split: str) -> list[str]:
         random.Random(42).shuffle(names)
         half = len(names) // 2
         names = (names[:half], names[half:])[_SPLIT_HALVES[split]]
+    elif split == "trainaug" and mask_dir is not None:
+        names = sorted(file.stem for file in mask_dir.glob("*.png"))
     else:
         found = sorted(file.stem for file in folder.glob("*.txt"))
         hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
         raise DataError(f"{path}: no such split; {hint}")
+    if split == "trainaug":
+        in_val = set(read_split(voc_dir, "val"))
+        with_val, names = names, [name for name in names if name not in in_val]
+        logger.info("trainaug: %d images; %d left out, since val has them", len(names), len(with_val) - len(names))
     if not names:
         raise DataError(f"{path}: the split is empty")
     seen = set()
@@ -130,20 +140,21 @@ def read_split(voc_dir: Path, split: str) -> list[str]:
     return names
 
 
-def pairs(voc_dir: Path, split: str) -> list[Pair]:
-    """Image and mask of every example of a split.
+def pairs(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[Pair]:
+    """Image and mask of every example of a split; masks are in `voc_dir`/SegmentationClass or in `mask_dir`.
 
     Raises:
         DataError: as `read_split`, or a file is missing.
     """
+    masks = mask_dir or voc_dir / "SegmentationClass"
     found = [
-        Pair(name, voc_dir / "JPEGImages" / f"{name}.jpg", voc_dir / "SegmentationClass" / f"{name}.png")
-        for name in read_split(voc_dir, split)
+        Pair(name, voc_dir / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
+        for name in read_split(voc_dir, split, mask_dir)
     ]
     for pair in found:
         for path in (pair.image, pair.mask):
             if not path.is_file():
-                raise DataError(f"{path}: missing, though {split}.txt lists {pair.name!r}")
+                raise DataError(f"{path}: missing, though {pair.name!r} is in {split}")
     return found
 
 

@@ -1,0 +1,95 @@
+"""SBD's annotations (Hariharan et al., ICCV 2011) as index masks, beside VOC's own: the masks of trainaug.
+
+python -m deeplab.data.sbd --sbd_dir=benchmark_RELEASE/dataset --voc_dir=VOC2012 --mask_dir=SegmentationClassAug
+
+Needs scipy, which the extra `sbd` brings.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab import flags
+from deeplab.data import voc
+from deeplab.errors import DataError, UsageError
+from deeplab.progress import Progress
+
+logger = logging.getLogger("deeplab")
+
+
+def main(argv: list[str]) -> None:
+    """SBD's cls/*.mat and VOC's masks of train -> --mask_dir/NAME.png."""
+    if argv[1:]:
+        raise UsageError(f"unexpected argument {argv[1]!r}: flags alone are taken")
+    flags.require("sbd_dir", "voc_dir", "mask_dir")
+    write_masks(flags.path("sbd_dir"), flags.path("voc_dir"), flags.path("mask_dir"))
+
+
+def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
+    """Writes a mask for each image of VOC's train or SBD that is not in VOC's val. `mask_dir` is whole or absent.
+
+    VOC's own masks are taken where there are any: they have void at the borders, which SBD's lack.
+
+    Raises:
+        UsageError: `mask_dir` exists.
+        DataError: a file is missing or not what it should be.
+    """
+    if mask_dir.exists():
+        raise UsageError(f"--mask_dir={mask_dir}: exists already; name another folder, or delete it")
+    annotations = sorted((sbd_dir / "cls").glob("*.mat"))
+    if not annotations:
+        raise DataError(f"{sbd_dir}: no cls/*.mat in it; it is the folder `dataset` of SBD's benchmark_RELEASE")
+    train = voc.pairs(voc_dir, "train")
+    in_train, in_val = {pair.name for pair in train}, set(voc.read_split(voc_dir, "val"))
+    wanted = [path for path in annotations if path.stem not in in_train | in_val]
+    partial = mask_dir.with_name(mask_dir.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    progress = Progress("writing masks", len(train) + len(wanted), "masks")
+    for number, pair in enumerate(train, 1):
+        shutil.copyfile(pair.mask, partial / pair.mask.name)
+        progress.update(number)
+    for number, path in enumerate(wanted, len(train) + 1):
+        mask = Image.fromarray(read_annotation(path))
+        mask.putpalette(voc.palette().tobytes())
+        mask.save(partial / f"{path.stem}.png")
+        progress.update(number)
+    progress.close()
+    partial.rename(mask_dir)
+    logger.info(
+        "%d of VOC's train and %d of SBD; of SBD's %d, %d are in VOC's val and left out, for %d VOC's own are taken",
+        len(train),
+        len(wanted),
+        len(annotations),
+        sum(path.stem in in_val for path in annotations),
+        sum(path.stem in in_train for path in annotations),
+    )
+
+
+def read_annotation(path: Path) -> np.ndarray:
+    """Class indices of one of SBD's cls/*.mat: uint8 [height, width], 0..20.
+
+    Raises:
+        DataError: unreadable, no annotation of SBD, or an index without a class.
+        UsageError: scipy is not installed.
+    """
+    try:
+        import scipy.io  # noqa: PLC0415  an extra, which only this needs
+    except ImportError as error:
+        raise UsageError("scipy is needed to read SBD's .mat files: pip install '.[sbd]'") from error
+    try:
+        mask = scipy.io.loadmat(str(path), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
+    except Exception as error:  # scipy raises many kinds for what is no such file
+        raise DataError(f"{path}: not an annotation of SBD ({type(error).__name__}: {error})") from error
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DataError(f"{path}: GTcls.Segmentation is no 8-bit image")
+    if mask.max() >= len(voc.CLASS_NAMES):
+        raise DataError(f"{path}: label {mask.max()}, but VOC has {len(voc.CLASS_NAMES)} classes")
+    return mask
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_sbd_flags)
