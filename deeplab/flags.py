@@ -142,6 +142,7 @@ def _define_optimization_flags() -> None:
 
 
 def _define_run_flags() -> None:
+    # Not 0: with that as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
     flags.DEFINE_integer("seed", 1, "Seed of weights, order, augmentation and dropout.", 1, 2**31 - 1)
     flags.DEFINE_bool("deterministic", False, "Same seed, same hardware: same bits. Slower.")
     flags.DEFINE_float("eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -29,6 +30,12 @@ def make_strategy(num_replicas):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def no_seed_of_another_test():
+    """Keras's and TensorFlow's global seeds are the same whichever tests ran before."""
+    keras.utils.set_random_seed(1)
 
 
 @pytest.fixture(scope="session")

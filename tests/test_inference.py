@@ -14,7 +14,7 @@ PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(1)
     network = build_deeplabv3(ModelConfig(("a", "b", "c"), backbone="mobilenet_v2"))
     logits = network.get_layer("logits")
     logits.kernel.assign(30 * logits.kernel)  # so that random weights are of more than one opinion
