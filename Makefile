@@ -20,9 +20,9 @@ demo: $(INSTALLED)
 	@echo "pictures:    runs/demo/eval/side_by_side/ (image | prediction | truth)"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs/demo"
 
-# The fast tests first, then those that start whole programs.
+# The fast tests first, then those that start whole programs; in two processes.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

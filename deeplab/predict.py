@@ -1,9 +1,11 @@
 """Segments pictures with a trained model.
 
 python -m deeplab.predict --model_dir=runs/voc --output_dir=predictions IMAGE...
+python -m deeplab.predict --model_dir=runs/voc --output_dir=submission --voc_dir=VOC2012 --split=test
 """
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from deeplab import flags, runs, visualize
+from deeplab.data import voc
 from deeplab.errors import DataError, UsageError
 from deeplab.flags import FLAGS
 from deeplab.model.inference import make_predictor
@@ -20,19 +23,23 @@ logger = logging.getLogger("deeplab")
 
 
 def main(argv: list[str]) -> None:
-    """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png."""
+    """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png.
+
+    A split of VOC -> masks alone, in the folder that VOC's evaluation server takes: the images need none of their own.
+    """
     flags.require("model_dir", "output_dir")
-    images = [Path(argument) for argument in argv[1:]]
-    if not images:
-        raise UsageError("name at least one image")
-    names = [image.stem for image in images]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name}: two images of this name would be written to one file; segment them apart")
-    model, config, _ = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride())
-    masks, overlays = flags.path("output_dir") / "masks", flags.path("output_dir") / "overlays"
+    output_dir, voc_dir = flags.path("output_dir"), flags.optional_path("voc_dir")
+    if voc_dir is None:
+        images = named_images(argv[1:])
+        masks, overlays = output_dir / "masks", output_dir / "overlays"
+        overlays.mkdir(parents=True, exist_ok=True)
+    else:
+        if argv[1:]:
+            raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
+        images = [voc_dir / "JPEGImages" / f"{name}.jpg" for name in voc.read_split(voc_dir, FLAGS.split)]
+        masks, overlays = output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{FLAGS.split}_cls", None
     masks.mkdir(parents=True, exist_ok=True)
-    overlays.mkdir(parents=True, exist_ok=True)
+    model, config, _ = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride())
 
     predict = make_predictor(model, flags.inference())
 
@@ -45,12 +52,25 @@ def main(argv: list[str]) -> None:
         image = read_image(path)
         mask = segment(image[np.newaxis])[0].numpy()
         visualize.save(visualize.colour_mask(mask), masks / f"{path.stem}.png")
-        visualize.save(visualize.overlay(image, mask), overlays / f"{path.stem}.png")
+        if overlays is not None:
+            visualize.save(visualize.overlay(image, mask), overlays / f"{path.stem}.png")
         progress.clear()
         found = ", ".join(f"{config.class_names[index]} {share:.1%}" for index, share in _shares(mask))
         logger.info("%s: %s", path, found)
         progress.update(number)
     progress.close()
+
+
+def named_images(arguments: list[str]) -> list[Path]:
+    """The images of the command line; raises UsageError for none, and for two whose masks would have one name."""
+    images = [Path(argument) for argument in arguments]
+    if not images:
+        raise UsageError("name at least one image, or --voc_dir and --split")
+    names = Counter(image.stem for image in images)
+    for name, count in names.items():
+        if count > 1:
+            raise UsageError(f"{name}: two images of this name would be written to one file; segment them apart")
+    return images
 
 
 def read_image(path: Path) -> np.ndarray:

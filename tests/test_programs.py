@@ -280,6 +280,24 @@ def test_predict_writes_masks_and_overlays(run_dir, shapes_dir):
         assert (run_dir / "predicted" / "overlays" / f"{name}.png").exists()
 
 
+def test_predict_writes_what_the_evaluation_server_takes(run_dir, shapes_dir, tmp_path):
+    """Index PNGs under the devkit's names (VOCinit.m: clsrespath), for images that have no masks."""
+    voc_dir = tmp_path / "VOC2012"
+    shutil.copytree(shapes_dir / "JPEGImages", voc_dir / "JPEGImages")
+    names = voc.read_split(shapes_dir, "val")[:2]
+    (voc_dir / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (voc_dir / "ImageSets" / "Segmentation" / "test.txt").write_text("\n".join(names))
+    output_dir = tmp_path / "submission"
+    _run("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={output_dir}", f"--voc_dir={voc_dir}")
+    written = {path.relative_to(output_dir).as_posix() for path in output_dir.rglob("*") if path.is_file()}
+    assert written == {f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in names}
+    for name in names:
+        with Image.open(output_dir / f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png") as mask:
+            assert mask.mode == "P"
+            assert mask.size == Image.open(voc_dir / "JPEGImages" / f"{name}.jpg").size
+            assert np.array(mask).max() < len(voc.CLASS_NAMES)
+
+
 def test_predict_refuses_what_is_no_image(run_dir, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     done = _run(
