@@ -187,7 +187,7 @@ def define_predict_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
     flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
     flags.DEFINE_string(
-        "voc_dir", None, "Folder in VOC layout: segment the images of its --split, as VOC's evaluation server takes them."
+        "voc_dir", None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
     flags.DEFINE_string("split", "test", "Split of --voc_dir.")
     _define_inference_flags()
