@@ -158,10 +158,15 @@ class Trainer:
                 f"step {self._step}; last good checkpoint: {self._checkpoints.latest_path or 'none yet'}; "
                 "lower --learning_rate or add --warmup_steps"
             )
-        if float(totals["skipped"]):
-            logger.warning("%.0f of these updates skipped: gradients overflowed in float16", float(totals["skipped"]))
+        updates = steps - float(totals["skipped"])
+        if updates < steps:
+            logger.warning(
+                "%.0f of %.0f updates up to step %d skipped: overflow in float16", steps - updates, steps, self._step
+            )
+        if not updates:
+            return
         losses = {
-            name: float(total) / steps
+            name: float(total) / updates
             for name, total in totals.items()
             if name not in ("steps", "confusion", "non_finite", "skipped")
         }

@@ -106,6 +106,18 @@ class Loss:
         hard = valid & tf.reshape(flat >= thresholds[:, tf.newaxis], tf.shape(losses))
         return tf.stop_gradient(tf.cast(hard, tf.float32))
 
+    @property
+    def gradient_needs_logits(self) -> bool:
+        """Whether `gradient` depends on the logits of all images, and not on their labels alone."""
+        return self.name != "cross_entropy" or self.hard_pixel_fraction < 1
+
+    def gradient(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Derivatives of `loss` by each of the sums over all that is to be judged as one."""
+        with tf.GradientTape() as tape:
+            tape.watch(sums)
+            loss = self.parts(sums)["loss"]
+        return tape.gradient(loss, sums, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
     def parts(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Sums over all that is to be judged as one -> scalars: `loss` and, if it has two, its parts.
 

@@ -1,6 +1,7 @@
 """One replica's step, and the compiled functions that run it on every replica."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,148 @@ from deeplab.training.schedules import is_kernel
 
 Totals = dict[str, tf.Tensor]
 
+MIN_LOSS_SCALE = 1.0
+"""What is not finite at a loss scale below this is no overflow of float16."""
+
+
+class ReplicaStep:
+    """What one replica does in a training step; its methods run in replica context.
+
+    The loss is a ratio of sums over the global batch. Its derivatives by those sums are the same on every replica, and
+    with them as output gradients each replica differentiates its own images' part of the sums: the gradients of all
+    replicas, and of all micro-batches, add up to the gradient of the loss of the global batch.
+
+    Args:
+        model: images -> logits, or a list of those and an auxiliary head's.
+        optimizer: built; with or without loss scaling.
+        loss: of the global batch.
+        weight_decay: L2 of the kernels is added to what is minimised, not to the logged loss.
+        auxiliary_weight: of the auxiliary head's loss.
+        clip_norm: largest norm of the whole gradient, summed over replicas; 0 for none.
+        deterministic: as `confusion_matrix` takes it.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: Loss,
+        weight_decay: float,
+        auxiliary_weight: float,
+        clip_norm: float,
+        deterministic: bool,
+    ) -> None:
+        self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._weight_decay, self._clip_norm, self._deterministic = weight_decay, clip_norm, deterministic
+        self._output_weights = (1.0, auxiliary_weight)[: len(model.outputs)]
+        self._scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        # Moving statistics, and the state of dropout's random numbers.
+        self._state = [variable.value for variable in model.non_trainable_variables]
+
+    def read_state(self) -> list[tf.Tensor]:
+        """What a forward pass changes in the model."""
+        return [tf.identity(variable) for variable in self._state]
+
+    def write_state(self, values: list[tf.Tensor]) -> None:
+        """Takes back what forward passes changed since `read_state`."""
+        for variable, value in zip(self._state, values, strict=True):
+            variable.assign(value)
+
+    def zeros(self) -> dict[str, Any]:
+        """What `gradients` gives for no image at all."""
+        num_classes = self._loss.num_classes
+        void = tf.fill([1, 1, 1], self._loss.ignore_label)
+        return {
+            "gradients": [tf.zeros(variable.shape) for variable in self._model.trainable_variables],
+            "sums": [self._loss.sums(tf.zeros([1, 1, 1, num_classes]), void) for _ in self._output_weights],
+            "confusion": tf.zeros([num_classes, num_classes], tf.int64),
+        }
+
+    def sums(self, batch: dict[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
+        """The loss's sums over these images, one dict for each output; as far as `Loss.gradient` needs them."""
+        labels = batch["label"]
+        if self._loss.gradient_needs_logits:
+            outputs = keras.tree.flatten(self._model(batch["image"], training=True))
+        else:
+            outputs = [tf.zeros([*tf.unstack(tf.shape(labels)), self._loss.num_classes])] * len(self._output_weights)
+        return [self._loss.sums(logits, labels) for logits in outputs]
+
+    def gradients(
+        self, batch: dict[str, tf.Tensor], global_sums: list[dict[str, tf.Tensor]] | None = None
+    ) -> dict[str, Any]:
+        """These images' part of the gradient of the loss, of its sums, and of the confusion matrix.
+
+        `global_sums` are those of the global batch, if it has more images than all replicas see now.
+        """
+        with tf.GradientTape() as tape:
+            outputs = keras.tree.flatten(self._model(batch["image"], training=True))
+            sums = [self._loss.sums(logits, batch["label"]) for logits in outputs]
+        if global_sums is None:
+            global_sums = tf.distribute.get_replica_context().all_reduce("SUM", sums)
+        slopes = []
+        for weight, output_sums in zip(self._output_weights, global_sums, strict=True):
+            slope = self._loss.gradient(output_sums).items()
+            slopes.append({name: self._loss_scaled(weight * value) for name, value in slope})
+        predictions = tf.argmax(outputs[0], -1, tf.int32)
+        return {
+            "gradients": tape.gradient(sums, self._model.trainable_variables, output_gradients=slopes),
+            "sums": sums,
+            "confusion": confusion_matrix(
+                batch["label"], predictions, self._loss.num_classes, self._loss.ignore_label, self._deterministic
+            ),
+        }
+
+    def update(self, found: dict[str, Any], state_before: list[tf.Tensor]) -> Totals:
+        """Updates the weights by what `gradients` found on all replicas; returns totals of the global batch.
+
+        An update that overflows in float16 is skipped, and what its forward passes changed is taken back.
+        """
+        context = tf.distribute.get_replica_context()
+        num_replicas = context.num_replicas_in_sync
+        found = _on_device(found)
+        found |= {name: context.all_reduce("SUM", found[name]) for name in ("sums", "confusion")}
+        parts = [self._loss.parts(sums) for sums in found["sums"]]
+        gradients = self._with_weight_decay(found["gradients"], num_replicas)
+        if self._scaled or self._clip_norm:
+            # Keras clips, and looks for overflows, before the sum over replicas. Then it sums, so each gives 1/n.
+            gradients = context.all_reduce("SUM", gradients)
+            if self._clip_norm:
+                gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm))
+            gradients = [gradient / num_replicas for gradient in gradients]
+        not_finite = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
+        not_finite = context.all_reduce("SUM", tf.cast(not_finite, tf.float32)) > 0
+        skipped = tf.constant(False)
+        if self._scaled:
+            skipped = not_finite & (self._optimizer.dynamic_scale >= MIN_LOSS_SCALE)
+        self._optimizer.apply(gradients, self._model.trainable_variables)
+        if self._scaled:
+            for variable, before in zip(self._state, state_before, strict=True):
+                variable.assign(tf.where(skipped, before, variable))
+        failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
+        # A skipped batch has no loss that could be added up.
+        losses = parts[0] | {"auxiliary": each["loss"] for each in parts[1:]}
+        return {
+            **{name: tf.where(skipped, 0.0, value) for name, value in losses.items()},
+            "confusion": found["confusion"],
+            "non_finite": tf.cast(failed, tf.float32),
+            "skipped": tf.cast(skipped, tf.float32),
+        }
+
+    @property
+    def total_names(self) -> tuple[str, ...]:
+        """Keys of what `update` returns, `confusion` left out."""
+        return (*self._loss.part_names, *("auxiliary",) * (len(self._output_weights) - 1), "non_finite", "skipped")
+
+    def _loss_scaled(self, value: tf.Tensor) -> tf.Tensor:
+        return self._optimizer.scale_loss(value) if self._scaled else value
+
+    def _with_weight_decay(self, gradients: list[tf.Tensor], num_replicas: int) -> list[tf.Tensor]:
+        if not self._weight_decay:
+            return gradients
+        decay = self._loss_scaled(self._weight_decay / num_replicas)
+        pairs = zip(gradients, self._model.trainable_variables, strict=True)
+        return [g + decay * variable.value if is_kernel(variable) else g for g, variable in pairs]
+
 
 def make_train_function(
     strategy: tf.distribute.Strategy,
@@ -19,65 +162,72 @@ def make_train_function(
     loss: Loss,
     weight_decay: float = 0.0,
     auxiliary_weight: float = 0.0,
+    clip_norm: float = 0.0,
+    accumulate_steps: int = 1,
+    jit_compile: bool = False,
     deterministic: bool = False,
 ) -> Callable[[Iterator, tf.Tensor], Totals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
 
-    Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch; `confusion` (int64
-    [classes, classes]) of the predictions that the steps were trained on; `non_finite`, the number of steps whose
-    loss or gradient was not finite; `skipped`, the number whose update loss scaling (float16) left out because a
-    gradient overflowed, which is no failure. `weight_decay` adds L2 of the kernels to what is minimised, not to `loss`;
-    so does `auxiliary_weight` times the loss of a model's second output, whose sum over steps is then `auxiliary`.
-    `deterministic` is that of `confusion_matrix`.
+    Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch, and of `auxiliary`, the
+    loss of a model's second output; `confusion` (int64 [classes, classes]) of the predictions that the steps were
+    trained on; `non_finite`, the number of steps whose loss or gradient was not finite; `skipped`, the number whose
+    update loss scaling (float16) left out because a gradient overflowed, which is no failure.
+
+    With `accumulate_steps` each replica goes through its part of a batch in so many micro-batches, one after the other,
+    which takes less memory and gives the same update, up to batch normalisation, which sees a micro-batch at a time.
+    Where the loss is not linear in what it sums (Dice, hard-pixel mining) that needs a further forward pass.
+    `jit_compile` compiles the replica's step by XLA. For the others see `ReplicaStep`.
     """
-    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    kernels = [variable for variable in model.trainable_variables if is_kernel(variable)]
+    # XLA has no bincount either.
+    step = ReplicaStep(
+        model, optimizer, loss, weight_decay, auxiliary_weight, clip_norm, deterministic=deterministic or jit_compile
+    )
 
-    def replica_step(batch: dict[str, tf.Tensor]) -> Totals:
-        context = tf.distribute.get_replica_context()
-        num_replicas = context.num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            logits, *auxiliary_logits = keras.tree.flatten(model(batch["image"], training=True))
-            parts = loss.parts(context.all_reduce("SUM", loss.sums(logits, batch["label"])))
-            objective = parts["loss"]
-            for each in auxiliary_logits:
-                sums = context.all_reduce("SUM", loss.sums(each, batch["label"]))
-                parts["auxiliary"] = loss.parts(sums)["loss"]
-                objective += auxiliary_weight * parts["auxiliary"]
-            if weight_decay:
-                objective += weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-            # Every replica holds the global loss, and the optimizer sums their gradients: each gives 1/n of it.
-            objective = optimizer.scale_loss(objective / num_replicas)
-        gradients = tape.gradient(objective, model.trainable_variables)
-        finite, skipped = tf.math.is_finite(objective), tf.constant(False)
-        if scaled:
-            # Keras's scaler looks at replica 0 alone: summed first, all see the overflow of any.
-            gradients = [gradient / num_replicas for gradient in context.all_reduce("SUM", gradients)]
-            skipped = ~tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        else:
-            finite &= tf.math.is_finite(tf.linalg.global_norm(gradients))
-        optimizer.apply(gradients, model.trainable_variables)
-        predictions = tf.argmax(logits, -1, tf.int32)
-        return {
-            "steps": tf.constant(1.0 / num_replicas),
-            **{name: value / num_replicas for name, value in parts.items()},
-            "confusion": confusion_matrix(
-                batch["label"], predictions, loss.num_classes, loss.ignore_label, deterministic
-            ),
-            "non_finite": tf.cast(~finite, tf.float32) / num_replicas,
-            "skipped": tf.cast(skipped, tf.float32) / num_replicas,
-        }
+    def compiled(function: Callable) -> Callable:
+        return tf.function(function, jit_compile=True) if jit_compile else function
 
-    auxiliary_names = ("auxiliary",) if len(model.outputs) > 1 else ()
-    names = ("steps", *loss.part_names, *auxiliary_names, "non_finite", "skipped")
+    def whole_step(batch: dict[str, tf.Tensor]) -> Totals:
+        state_before = step.read_state()
+        return step.update(step.gradients(batch), state_before)
+
+    whole = compiled(whole_step)
+    add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
+    add_gradients = compiled(lambda batch, sums, found: _add(found, step.gradients(batch, sums)))
+
+    def micro_batch(batch: dict[str, tf.Tensor], index: tf.Tensor) -> dict[str, tf.Tensor]:
+        size = tf.shape(batch["label"])[0] // accumulate_steps
+        return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
+
+    def update(batch: dict[str, tf.Tensor]) -> Totals:
+        if accumulate_steps == 1:
+            return strategy.run(whole, args=(batch,))
+        state_before = strategy.run(step.read_state)
+        found = strategy.run(step.zeros)
+        sums = found["sums"]
+        for index in tf.range(accumulate_steps):
+            sums = strategy.run(lambda b, i, s: add_sums(micro_batch(b, i), s), args=(batch, index, sums))
+        sums = strategy.run(
+            lambda s: tf.distribute.get_replica_context().all_reduce("SUM", _on_device(s)), args=(sums,)
+        )
+        strategy.run(step.write_state, args=(state_before,))
+        for index in tf.range(accumulate_steps):
+            found = strategy.run(
+                lambda b, i, s, f: add_gradients(micro_batch(b, i), s, f), args=(batch, index, sums, found)
+            )
+        return strategy.run(compiled(step.update), args=(found, state_before))
 
     @tf.function
     def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
-        totals = {name: tf.zeros([]) for name in names}
+        totals = {name: tf.zeros([]) for name in ("steps", *step.total_names)}
         totals["confusion"] = tf.zeros([loss.num_classes, loss.num_classes], tf.int64)
         for _ in tf.range(num_steps):
-            step_totals = _sum_over_replicas(strategy, strategy.run(replica_step, args=(next(iterator),)))
-            totals = {name: totals[name] + step_totals[name] for name in totals}
+            step_totals = {
+                name: strategy.experimental_local_results(value)[0]  # the same on all replicas
+                for name, value in update(next(iterator)).items()
+            }
+            step_totals["steps"] = tf.constant(1.0)
+            totals = _add(totals, step_totals)
         return totals
 
     return train
@@ -109,10 +259,16 @@ def make_evaluate_function(
     @tf.function
     def evaluate(batch: dict) -> tuple[Totals, tf.Tensor]:
         totals, predictions = strategy.run(replica_step, args=(batch,))
-        return _sum_over_replicas(strategy, totals), predictions
+        return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions
 
     return evaluate
 
 
-def _sum_over_replicas(strategy: tf.distribute.Strategy, values: Totals) -> Totals:
-    return {name: strategy.reduce("SUM", value, axis=None) for name, value in values.items()}
+def _on_device(values: Any) -> Any:
+    """The same values; those of a loop over calls of `strategy.run` are on no device, which all_reduce asks for."""
+    return tf.nest.map_structure(tf.identity, values)
+
+
+def _add(first: Any, second: Any) -> Any:
+    """The sums of two like structures of tensors."""
+    return tf.nest.map_structure(tf.add, first, second)
