@@ -5,6 +5,7 @@ python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_d
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes flags alone")
     flags.require("model_dir", "tfrecord_dir")
-    strategy = distribution.make_strategy(FLAGS.num_gpus, FLAGS.num_cpu_replicas)
+    strategy = distribution.make_strategy("mirrored", FLAGS.num_gpus, FLAGS.num_cpu_replicas)
     batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
     distribution.set_numerics(FLAGS.precision, seed=0, deterministic=False)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
@@ -49,9 +50,15 @@ def main(argv: list[str]) -> None:
     output_dir = flags.optional_path("output_dir")
     pictures = _PictureWriter(output_dir, tfrecord_dir, manifest) if output_dir is not None else None
     loss = Loss("cross_entropy", config.num_classes, ignore_label=voc.IGNORE_LABEL)
-    batches = pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size)
     inference = flags.inference()
-    evaluation = make_evaluation(strategy, make_predictor(model, inference), loss, batches)(pictures)
+    evaluate = make_evaluation(
+        strategy,
+        make_predictor(model, inference),
+        loss,
+        lambda context: pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size, context),
+        num_batches=math.ceil(manifest.num_examples / batch_size),
+    )
+    evaluation = evaluate(pictures)
 
     print(table(config.class_names, evaluation.scores))
     record = {

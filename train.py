@@ -5,6 +5,7 @@ python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=ru
 
 import logging
 import math
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
@@ -32,12 +33,16 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes flags alone")
     flags.check_train_flags()
-    strategy = distribution.make_strategy(FLAGS.num_gpus, FLAGS.num_cpu_replicas)
-    distribution.check_batch_size("global_batch_size", FLAGS.global_batch_size, strategy.num_replicas_in_sync)
+    strategy = distribution.make_strategy(FLAGS.strategy, FLAGS.num_gpus, FLAGS.num_cpu_replicas)
+    flags.check_strategy(strategy)
     distribution.set_numerics(FLAGS.precision, FLAGS.seed, FLAGS.deterministic)
+    is_chief, any_worker = distribution.is_chief(strategy), distribution.make_any_worker(strategy)
 
-    manifest = prepare_split(FLAGS.train_split, flags.optional_path("mask_dir"))
-    val_manifest = prepare_split(FLAGS.val_split) if FLAGS.val_split else None
+    if is_chief and FLAGS.voc_dir:
+        write_shards()
+    any_worker(False)  # the others wait here for the chief
+    manifest = read_manifest(FLAGS.train_split)
+    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
     if FLAGS.prepare_only:
         return
     if val_manifest is not None and val_manifest.class_names != manifest.class_names:
@@ -53,6 +58,9 @@ def main(argv: list[str]) -> None:
     )
     plan = make_plan(manifest)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
+    # Every worker calls what saves, and the chief's alone is kept: saving may need all of them.
+    scratch = None if is_chief else tempfile.TemporaryDirectory(prefix="deeplab_worker_")
+    output_dir = Path(scratch.name) if scratch else model_dir
     resumes = runs.has_checkpoint(model_dir)
     if resumes:
         runs.check_run(model_dir, config, flags.as_flagfile())
@@ -70,7 +78,7 @@ def main(argv: list[str]) -> None:
             freeze_batch_norm(training_model)
         rate_scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
         schedule = schedules.Schedule(
-            FLAGS.schedule, FLAGS.learning_rate, plan.train_steps, FLAGS.warmup_steps, rate_scale
+            FLAGS.schedule, flags.learning_rate(), plan.train_steps, FLAGS.warmup_steps, rate_scale
         )
         optimizer = schedules.make_optimizer(
             FLAGS.optimizer,
@@ -85,6 +93,7 @@ def main(argv: list[str]) -> None:
     state = TrainingState()
     checkpoints = Checkpoints(
         model_dir / runs.CHECKPOINTS,
+        output_dir / runs.CHECKPOINTS,
         model,
         training_model,
         optimizer,
@@ -96,22 +105,31 @@ def main(argv: list[str]) -> None:
     if FLAGS.init_checkpoint is not None and first_step == 0:
         with strategy.scope():
             runs.init_weights(training_model, flags.path("init_checkpoint"))
-    runs.record_run(model_dir, config, flags.as_flagfile())
+    runs.record_run(output_dir, config, flags.as_flagfile())
 
-    batches = pipeline.training_batches(
-        tfrecord_dir,
-        manifest,
-        make_augmentation(),
-        FLAGS.global_batch_size,
-        FLAGS.seed,
-        first_example=first_step * FLAGS.global_batch_size,
-        deterministic=FLAGS.deterministic,
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: pipeline.training_batches(
+            tfrecord_dir,
+            manifest,
+            make_augmentation(),
+            FLAGS.global_batch_size,
+            FLAGS.seed,
+            first_example=first_step * FLAGS.global_batch_size,
+            deterministic=FLAGS.deterministic,
+            context=context,
+        )
     )
     evaluation = None
     if val_manifest is not None:
         batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
-        val_batches = pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size)
-        evaluation = make_evaluation(strategy, make_predictor(model), loss, val_batches, FLAGS.deterministic)
+        evaluation = make_evaluation(
+            strategy,
+            make_predictor(model),
+            loss,
+            lambda context: pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size, context),
+            num_batches=math.ceil(val_manifest.num_examples / batch_size),
+            deterministic=FLAGS.deterministic,
+        )
 
     trainer.Trainer(
         plan,
@@ -122,33 +140,42 @@ def main(argv: list[str]) -> None:
             loss,
             weight_decay=0.0 if FLAGS.optimizer == "adamw" else FLAGS.weight_decay,
             auxiliary_weight=FLAGS.auxiliary_weight,
+            clip_norm=FLAGS.clip_norm,
+            accumulate_steps=FLAGS.accumulate_steps,
+            jit_compile=FLAGS.jit_compile,
             deterministic=FLAGS.deterministic,
         ),
-        iter(strategy.experimental_distribute_dataset(batches)),
+        iter(batches),
         evaluation,
         checkpoints,
         state,
         schedule,
-        RunLog(model_dir),
+        RunLog(output_dir),
         manifest.class_names,
         first_step,
         averaged_weights=lambda: schedules.averaged_weights(optimizer, training_model.trainable_variables),
+        any_worker=any_worker if distribution.is_multi_worker(strategy) else None,
     ).run()
     logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
 
 
-def prepare_split(split: str, mask_dir: Path | None = None) -> Manifest:
-    """Writes a split's shards if --voc_dir is given and they are not there yet; returns their manifest."""
-    voc_dir, tfrecord_dir = flags.optional_path("voc_dir"), flags.path("tfrecord_dir")
-    class_names_file = flags.optional_path("class_names")
-    class_names = voc.read_class_names(class_names_file)
-    if voc_dir is not None:
-        if FLAGS.download:
-            voc.download(voc_dir, FLAGS.voc_url)
-        manifest = tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards, mask_dir)
-    else:
-        manifest = tfrecord.read_manifest(tfrecord_dir, split)
-    if class_names_file is not None and manifest.class_names != class_names:
+def write_shards() -> None:
+    """Writes the shards of both splits from --voc_dir, as far as they are not there yet."""
+    voc_dir, tfrecord_dir = flags.path("voc_dir"), flags.path("tfrecord_dir")
+    if FLAGS.download:
+        voc.download(voc_dir, FLAGS.voc_url)
+    class_names = voc.read_class_names(flags.optional_path("class_names"))
+    mask_dir = flags.optional_path("mask_dir")
+    tfrecord.prepare(voc_dir, tfrecord_dir, FLAGS.train_split, class_names, FLAGS.num_shards, mask_dir)
+    if FLAGS.val_split:
+        tfrecord.prepare(voc_dir, tfrecord_dir, FLAGS.val_split, class_names, FLAGS.num_shards)
+
+
+def read_manifest(split: str) -> Manifest:
+    """The manifest of a split whose shards stand, checked as the flags say."""
+    tfrecord_dir, class_names_file = flags.path("tfrecord_dir"), flags.optional_path("class_names")
+    manifest = tfrecord.read_manifest(tfrecord_dir, split)
+    if class_names_file is not None and manifest.class_names != voc.read_class_names(class_names_file):
         raise UsageError(f"--class_names={class_names_file}: not the classes of the shards in {tfrecord_dir}")
     if FLAGS.verify:
         tfrecord.verify_shards(tfrecord_dir, manifest)

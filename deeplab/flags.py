@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from deeplab.data import voc
-from deeplab.distribution import PRECISIONS, check_batch_size
+from deeplab.distribution import PRECISIONS, STRATEGIES, check_batch_size
 from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
 from deeplab.model.deeplabv3 import BATCH_NORM_EPSILON
@@ -21,6 +21,7 @@ from deeplab.training.losses import LOSSES
 from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 
 FLAGS = flags.FLAGS
+logger = logging.getLogger("deeplab")
 
 _EXIT_STATUSES = {
     0: "done",
@@ -104,7 +105,17 @@ def _define_optimization_flags() -> None:
     flags.DEFINE_integer("train_steps", 0, "Updates to make; 0: as --epochs says, else 30000 (the paper's).", 0)
     flags.DEFINE_float("epochs", 0.0, "Passes over the training split, instead of --train_steps; 0: not set.", 0.0)
     flags.DEFINE_enum("optimizer", "sgd", OPTIMIZERS, "Optimizer.")
+    flags.DEFINE_integer(
+        "accumulate_steps", 1, "Micro-batches that a batch is gone through in, one after the other; saves memory.", 1
+    )
     flags.DEFINE_float("learning_rate", 0.007, "Peak learning rate.", lower_bound=0.0)
+    flags.DEFINE_integer(
+        "scale_learning_rate_from",
+        None,
+        "Batch size that --learning_rate is meant for: it is multiplied by --global_batch_size over this.",
+        1,
+    )
+    flags.DEFINE_float("clip_norm", 0.0, "Largest norm of the whole gradient of the global batch; 0: any.", 0.0)
     flags.DEFINE_float("momentum", 0.9, "Momentum of sgd.", 0.0, 1.0)
     flags.DEFINE_float("weight_decay", 1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower_bound=0.0)
     flags.DEFINE_enum("schedule", "polynomial", SCHEDULES, "Learning rate over the steps; polynomial has power 0.9.")
@@ -149,6 +160,13 @@ def _define_run_flags() -> None:
     flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
     flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
     flags.DEFINE_integer("log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1)
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        STRATEGIES,
+        "Of tf.distribute. auto: multi_worker where TF_CONFIG or srun names several workers, else mirrored.",
+    )
+    flags.DEFINE_bool("jit_compile", False, "Compile the step by XLA; on GPUs alone.")
     flags.DEFINE_integer("steps_per_call", 1, "Steps per compiled call; 10 or more on fast GPUs.", lower_bound=1)
 
 
@@ -254,6 +272,30 @@ def check_train_flags() -> None:
     if len(positive_integers("multi_grid")) != 3:
         raise UsageError(f"--multi_grid={','.join(FLAGS.multi_grid)}: three numbers are needed, as in 1,2,4")
     positive_integers("atrous_rates")
+
+
+def check_strategy(strategy: tf.distribute.Strategy) -> None:
+    """Raises UsageError for flags of train.py that do not fit the replicas."""
+    check_batch_size(
+        "global_batch_size", FLAGS.global_batch_size, strategy.num_replicas_in_sync, FLAGS.accumulate_steps
+    )
+    if FLAGS.jit_compile and "GPU" not in strategy.extended.worker_devices[0]:
+        raise UsageError("--jit_compile: on GPUs alone; XLA cannot compile this step for the CPU")
+
+
+def learning_rate() -> float:
+    """--learning_rate, scaled to the batch size if --scale_learning_rate_from says so."""
+    if not FLAGS.scale_learning_rate_from:
+        return FLAGS.learning_rate
+    scaled = FLAGS.learning_rate * FLAGS.global_batch_size / FLAGS.scale_learning_rate_from
+    logger.info(
+        "learning rate %g for batch %d is %g for batch %d",
+        FLAGS.learning_rate,
+        FLAGS.scale_learning_rate_from,
+        scaled,
+        FLAGS.global_batch_size,
+    )
+    return scaled
 
 
 def positive_integers(name: str) -> tuple[int, ...]:

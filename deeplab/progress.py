@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 
 def duration(seconds: float) -> str:
@@ -20,6 +20,9 @@ class Progress:
     On a terminal the line is redrawn at most ten times a second. Elsewhere (a batch job's file) a plain line is
     written at most every `every_seconds`, and at the end.
     """
+
+    is_shown: ClassVar[bool] = True
+    """False in all but one of the processes that train together."""
 
     def __init__(
         self,
@@ -47,6 +50,8 @@ class Progress:
             self._show(note)
 
     def _show(self, note: str) -> None:
+        if not self.is_shown:
+            return
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = (self._done - self._initial) / elapsed
         eta = f", ETA {duration((self._total - self._done) / rate)}" if rate > 0 else ""

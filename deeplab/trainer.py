@@ -83,6 +83,8 @@ class Trainer:
         class_names: names for `per_class_iou`.
         first_step: steps that were made before.
         averaged_weights: gives a context in which the model has the weights to be scored and kept as the best.
+        any_worker: tells whether a flag is up in any of the processes that train together, each of which calls it at
+            the same points; None for a process that trains alone.
     """
 
     def __init__(
@@ -98,12 +100,15 @@ class Trainer:
         class_names: tuple[str, ...],
         first_step: int = 0,
         averaged_weights: Callable[[], AbstractContextManager] = nullcontext,
+        any_worker: Callable[[bool], bool] | None = None,
     ) -> None:
         self._plan, self._train, self._batches, self._evaluate = plan, train, batches, evaluate
         self._checkpoints, self._state, self._schedule, self._log = checkpoints, state, schedule, log
         self._class_names, self._averaged_weights = class_names, averaged_weights
         self._step = first_step
+        self._any_worker = any_worker
         self._signal: int | None = None
+        self._is_stopping = False
         self._is_evaluating = False
 
     def run(self) -> None:
@@ -111,8 +116,9 @@ class Trainer:
 
         Raises:
             DeepLabError: a loss or gradient that is not finite.
-            Interrupted: SIGTERM, SIGUSR1 or SIGINT came, and a checkpoint stands. A step is finished before, an
-                evaluation is broken off and made up when the run starts again.
+            Interrupted: SIGTERM, SIGUSR1 or SIGINT came, to any worker, and a checkpoint stands. All workers finish
+                the same step before; an evaluation is broken off, where one process trains alone, and made up when
+                the run starts again.
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
@@ -120,16 +126,17 @@ class Trainer:
         progress = Progress("training", plan.train_steps, "steps", initial=self._step, every_seconds=math.inf)
         if self._evaluate_if_due():  # a signal came between this step and the end of its evaluation
             self._checkpoints.save_latest(self._step)
-        while self._signal is None and self._step < plan.train_steps and not self._should_stop_early():
+        while not self._is_stopping and self._step < plan.train_steps and not self._should_stop_early():
             totals, seconds = self._run_to_boundary(progress)
             progress.clear()
             self._log_training(totals, seconds)
-            if self._signal is None:
+            if not self._is_stopping:
                 self._evaluate_if_due()
-            if plan.evaluates_at(self._step) or self._step % plan.checkpoint_steps == 0 or self._signal is not None:
+            self._is_stopping = self._is_stopping or self._is_stopping_anywhere()
+            if plan.evaluates_at(self._step) or self._step % plan.checkpoint_steps == 0 or self._is_stopping:
                 self._checkpoints.save_latest(self._step)
-        if self._signal is not None:
-            name = signal.Signals(self._signal).name
+        if self._is_stopping:
+            name = signal.Signals(self._signal).name if self._signal else "a signal to another worker"
             raise Interrupted(
                 f"{name}: stopped after step {self._step}, newest checkpoint {self._checkpoints.latest_path}; "
                 "the same command goes on from it"
@@ -145,7 +152,8 @@ class Trainer:
             totals = {name: value + totals[name] if totals else value for name, value in call_totals.items()}
             self._step += count
             progress.update(self._step)
-            if self._plan.stops_at(self._step) or self._signal is not None:
+            self._is_stopping = self._is_stopping_anywhere()
+            if self._plan.stops_at(self._step) or self._is_stopping:
                 break
         totals["confusion"] = totals["confusion"].numpy()  # waits for the device
         return totals, time.perf_counter() - start
@@ -259,12 +267,16 @@ class Trainer:
             return True
         return False
 
+    def _is_stopping_anywhere(self) -> bool:
+        has_signal = self._signal is not None
+        return has_signal if self._any_worker is None else self._any_worker(has_signal)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Notes the signal for the loop; the next one of its kind ends the program at once."""
         self._signal = number
         signal.signal(number, signal.SIG_DFL)
         name = signal.Signals(number).name
-        if self._is_evaluating:
+        if self._is_evaluating and self._any_worker is None:  # others would wait for this worker
             raise Interrupted(name)
         logger.warning("%s: stopping after this step", name)
 

@@ -73,7 +73,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(shards, batch_size):
     manifest = tfrecord.read_manifest(shards, "val")
     batches = pipeline.evaluation_batches(shards, manifest, batch_size)
     examples = list(pipeline.examples(shards, manifest).as_numpy_iterator())
-    assert int(batches.cardinality()) == -(-5 // batch_size)
+    assert len(list(batches)) == -(-5 // batch_size)
     images, labels, counted = [], [], []
     for batch in batches.as_numpy_iterator():
         assert batch["image"].shape == (batch_size, manifest.max_height, manifest.max_width, 3)

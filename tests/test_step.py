@@ -436,8 +436,11 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
         model = _small_model()
     loss = Loss("cross_entropy_dice", K)
     seen = []
-    dataset = _dataset(batches)
-    result = make_evaluation(strategy, model, loss, dataset)(seen.extend)
+
+    def make_batches(context):
+        return _dataset(batches).rebatch(context.get_per_replica_batch_size(BATCH))
+
+    result = make_evaluation(strategy, model, loss, make_batches, num_batches=STEPS)(seen.extend)
 
     images = np.concatenate([batch["image"] for batch in batches])
     labels = np.concatenate([batch["label"] for batch in batches])

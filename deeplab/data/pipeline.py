@@ -15,6 +15,9 @@ from deeplab.data.tfrecord import Manifest
 from deeplab.data.voc import IGNORE_LABEL
 
 INTERLEAVED_SHARDS = 16
+ALONE = tf.distribute.InputContext()
+"""One worker, and one replica for all of a batch."""
+
 SHUFFLE_BUFFER = 2048
 """Encoded examples held for shuffling: about 0.2 GB for VOC, whose JPEGs are about 100 kB."""
 
@@ -56,12 +59,15 @@ def training_batches(
     seed: int,
     first_example: int = 0,
     deterministic: bool = False,
+    context: tf.distribute.InputContext = ALONE,
 ) -> tf.data.Dataset:
     """Endless batches; each epoch takes every example once, in its own order, and batches run across epochs.
 
     Order and augmentation depend on `seed`, the epoch and the example's place in it alone, so that a run that starts
     at `first_example` (counted from the start of training) sees exactly what an uninterrupted one sees, if
-    `deterministic`; otherwise parallel reads and maps may swap neighbours. What is skipped is read, not decoded.
+    `deterministic`; otherwise parallel maps may swap neighbours. What is skipped is read, not decoded.
+
+    Of each global batch the worker that `context` names decodes its part, and gets it in batches for one replica each.
     """
     shard_paths, num_examples = manifest.shard_paths(tfrecord_dir), manifest.num_examples
 
@@ -70,7 +76,10 @@ def training_batches(
         records = (
             tf.data.Dataset.from_tensor_slices(shard_paths)
             .shuffle(len(shard_paths), epoch_seed, reshuffle_each_iteration=False)
-            .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=tf.data.AUTOTUNE)
+            # In a fixed order, whatever `deterministic`: all workers must agree on who takes which record.
+            .interleave(
+                tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
             .shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
         )
         return records.enumerate(epoch * num_examples)
@@ -86,40 +95,49 @@ def training_batches(
         tf.data.Dataset.range(first_epoch, tf.int64.max)
         .flat_map(one_epoch)
         .skip(skipped)
+        .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
         .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(global_batch_size, drop_remainder=True)
+        .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
     )
     return dataset.with_options(_options(deterministic))
 
 
-def evaluation_batches(tfrecord_dir: Path, manifest: Manifest, global_batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    tfrecord_dir: Path, manifest: Manifest, global_batch_size: int, context: tf.distribute.InputContext = ALONE
+) -> tf.data.Dataset:
     """Every example once, in order, at its own resolution, padded bottom and right to the split's largest sides.
 
     Padding is void in the label, so it is never scored. The last batch is filled up with images of void alone, so
     that every batch divides among the replicas; a further key, "is_example" (int64 [batch]), is 0 for those, else 1.
+    `context` as in `training_batches`.
     """
     height, width = manifest.max_height, manifest.max_width
 
-    def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tfrecord.parse_example(record)
         image, label = transforms.pad(*tfrecord.decode_example(features), height, width)
         image = tf.ensure_shape(image, [height, width, 3])
         label = tf.ensure_shape(label, [height, width, 1])
         return {"image": image, "label": label[..., 0], "is_example": tf.constant(1, tf.int64)}
 
-    filler = {
-        "image": tf.zeros([height, width, 3], tf.uint8),
-        "label": tf.fill([height, width], tf.constant(IGNORE_LABEL, tf.uint8)),
-        "is_example": tf.constant(0, tf.int64),
-    }
+    def fill(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            "image": tf.zeros([height, width, 3], tf.uint8),
+            "label": tf.fill([height, width], tf.constant(IGNORE_LABEL, tf.uint8)),
+            "is_example": tf.constant(0, tf.int64),
+        }
+
+    num_examples = manifest.num_examples
+    num_in_all = num_examples + -num_examples % global_batch_size
     records = tf.data.TFRecordDataset(manifest.shard_paths(tfrecord_dir))
-    records = records.apply(tf.data.experimental.assert_cardinality(manifest.num_examples))
-    fillers = tf.data.Dataset.from_tensors(filler).repeat(-manifest.num_examples % global_batch_size)
+    records = records.apply(tf.data.experimental.assert_cardinality(num_examples)).enumerate()
+    fillers = tf.data.Dataset.range(num_examples, num_in_all)
     dataset = (
-        records.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        .concatenate(fillers)
-        .batch(global_batch_size, drop_remainder=True)
+        records.filter(lambda index, record: _is_mine(index, global_batch_size, context))
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .concatenate(fillers.filter(lambda index: _is_mine(index, global_batch_size, context)).map(fill))
+        .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
         .prefetch(2)
     )
     return dataset.with_options(_options(deterministic=True))
@@ -137,9 +155,12 @@ def examples(tfrecord_dir: Path, manifest: Manifest) -> tf.data.Dataset:
     return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
+def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.InputContext) -> tf.Tensor:
+    """Whether the example at this place in the stream of global batches is the worker's: it has a slice of each."""
+    return index % global_batch_size // (global_batch_size // context.num_input_pipelines) == context.input_pipeline_id
+
+
 def _options(deterministic: bool) -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = deterministic
-    # One process feeds all its replicas: there are no files to divide among workers.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

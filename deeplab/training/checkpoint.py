@@ -33,6 +33,9 @@ class TrainingState(tf.Module):
 class Checkpoints:
     """`latest/` and `best/` below a folder, both whole checkpoints written by `tf.train.CheckpointManager`.
 
+    They are restored from `directory` and written to `save_directory`, which is another one for all workers but the
+    chief.
+
     A checkpoint holds the model, what its training adds to it (an auxiliary head), the optimizer with its slots and
     loss scale, the schedule's scale, the state of dropout's random numbers (which Keras leaves out of a model's
     checkpoint) and the loop's `TrainingState`.
@@ -41,6 +44,7 @@ class Checkpoints:
     def __init__(
         self,
         directory: Path,
+        save_directory: Path,
         model: keras.Model,
         training_model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
@@ -57,8 +61,9 @@ class Checkpoints:
             random_state=[v.value for v in training_model.variables if v.path.endswith("seed_generator_state")],
         )
         self._checkpoint, self._state = checkpoint, state
-        self._latest = tf.train.CheckpointManager(checkpoint, str(directory / LATEST), max_to_keep=keep)
-        self._best = tf.train.CheckpointManager(checkpoint, str(directory / BEST), max_to_keep=1)
+        self._restore_directory = directory / LATEST
+        self._latest = tf.train.CheckpointManager(checkpoint, str(save_directory / LATEST), max_to_keep=keep)
+        self._best = tf.train.CheckpointManager(checkpoint, str(save_directory / BEST), max_to_keep=1)
 
     def restore_latest(self) -> str | None:
         """Restores the newest checkpoint that is whole and returns its path; None if there never was one.
@@ -66,7 +71,7 @@ class Checkpoints:
         Raises:
             DataError: all are damaged, or it belongs to another model or optimizer.
         """
-        found = checkpoints_in(Path(self._latest.directory))
+        found = checkpoints_in(self._restore_directory)
         for path in reversed(found):
             try:
                 check_whole(path)
@@ -76,7 +81,7 @@ class Checkpoints:
             _restore(self._checkpoint, path)
             return path
         if found:
-            raise DataError(f"{self._latest.directory}: every checkpoint is damaged; delete the folder to start anew")
+            raise DataError(f"{self._restore_directory}: every checkpoint is damaged; delete the folder to start anew")
         return None
 
     def save_latest(self, step: int) -> str:

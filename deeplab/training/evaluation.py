@@ -26,30 +26,32 @@ def make_evaluation(
     strategy: tf.distribute.Strategy,
     predict: Callable[[tf.Tensor], tf.Tensor],
     loss: Loss,
-    batches: tf.data.Dataset,
+    make_batches: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+    num_batches: int,
     deterministic: bool = False,
 ) -> Callable[..., Evaluation]:
-    """A function () -> `Evaluation` that scores `batches` with the weights of the moment.
+    """A function () -> `Evaluation` that scores a data set with the weights of the moment.
 
     Args:
         strategy: whose replicas share each batch.
         predict: images -> logits or log-probabilities [batch, height, width, classes].
         loss: evaluated over the whole data set.
-        batches: as `pipeline.evaluation_batches` makes them, of known cardinality.
+        make_batches: gives a worker's part of the data set, as `pipeline.evaluation_batches` makes it.
+        num_batches: number of global batches.
         deterministic: as `confusion_matrix` takes it.
 
     The function takes, if wanted, `on_predictions`: a callable that gets, a batch at a time, an iterator over the class
     indices (uint8 [height, width], padding included) of its images, in the order of the data set.
     """
     evaluate_batch = make_evaluate_function(strategy, predict, loss, deterministic)
-    distributed = strategy.experimental_distribute_dataset(batches)
-    num_batches = int(batches.cardinality())
+    distributed = strategy.distribute_datasets_from_function(make_batches)
 
     def evaluate(on_predictions: Callable[[Iterator[np.ndarray]], None] | None = None) -> Evaluation:
         progress = Progress("evaluating", num_batches, "batches")
         totals: dict[str, tf.Tensor] = {}
-        for number, batch in enumerate(distributed, 1):
-            batch_totals, predictions = evaluate_batch(batch)
+        batches = iter(distributed)
+        for number in range(1, num_batches + 1):
+            batch_totals, predictions = evaluate_batch(next(batches))
             totals = {name: value + totals[name] if totals else value for name, value in batch_totals.items()}
             if on_predictions is not None:
                 on_predictions(

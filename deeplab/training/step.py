@@ -1,7 +1,7 @@
 """One replica's step, and the compiled functions that run it on every replica."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
@@ -11,6 +11,7 @@ from deeplab.training.metrics import confusion_matrix
 from deeplab.training.schedules import is_kernel
 
 Totals = dict[str, tf.Tensor]
+Nested = TypeVar("Nested")
 
 MIN_LOSS_SCALE = 1.0
 """What is not finite at a loss scale below this is no overflow of float16."""
@@ -131,7 +132,9 @@ class ReplicaStep:
                 variable.assign(tf.where(skipped, before, variable))
         failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
         # A skipped batch has no loss that could be added up.
-        losses = parts[0] | {"auxiliary": each["loss"] for each in parts[1:]}
+        losses = dict(parts[0])
+        for auxiliary_parts in parts[1:]:
+            losses["auxiliary"] = auxiliary_parts["loss"]
         return {
             **{name: tf.where(skipped, 0.0, value) for name, value in losses.items()},
             "confusion": found["confusion"],
@@ -264,11 +267,11 @@ def make_evaluate_function(
     return evaluate
 
 
-def _on_device(values: Any) -> Any:
+def _on_device(values: Nested) -> Nested:
     """The same values; those of a loop over calls of `strategy.run` are on no device, which all_reduce asks for."""
     return tf.nest.map_structure(tf.identity, values)
 
 
-def _add(first: Any, second: Any) -> Any:
+def _add(first: Nested, second: Nested) -> Nested:
     """The sums of two like structures of tensors."""
     return tf.nest.map_structure(tf.add, first, second)

@@ -1,0 +1,97 @@
+"""Which processes train together: from `TF_CONFIG`, or from what Slurm tells each task of a job step."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from deeplab.errors import UsageError
+
+FIRST_PORT, NUM_PORTS = 12_000, 20_000
+"""Of Slurm's jobs: below the ports that Linux gives out itself (32,768 and up)."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Addresses ("host:port") of all workers, the chief first, and this process's place among them."""
+
+    workers: tuple[str, ...]
+    index: int
+
+    def to_tf_config(self) -> str:
+        """The text that `tf.distribute` looks for in the environment's `TF_CONFIG`."""
+        return json.dumps({"cluster": {"worker": list(self.workers)}, "task": {"type": "worker", "index": self.index}})
+
+
+def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """The cluster that the environment describes; None for a process that trains alone.
+
+    `TF_CONFIG` counts if it is there, else Slurm's variables, if `srun` started more than one task.
+
+    Raises:
+        UsageError: one of them that is not what it should be.
+    """
+    if environment.get("TF_CONFIG"):
+        cluster = _from_tf_config(environment["TF_CONFIG"])
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        cluster = _from_slurm(environment)
+    else:
+        return None
+    return cluster if len(cluster.workers) > 1 else None
+
+
+def _from_tf_config(text: str) -> Cluster:
+    """Also of a cluster that has its chief under a name of its own."""
+    try:
+        config = json.loads(text)
+        jobs, task = config["cluster"], config["task"]
+        chiefs, others = list(jobs.get("chief", [])), list(jobs.get("worker", []))
+        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
+        cluster = Cluster((*chiefs, *others), index)
+        known = task["type"] in ("chief", "worker") and not set(jobs) - {"chief", "worker"}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"TF_CONFIG: not a cluster and a task in JSON ({error!r}): {text}") from error
+    if not known or not 0 <= index < len(cluster.workers) or not all(re.search(r":\d+$", w) for w in cluster.workers):
+        raise UsageError(f"TF_CONFIG: workers as host:port, and this task's index among them, are needed: {text}")
+    return cluster
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Cluster:
+    """Tasks are numbered node by node, which is Slurm's default ("block")."""
+    try:
+        hosts = expand_hosts(environment["SLURM_STEP_NODELIST"])
+        tasks = expand_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
+        index, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"SLURM_*: {error!r} in a step of several tasks; start the program by srun") from error
+    port = FIRST_PORT + job * 16 % NUM_PORTS
+    places = [(host, port + task) for host, count in zip(hosts, tasks, strict=True) for task in range(count)]
+    if environment.get("SLURMD_NODENAME", places[index][0]) != places[index][0]:
+        raise UsageError(f"SLURM_PROCID={index} runs on another node than {places[index][0]}: use --distribution=block")
+    return Cluster(tuple(f"{host}:{port}" for host, port in places), index)
+
+
+def expand_hosts(text: str) -> list[str]:
+    """Slurm's short form of host names, "gpu[01-03,7],login", as a list in its order; ValueError if it is none."""
+    hosts = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        prefix, bracket, rest = part.partition("[")
+        if not bracket:
+            hosts.append(part)
+            continue
+        ranges, _, suffix = rest.partition("]")
+        for item in ranges.split(","):
+            first, _, last = item.partition("-")
+            for number in range(int(first), int(last or first) + 1):
+                hosts += expand_hosts(f"{prefix}{number:0{len(first)}d}{suffix}")
+    return hosts
+
+
+def expand_counts(text: str) -> list[int]:
+    """Slurm's short form of counts, "2(x3),1", as a list; ValueError if it is none."""
+    counts = []
+    for item in text.split(","):
+        count, _, times = item.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
+    return counts
