@@ -1,5 +1,7 @@
 """The compiled step: any number of replicas computes what one computes, and that is what NumPy computes."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -58,8 +60,16 @@ def _dataset(batches):
     return dataset.with_options(options)
 
 
-def _train(
-    num_replicas,
+def _worker_dataset(batches, context):
+    """A worker's rows of each global batch, in batches for one replica."""
+    size = BATCH // context.num_input_pipelines
+    mine = np.s_[context.input_pipeline_id * size : (context.input_pipeline_id + 1) * size]
+    stacked = {name: np.concatenate([batch[name][mine] for batch in batches]) for name in batches[0]}
+    return tf.data.Dataset.from_tensor_slices(stacked).batch(context.get_per_replica_batch_size(BATCH))
+
+
+def train_small(
+    strategy,
     loss_name="cross_entropy",
     optimizer_name="sgd",
     precision="float32",
@@ -74,7 +84,6 @@ def _train(
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
     keras.backend.clear_session()  # the same names every time
     keras.config.set_dtype_policy({"float32": "float32"}.get(precision, f"mixed_{precision}"))
-    strategy = make_strategy(num_replicas)
     with strategy.scope():
         keras.utils.set_random_seed(3)
         model = _small_model(auxiliary_weight > 0)
@@ -89,7 +98,8 @@ def _train(
     train = make_train_function(
         strategy, model, optimizer, loss, weight_decay, auxiliary_weight, **(step_options or {})
     )
-    iterator = iter(strategy.experimental_distribute_dataset(_dataset(batches or _batches())))
+    make_dataset = functools.partial(_worker_dataset, batches or _batches())
+    iterator = iter(strategy.distribute_datasets_from_function(make_dataset))
     totals = [train(iterator, tf.constant(count)) for count in calls]
     weights = {variable.path: variable.numpy() for variable in [*model.variables, *optimizer.variables]}
     with averaged_weights(optimizer, model.trainable_variables):
@@ -99,7 +109,11 @@ def _train(
     return weights, {name: sum(total[name].numpy() for total in totals) for name in totals[0]}
 
 
-def _assert_equal(first, second, rtol):
+def _train(num_replicas, *arguments, **options):
+    return train_small(make_strategy(num_replicas), *arguments, **options)
+
+
+def assert_equal(first, second, rtol):
     assert first.keys() == second.keys()
     for path, value in first.items():
         scale = max(np.abs(value).max(), 1e-3)
@@ -113,7 +127,7 @@ def test_replicas_equal_one_device(loss_name, optimizer_name):
     for num_replicas in (2, 4):
         other_weights, other_totals = _train(num_replicas, loss_name, optimizer_name)
         # AdamW divides by the root of second moments, which are smallest for Dice: the rounding of sums shows.
-        _assert_equal(weights, other_weights, rtol=5e-5 if (loss_name, optimizer_name) == ("dice", "adamw") else 1e-5)
+        assert_equal(weights, other_weights, rtol=5e-5 if (loss_name, optimizer_name) == ("dice", "adamw") else 1e-5)
         assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
         assert other_totals["steps"] == totals["steps"] == STEPS
         assert other_totals["confusion"].sum() == totals["confusion"].sum()
@@ -131,7 +145,7 @@ def test_replicas_equal_one_device(loss_name, optimizer_name):
 def test_replicas_equal_one_device_with_what_is_off_by_default(options):
     weights, totals = _train(1, **options)
     other_weights, other_totals = _train(2, **options)
-    _assert_equal(weights, other_weights, rtol=2e-5)
+    assert_equal(weights, other_weights, rtol=2e-5)
     assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
     if "auxiliary_weight" in options:
         assert other_totals["auxiliary"] == pytest.approx(totals["auxiliary"], rel=1e-5)
@@ -183,7 +197,7 @@ def test_micro_batches_make_the_update_of_the_whole_batch(options, accumulate_st
     num_replicas = 4 // accumulate_steps  # each micro-batch of a replica is one image
     step_options = {"clip_norm": clip_norm, "accumulate_steps": accumulate_steps}
     other_weights, other_totals = _train(num_replicas, frozen=True, step_options=step_options, **options)
-    _assert_equal(weights, other_weights, rtol=1e-4 if options.get("optimizer_name") else 1e-6)
+    assert_equal(weights, other_weights, rtol=1e-4 if options.get("optimizer_name") else 1e-6)
     assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-6)
     assert other_totals["steps"] == STEPS
     assert np.abs(other_totals["confusion"] - totals["confusion"]).sum() <= 4
@@ -213,7 +227,7 @@ def test_replicas_equal_one_device_with_clipping():
     assert any(np.abs(weights[path] - unclipped[path]).max() > 1e-3 for path in weights)
     for num_replicas in (2, 4):
         other_weights, _ = _train(num_replicas, step_options=step_options)
-        _assert_equal(weights, other_weights, rtol=1e-5)
+        assert_equal(weights, other_weights, rtol=1e-5)
 
 
 def test_a_clipped_update_by_hand():
@@ -241,7 +255,7 @@ def test_xla_makes_the_same_update():
     """On one CPU device, where XLA can compile a step without dilated convolutions; programs refuse it on CPUs."""
     weights, totals = _train(1)
     compiled, compiled_totals = _train(1, step_options={"jit_compile": True})
-    _assert_equal(weights, compiled, rtol=2e-5)
+    assert_equal(weights, compiled, rtol=2e-5)
     assert compiled_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
     assert np.abs(compiled_totals["confusion"] - totals["confusion"]).sum() <= 4
 
@@ -305,7 +319,7 @@ def test_first_update_equals_numpy():
 def test_several_steps_in_one_call_equal_single_calls():
     together, totals = _train(2, calls=(STEPS,))
     apart, apart_totals = _train(2, calls=(1, 3, 1))
-    _assert_equal(together, apart, rtol=1e-6)
+    assert_equal(together, apart, rtol=1e-6)
     np.testing.assert_array_equal(totals["confusion"], apart_totals["confusion"])
 
 

@@ -1,0 +1,27 @@
+"""One of the processes of test_workers.py: trains the small network of test_step.py, writes its variables.
+
+python tests/worker.py REPLICAS OUTPUT.npz JSON_OF_OPTIONS, with TF_CONFIG in the environment.
+"""
+
+import json
+import sys
+
+import numpy as np
+from test_step import train_small
+
+from deeplab import distribution
+
+if __name__ == "__main__":
+    num_replicas, output, options = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    strategy = distribution.make_strategy("auto", 0, num_replicas)
+    any_worker = distribution.make_any_worker(strategy)
+    index = strategy.cluster_resolver.task_id
+    flags = {"nobody": any_worker(False), "the last": any_worker(index == 1)}
+    weights, totals = train_small(strategy, **options)
+    facts = {
+        "replicas": strategy.num_replicas_in_sync,
+        "is_chief": distribution.is_chief(strategy),
+        **{f"total {name}": value for name, value in totals.items()},
+        **{f"flag {name}": value for name, value in flags.items()},
+    }
+    np.savez(output, **weights, **facts)
