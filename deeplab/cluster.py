@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deeplab.errors import UsageError
 
-FIRST_PORT, NUM_PORTS = 12_000, 20_000
+FIRST_PORT, NUM_PORTS, PORTS_OF_A_JOB = 12_000, 20_000, 64
 """Of Slurm's jobs: below the ports that Linux gives out itself (32,768 and up)."""
 
 
@@ -63,13 +63,14 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
         hosts = expand_hosts(environment["SLURM_STEP_NODELIST"])
         tasks = expand_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
         index, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
+        hosts = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
     except (KeyError, ValueError) as error:
         raise UsageError(f"SLURM_*: {error!r} in a step of several tasks; start the program by srun") from error
-    port = FIRST_PORT + job * 16 % NUM_PORTS
-    places = [(host, port + task) for host, count in zip(hosts, tasks, strict=True) for task in range(count)]
-    if environment.get("SLURMD_NODENAME", places[index][0]) != places[index][0]:
-        raise UsageError(f"SLURM_PROCID={index} runs on another node than {places[index][0]}: use --distribution=block")
-    return Cluster(tuple(f"{host}:{port}" for host, port in places), index)
+    if environment.get("SLURMD_NODENAME", hosts[index]) != hosts[index]:
+        raise UsageError(f"SLURM_PROCID={index} runs on another node than {hosts[index]}: use --distribution=block")
+    # Jobs that share a node differ in their ports, and so do tasks, also where two node names are one machine.
+    port = FIRST_PORT + job * PORTS_OF_A_JOB % NUM_PORTS
+    return Cluster(tuple(f"{host}:{port + task}" for task, host in enumerate(hosts)), index)
 
 
 def expand_hosts(text: str) -> list[str]:

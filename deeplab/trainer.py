@@ -135,6 +135,7 @@ class Trainer:
             self._is_stopping = self._is_stopping or self._is_stopping_anywhere()
             if plan.evaluates_at(self._step) or self._step % plan.checkpoint_steps == 0 or self._is_stopping:
                 self._checkpoints.save_latest(self._step)
+        self._is_stopping_anywhere()  # no worker leaves before the chief has saved
         if self._is_stopping:
             name = signal.Signals(self._signal).name if self._signal else "a signal to another worker"
             raise Interrupted(

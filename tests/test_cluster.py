@@ -1,0 +1,172 @@
+"""Who trains together: TF_CONFIG, Slurm's variables, and the launchers in cluster/."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deeplab import cluster, distribution
+from deeplab.cluster import Cluster, find_cluster
+from deeplab.errors import UsageError
+
+FOLDER = Path(__file__).resolve().parents[1] / "cluster"
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_STEP_NODELIST": "gpu[2,10]",
+    "SLURM_STEP_TASKS_PER_NODE": "2,1",
+    "SLURMD_NODENAME": "gpu10",
+}
+
+
+STAND_IN = """
+import json, os, pathlib, sys
+config = os.environ["TF_CONFIG"]
+index = json.loads(config)["task"]["index"]
+pathlib.Path(f"given{index}").write_text("\\n".join([config, *sys.argv[1:]]))
+sys.exit(75 * index)
+"""
+
+
+def test_one_process_is_no_cluster():
+    assert find_cluster({}) is None
+    assert find_cluster({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert find_cluster({"TF_CONFIG": tf_config({"worker": ["a:1"]}, "worker", 0)}) is None
+
+
+def tf_config(jobs, task_type, index):
+    return json.dumps({"cluster": jobs, "task": {"type": task_type, "index": index}})
+
+
+def test_tf_config_with_and_without_a_chief_of_its_own_name():
+    workers = ("a:1", "b:1", "c:1")
+    assert find_cluster({"TF_CONFIG": tf_config({"worker": list(workers)}, "worker", 2)}) == Cluster(workers, 2)
+    jobs = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    assert find_cluster({"TF_CONFIG": tf_config(jobs, "worker", 0)}) == Cluster(workers, 1)
+    assert find_cluster({"TF_CONFIG": tf_config(jobs, "chief", 0)}) == Cluster(workers, 0)
+    again = Cluster(workers, 1).to_tf_config()
+    assert find_cluster({"TF_CONFIG": again}) == Cluster(workers, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        tf_config({"worker": ["a:1", "b:1"]}, "worker", 2),
+        tf_config({"worker": ["a:1", "b:1"]}, "evaluator", 0),
+        tf_config({"worker": ["a:1", "b:1"], "ps": ["c:1"]}, "worker", 0),
+        tf_config({"worker": ["a", "b"]}, "worker", 0),
+    ],
+)
+def test_a_wrong_tf_config_is_refused_in_one_line(text):
+    with pytest.raises(UsageError, match=r"^TF_CONFIG: .*$"):
+        find_cluster({"TF_CONFIG": text})
+
+
+def test_slurm_nodes_keep_their_order_and_tasks_differ_in_ports():
+    """As numbers, 10 comes after 2; TensorFlow's own resolver sorts the names as text, and takes them for another's."""
+    port = cluster.FIRST_PORT + 7 * cluster.PORTS_OF_A_JOB
+    assert find_cluster(SLURM) == Cluster((f"gpu2:{port}", f"gpu2:{port + 1}", f"gpu10:{port + 2}"), 2)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"SLURM_STEP_NODELIST": "gpu[x]"}, {"SLURMD_NODENAME": "gpu2"}, {"SLURM_STEP_TASKS_PER_NODE": "3"}]
+)
+def test_wrong_slurm_variables_are_refused(changed):
+    with pytest.raises(UsageError, match="SLURM_"):
+        find_cluster({**SLURM, **changed})
+
+
+def test_host_lists():
+    assert cluster.expand_hosts("n[01-03,7],m,r[1-2]c[8-9]x") == [
+        *("n01", "n02", "n03", "n7", "m"),
+        *("r1c8x", "r1c9x", "r2c8x", "r2c9x"),
+    ]
+    assert cluster.expand_counts("2(x3),1") == [2, 2, 2, 1]
+
+
+def test_a_strategy_that_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UsageError, match=r"multi_worker.*TF_CONFIG"):
+        distribution.make_strategy("multi_worker", 0)
+    with pytest.raises(UsageError, match="one_device"):
+        distribution.make_strategy("one_device", 0, 2)
+
+
+def test_a_batch_that_does_not_divide_among_micro_batches_is_refused():
+    distribution.check_batch_size("global_batch_size", 16, 2, 4)
+    with pytest.raises(UsageError, match="2 replicas of 3 micro-batches each; use 12 or 18"):
+        distribution.check_batch_size("global_batch_size", 16, 2, 3)
+
+
+def _tf_config_of(*arguments):
+    command = [sys.executable, FOLDER / "tf_config.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_tf_config_script():
+    done = _tf_config_of("1", "a:1", "b:2")
+    assert find_cluster({"TF_CONFIG": done.stdout}) == Cluster(("a:1", "b:2"), 1)
+    for wrong in ([], ["2", "a:1", "b:2"], ["x", "a:1"]):
+        assert _tf_config_of(*wrong).returncode == 1
+
+
+def test_kubernetes_manifest_names_the_workers(tmp_path):
+    """The container's shell line, run with a stand-in for train.py and the variable that an Indexed Job sets."""
+    service, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    line = container["args"][0].splitlines()[0].replace("python ", f"{sys.executable} ")
+    environment = {**os.environ, "JOB_COMPLETION_INDEX": "1"}
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f'{line}; printf %s "$TF_CONFIG"'],
+        cwd=FOLDER.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = find_cluster({"TF_CONFIG": shown.stdout})
+    port = container["ports"][0]["containerPort"]
+    name, domain = job["metadata"]["name"], service["metadata"]["name"]
+    assert found == Cluster(tuple(f"{name}-{n}.{domain}:{port}" for n in range(job["spec"]["completions"])), 1)
+    assert job["spec"]["template"]["spec"]["subdomain"] == domain
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_ssh_launcher_starts_every_worker_and_passes_their_failure_on(tmp_path):
+    """Its remote shell is replaced by a local one, and train.py's interpreter by one that shows what it was given."""
+    project = tmp_path / "project with a space"
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / "cluster").mkdir()
+    for name in ("ssh.sh", "tf_config.py"):
+        (project / "cluster" / name).write_text((FOLDER / name).read_text())
+    (project / "train.py").write_text(STAND_IN)
+    (project / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    remote = tmp_path / "remote"
+    remote.write_text('#!/bin/sh\nshift\nexec sh -c "$1"\n')
+    remote.chmod(0o755)
+    done = subprocess.run(
+        ["bash", project / "cluster" / "ssh.sh", "a,b", "--model_dir=runs/with space", "--epochs=2"],
+        env={**os.environ, "RSH": str(remote), "PORT": "999"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 75, done.stderr
+    for index in (0, 1):
+        config, *arguments = (project / f"given{index}").read_text().splitlines()
+        assert find_cluster({"TF_CONFIG": config}) == Cluster(("a:999", "b:999"), index)
+        assert arguments == ["--model_dir=runs/with space", "--epochs=2"]
+    assert not list(project.glob(".worker*"))
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.s*")))
+def test_scripts_parse(script):
+    subprocess.run(["bash", "-n", FOLDER / script], check=True)
