@@ -131,7 +131,7 @@ def main(argv: list[str]) -> None:
             deterministic=FLAGS.deterministic,
         )
 
-    trainer.Trainer(
+    training = trainer.Trainer(
         plan,
         step.make_train_function(
             strategy,
@@ -155,7 +155,12 @@ def main(argv: list[str]) -> None:
         first_step,
         averaged_weights=lambda: schedules.averaged_weights(optimizer, training_model.trainable_variables),
         any_worker=any_worker if distribution.is_multi_worker(strategy) else None,
-    ).run()
+    )
+    try:
+        training.run()
+    finally:
+        if scratch:
+            scratch.cleanup()
     logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
 
 

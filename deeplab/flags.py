@@ -1,11 +1,13 @@
 """Every flag of the programs, once; and the start of each program: parsing, log format, one-line errors."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import tensorflow as tf
 from absl import app, flags
@@ -362,7 +364,6 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(UsageError(f"{error} (--help lists the flags)"))
     except SystemExit:
         sys.exit(0)  # absl's --help exits with 1
-    raise AssertionError("unreachable")
 
 
 def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -374,6 +375,7 @@ def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
         signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own
     try:
         main(argv)
+        _exit(0)
     except (DeepLabError, Interrupted) as error:
         _fail(error)
     except tf.errors.ResourceExhaustedError as error:
@@ -393,9 +395,20 @@ def _stop_now(number: int, frame: FrameType | None) -> None:
     raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; the same command starts again")
 
 
-def _fail(error: DeepLabError | Interrupted) -> None:
+def _fail(error: DeepLabError | Interrupted) -> NoReturn:
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-    sys.exit(error.exit_status)
+    _exit(error.exit_status)
+
+
+def _exit(status: int) -> NoReturn:
+    if os.environ.get("TF_CONFIG"):
+        # TensorFlow's servers know no orderly end: where another worker left first, the interpreter's end was seen to
+        # wait 45 seconds and to report a crash. Nothing is left to be done here.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _first_line(error: tf.errors.OpError) -> str:
