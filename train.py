@@ -144,6 +144,7 @@ def main(argv: list[str]) -> None:
             accumulate_steps=FLAGS.accumulate_steps,
             jit_compile=FLAGS.jit_compile,
             deterministic=FLAGS.deterministic,
+            finish=make_augmentation().finish,
         ),
         iter(batches),
         evaluation,
