@@ -3,7 +3,7 @@
 image: uint8 [height, width, 3], RGB. label: uint8 [height, width, 1], class indices and `ignore_label`.
 draws: float32, uniform in [0, 1); the same draws give the same result, whatever thread runs it.
 
-What is left to the device works on batches; see `mirror` and `shift_colours`.
+`mirror` and `shift_colours` take what was drawn, since they run on the device that trains.
 """
 
 import numpy as np
@@ -89,45 +89,17 @@ def random_resize_or_crop(
     return image, label
 
 
-def mirror(images: tf.Tensor, labels: tf.Tensor, mirrored: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images [batch, height, width, 3] and labels [batch, height, width], turned around where bool [batch] says so."""
-    images = tf.where(mirrored[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.reverse(images, [2]), images)
-    labels = tf.where(mirrored[:, tf.newaxis, tf.newaxis], tf.reverse(labels, [2]), labels)
-    return images, labels
+def mirror(image: tf.Tensor, label: tf.Tensor, mirrored: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both turned around from left to right where a bool scalar says so."""
+    return tf.where(mirrored, tf.reverse(image, [1]), image), tf.where(mirrored, tf.reverse(label, [1]), label)
 
 
-def shift_colours(images: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
+def shift_colours(image: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
     """Turns the hue, then adds brightness, then multiplies each channel's distance from its mean by `contrast`.
 
-    images: uint8 [batch, height, width, 3] -> float32 in [0, 255]. The shifts are float32 [batch]: the hue as part of a
-    full circle, brightness as part of the range. Values are clipped to their range after each operation. They are those
-    of `tf.image.adjust_hue` and its like, which take one shift for all images.
+    uint8 -> float32 in [0, 255]. The shifts are float32 scalars, the hue a part of a full circle, brightness a part of
+    the range of values. Values are clipped to their range after each operation.
     """
-    brightness, contrast = (shift[:, tf.newaxis, tf.newaxis, tf.newaxis] for shift in (brightness, contrast))
-    values = turn_hue(tf.cast(images, tf.float32), hue)
+    values = tf.image.adjust_hue(tf.cast(image, tf.float32), hue)  # keeps what scale its values have
     values = tf.clip_by_value(values + 255.0 * brightness, 0.0, 255.0)
-    means = tf.reduce_mean(values, [1, 2], keepdims=True)
-    return tf.clip_by_value(means + contrast * (values - means), 0.0, 255.0)
-
-
-def turn_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
-    """Turns the hue of float32 [batch, height, width, 3] by float32 [batch] full circles.
-
-    HSV's saturation and value stay. Source: the HSV to RGB alternative of https://en.wikipedia.org/wiki/HSL_and_HSV.
-    """
-    red, green, blue = tf.unstack(images, axis=-1)
-    value = tf.maximum(tf.maximum(red, green), blue)
-    chroma = value - tf.minimum(tf.minimum(red, green), blue)
-    per_chroma = tf.math.divide_no_nan(1.0, chroma)
-    sextant = tf.where(
-        value == red,
-        (green - blue) * per_chroma,
-        tf.where(value == green, 2.0 + (blue - red) * per_chroma, 4.0 + (red - green) * per_chroma),
-    )
-    sextant += 6.0 * turns[:, tf.newaxis, tf.newaxis]
-
-    def channel(place: float) -> tf.Tensor:
-        distance = tf.math.floormod(place + sextant, 6.0)
-        return value - chroma * tf.clip_by_value(tf.minimum(distance, 4.0 - distance), 0.0, 1.0)
-
-    return tf.stack([channel(5.0), channel(3.0), channel(1.0)], -1)
+    return tf.clip_by_value(tf.image.adjust_contrast(values, contrast), 0.0, 255.0)
