@@ -54,7 +54,7 @@ def test_starting_later_sees_what_an_uninterrupted_run_sees(shards, first_batch)
     whole = _batches(shards, 7, augment=augment)
     rest = _batches(shards, 7 - first_batch, first_example=first_batch * BATCH, augment=augment)
     for expected, batch in zip(whole[first_batch:], rest, strict=True):
-        for name in ("image", "label", "draws"):
+        for name in ("image", "label", "shifts"):
             np.testing.assert_array_equal(batch[name], expected[name])
 
 

@@ -10,7 +10,7 @@ from deeplab.data import transforms
 from deeplab.data.pipeline import Augmentation
 
 SEEDS = [tf.constant([7, index], tf.int64) for index in range(24)]
-DRAWS = [tf.random.stateless_uniform([3], seed) for seed in SEEDS]
+DRAWS = [tf.random.stateless_uniform([4], seed) for seed in SEEDS]
 
 
 @pytest.fixture
@@ -51,13 +51,17 @@ def test_resize_is_the_plain_one(height, width):
     rows = np.floor((np.arange(height) + 0.5) * 40 / height + 1e-9).astype(int)
     columns = np.floor((np.arange(width) + 0.5) * 56 / width + 1e-9).astype(int)
     np.testing.assert_array_equal(labels[..., 0], label[rows][:, columns, 0])
+    mirrored = transforms.resize(tf.constant(image), tf.constant(label), height, width, mirrored=True)
+    np.testing.assert_allclose(mirrored[0].numpy()[:, ::-1], plain, atol=0.501)
+    # Where a row's middle lies between two pixels, the right one is taken, seen from either side.
+    np.testing.assert_array_equal(mirrored[1].numpy()[:, ::-1], labels)
 
 
 def test_crop_is_a_window_of_both(marked):
     offsets = set()
     full = np.concatenate([marked[0].numpy(), marked[1].numpy()], -1)
     for draws in DRAWS:
-        image, label = transforms.random_window(*marked, 33, draws[1:])
+        image, label = transforms.random_window(*marked, 33, draws[1:3])
         np.testing.assert_array_equal(image[..., 0], label[..., 0])
         both = np.concatenate([image, label], -1)
         found = [
@@ -71,7 +75,7 @@ def test_crop_is_a_window_of_both(marked):
 def test_crop_reaches_both_ends():
     column = tf.constant([0, 1, 2, 3], tf.uint8, [4, 1, 1])
     image, label = tf.tile(column, [1, 4, 3]), tf.tile(column, [1, 4, 1])
-    tops = {int(transforms.random_window(image, label, 2, draws[1:])[1][0, 0, 0]) for draws in DRAWS}
+    tops = {int(transforms.random_window(image, label, 2, draws[1:3])[1][0, 0, 0]) for draws in DRAWS}
     assert tops == {0, 1, 2}
 
 
@@ -109,8 +113,9 @@ def test_scale_crop_is_scaling_the_whole_then_cropping(marked, scale):
     for draws in DRAWS[:6]:
         image, label = (t.numpy() for t in transforms.random_scale_crop(*marked, 32, scale, scale, draws))
         room = np.maximum(np.array([40, 56]) - int(32 / scale), 0)
-        top, left = (np.floor(draws.numpy()[1:] * (room + 1)) * scale).astype(int)
-        expected = [pixels[top : top + 32, left : left + 32] for pixels in whole]
+        top, left = (np.floor(draws.numpy()[1:3] * (room + 1)) * scale).astype(int)
+        step = -1 if draws[3] < 0.5 else 1
+        expected = [pixels[top : top + 32, left : left + 32][:, ::step] for pixels in whole]
         height, width = expected[0].shape[:2]
         np.testing.assert_array_equal(label[:height, :width], expected[1])
         inner = np.s_[1 : height - 1, 1 : width - 1]
@@ -136,20 +141,13 @@ def test_resize_or_crop_does_each_for_about_half():
     for draws in DRAWS:
         result, labels = transforms.random_resize_or_crop(image, label, 384, 444, draws)
         assert result.shape == (384, 384, 3) and labels.shape == (384, 384, 1)
-        span = int(result[0, -1, 0]) - int(result[0, 0, 0])
+        span = abs(int(result[0, -1, 0]) - int(result[0, 0, 0]))
         assert span > 250 or span == pytest.approx(255 * 384 / 444, abs=3)
         squashed += span > 250
     assert 6 <= squashed <= 18
 
 
-def test_mirror_turns_both_or_neither(marked):
-    for mirrored, step in ((True, -1), (False, 1)):
-        image, label = transforms.mirror(marked[0], marked[1][..., 0], tf.constant(mirrored))
-        np.testing.assert_array_equal(image, marked[0].numpy()[:, ::step])
-        np.testing.assert_array_equal(label, marked[1].numpy()[:, ::step, 0])
-
-
-@pytest.mark.parametrize("shifts", [(0, 0, 1), (0.1, 0.1, 1.2), (-0.1, -0.1, 0.8), (0.03, 0.3, 1.0), (-0.5, 0, 1.5)])
+@pytest.mark.parametrize("shifts", [(0, 0, 0), (0.1, 0.1, 0.2), (-0.1, -0.1, -0.2), (0.03, 0.3, 0), (-0.5, 0, 0.5)])
 def test_colours_are_shifted_as_by_hand(shifts):
     """Pixel by pixel with Python's colorsys, in [0, 1], in the textbook's order, clipped after each."""
     hue, brightness, contrast = shifts
@@ -162,32 +160,37 @@ def test_colours_are_shifted_as_by_hand(shifts):
         expected[place] = colorsys.hsv_to_rgb((pixel_hue + hue) % 1, saturation, value)
     expected = np.clip(expected + brightness, 0, 1)
     means = expected.mean((0, 1))
-    expected = np.clip(means + contrast * (expected - means), 0, 1)
+    expected = np.clip(expected + contrast * (expected - means), 0, 1)
     shifted = transforms.shift_colours(tf.constant(image), *(tf.constant(shift, tf.float32) for shift in shifts))
     np.testing.assert_allclose(shifted, 255 * expected, atol=0.01)
 
 
-def test_finish_mirrors_half_and_shifts_within_its_ranges():
-    grey = np.full((200, 8, 8, 3), 100, np.uint8)
-    grey[:, :, :4] = 50
-    draws = np.random.default_rng(4).random((200, 4), np.float32)
-    batch = {"image": tf.constant(grey), "label": tf.constant(grey[..., 0]), "draws": tf.constant(draws)}
-    finished = Augmentation(8, hue=0.1, brightness=0.1, contrast=0.2).finish(batch)
-    mirrored = finished["label"].numpy()[:, 0, 0] == 100
-    np.testing.assert_array_equal(mirrored, draws[:, 0] < 0.5)
-    left, right = (finished["image"].numpy()[:, 0, column, 0] for column in (0, -1))
-    brightness, contrast = (left + right) / 2 - 75, np.abs(right - left) / 50
-    assert -25.51 <= brightness.min() < -23 and 23 < brightness.max() <= 25.51
-    assert 0.799 <= contrast.min() < 0.82 and 1.18 < contrast.max() <= 1.201
+def test_shifts_fill_their_ranges_and_half_is_mirrored():
+    ramp = tf.cast(tf.tile(tf.range(100, 132)[tf.newaxis, :, tf.newaxis], [32, 1, 3]), tf.uint8)
+    augment = tf.function(Augmentation(32, min_scale=1, max_scale=1, hue=0.1, brightness=0.2, contrast=0.3))
+    crops = [augment(ramp, ramp[..., :1], tf.constant([3, index])) for index in range(200)]
+    shifts = np.stack([crop["shifts"] for crop in crops])
+    for column, largest in zip(shifts.T, (0.1, 0.2, 0.3), strict=True):
+        assert -largest <= column.min() < -0.9 * largest and 0.9 * largest < column.max() <= largest
+        assert abs(column.mean()) < 0.1 * largest
+    mirrored = [bool(crop["image"][0, 0, 0] == 131) for crop in crops]
+    assert mirrored == [bool(crop["label"][0, 0] == 131) for crop in crops]
+    assert 75 <= sum(mirrored) <= 125
 
 
-def test_finish_without_colours_keeps_bytes(marked):
-    images, labels = (tensor[tf.newaxis, :32, :32] for tensor in marked)
-    draws = tf.fill([1, 4], 0.9)
-    batch = {"image": images, "label": labels[..., 0], "draws": draws}
-    finished = Augmentation(32, hue=0, brightness=0, contrast=0).finish(batch)
-    assert finished["image"].dtype == tf.uint8
-    np.testing.assert_array_equal(finished["image"], images)
+def test_finish_gives_each_image_its_own_shifts(marked):
+    images = tf.stack([marked[0]] * 2)
+    shifts = tf.constant([[0.0, 0.0, 0.0], [0.1, -0.1, 0.2]])
+    batch = {"image": images, "label": images[..., 0], "shifts": shifts}
+    finished = Augmentation(32).finish(batch)
+    np.testing.assert_allclose(finished["image"][0], marked[0], atol=1e-3)
+    np.testing.assert_allclose(finished["image"][1], transforms.shift_colours(marked[0], *shifts[1]), atol=1e-3)
+    np.testing.assert_array_equal(finished["label"], batch["label"])
+
+
+def test_finish_without_colours_changes_nothing(marked):
+    batch = {"image": marked[0][tf.newaxis]}
+    assert Augmentation(32, hue=0, brightness=0, contrast=0).finish(batch) is batch
 
 
 @pytest.mark.parametrize("method", ["scale_crop", "resize_or_crop"])
@@ -198,4 +201,4 @@ def test_augmentation_is_a_function_of_its_seed(marked, method):
     for crop, crop_again in zip(first, again, strict=True):
         for name, value in crop.items():
             np.testing.assert_array_equal(value, crop_again[name])
-    assert len({(crop["image"].numpy().tobytes(), crop["draws"].numpy().tobytes()) for crop in first}) == 6
+    assert len({(crop["image"].numpy().tobytes(), crop["shifts"].numpy().tobytes()) for crop in first}) == 6
