@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab.errors import UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, AtrousConv2D, atrous_backbone
+from deeplab.model.normalization import BatchNormalization
 
 HEAD_FILTERS = 256
 BATCH_NORM_EPSILON = 1e-5
@@ -184,9 +185,7 @@ def _conv_bn_relu(
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(features)
-    features = keras.layers.BatchNormalization(
-        momentum=momentum, epsilon=epsilon, synchronized=True, name=f"{name}_bn"
-    )(features)
+    features = BatchNormalization(momentum=momentum, epsilon=epsilon, synchronized=True, name=f"{name}_bn")(features)
     return keras.layers.ReLU(name=f"{name}_relu")(features)
 
 
