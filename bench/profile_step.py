@@ -27,7 +27,7 @@ SHOWN = 12
 def operation_seconds(logdir: str) -> dict[str, float]:
     """Seconds by kind of operation, from the profile that lies below `logdir`."""
     space = xplane_pb2.XSpace.FromString(next(Path(logdir).rglob("*.xplane.pb")).read_bytes())
-    seconds: dict[str, float] = collections.Counter()
+    seconds: dict[str, float] = collections.defaultdict(float)
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:

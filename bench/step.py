@@ -28,6 +28,7 @@ STEPS = 2  # of a measurement
 ROUNDS = 3
 MATRIX = 2048
 OUTPUT_STRIDE = 16
+CROSS_ENTROPY = Loss("cross_entropy", NUM_CLASSES)
 
 
 def sgd(model: keras.Model) -> keras.optimizers.Optimizer:
@@ -48,12 +49,16 @@ def seconds_per_step(run: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
-def our_step(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
+def our_step(
+    model: keras.Model,
+    batch: dict[str, tf.Tensor],
+    steps: int = STEPS,
+    loss: Loss = CROSS_ENTROPY,
+) -> Callable[[], object]:
     """As train.py has it, with loss, confusion matrix and all checks."""
-    strategy = tf.distribute.get_strategy()
-    train = make_train_function(strategy, model, sgd(model), Loss("cross_entropy", NUM_CLASSES), weight_decay=1e-4)
+    train = make_train_function(tf.distribute.get_strategy(), model, sgd(model), loss, weight_decay=1e-4)
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
-    return lambda: float(train(batches, tf.constant(STEPS))["loss"])
+    return lambda: float(train(batches, tf.constant(steps))["loss"])
 
 
 def bare_step(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
