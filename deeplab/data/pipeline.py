@@ -80,9 +80,9 @@ def training_batches(
     deterministic: bool = False,
     context: tf.distribute.InputContext = ALONE,
 ) -> tf.data.Dataset:
-    """Endless batches; each epoch takes every example once, in its own order, and batches run across epochs.
+    """Endless batches of what `augment` makes of an image, its label and a seed.
 
-    Order and augmentation depend on `seed`, the epoch and the example's place in it alone, so that a run that starts
+    Each epoch takes every example once, in its own order, and batches run across epochs. Order and augmentation depend on `seed`, the epoch and the example's place in it alone, so that a run that starts
     at `first_example` (counted from the start of training) sees exactly what an uninterrupted one sees, if
     `deterministic`; otherwise parallel maps may swap neighbours. What is skipped is read, not decoded.
 
@@ -181,5 +181,4 @@ def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.In
 def _options(deterministic: bool) -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = deterministic
-    options.threading.max_intra_op_parallelism = 1  # examples run side by side; one on several cores only waits more
     return options
