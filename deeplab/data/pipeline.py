@@ -82,9 +82,10 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless batches of what `augment` makes of an image, its label and a seed.
 
-    Each epoch takes every example once, in its own order, and batches run across epochs. Order and augmentation depend on `seed`, the epoch and the example's place in it alone, so that a run that starts
-    at `first_example` (counted from the start of training) sees exactly what an uninterrupted one sees, if
-    `deterministic`; otherwise parallel maps may swap neighbours. What is skipped is read, not decoded.
+    Each epoch takes every example once, in its own order, and batches run across epochs. Order and augmentation depend
+    on `seed`, the epoch and the example's place in it alone, so that a run that starts at `first_example` (counted from
+    the start of training) sees exactly what an uninterrupted one sees, if `deterministic`; otherwise parallel maps may
+    swap neighbours. What is skipped is read, not decoded.
 
     Of each global batch the worker that `context` names decodes its part, and gets it in batches for one replica each.
     """
