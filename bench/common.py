@@ -54,6 +54,12 @@ def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
     return measure
 
 
+def peak_megabytes() -> float:
+    """The most memory that this process has held; `ru_maxrss` would start with its parent's. Linux only."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def report(bench: str, header: Sequence[str], rows: Sequence[Sequence[object]], figures: Mapping[str, object]) -> None:
     """Prints a Markdown table, as BUILD-NOTES.md has it, and a JSON line of the figures."""
     print("| " + " | ".join(header) + " |")

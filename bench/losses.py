@@ -7,14 +7,13 @@ holds in excess of what it held before, at batch 4 and 513x513.
 """
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from common import ratio, report, take_turns
+from common import peak_megabytes, ratio, report, take_turns
 from step import NUM_CLASSES, SIZE, our_step
 
 from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3
@@ -112,12 +111,12 @@ def timed(run: Callable[[], tf.Tensor]) -> Callable[[], float]:
     return measure
 
 
-def peak_megabytes(name: str) -> float:
-    """What this process comes to hold at most, beyond what it holds now, by one way."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def more_megabytes(name: str) -> float:
+    """What this process comes to hold at most, beyond what it held before, by one way."""
+    before = peak_megabytes()
     measure = with_gradient(ways()[name], 4, 513)
     measure()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_megabytes() - before
 
 
 def main() -> None:
@@ -143,7 +142,7 @@ def main() -> None:
     rows = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name, milliseconds in measured.items():
-            megabytes = round(pool.apply(peak_megabytes, (name,))) if name in ways() else ""
+            megabytes = round(pool.apply(more_megabytes, (name,))) if name in ways() else ""
             share = ratio(milliseconds, measured["training step"])
             rows.append((name, statistics.median(milliseconds), share, megabytes))
     ours = measured["matrix products (ours)"]

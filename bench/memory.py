@@ -6,13 +6,12 @@ Each figure is the peak resident set of a process of its own; 513x513, ResNet-50
 """
 
 import multiprocessing
-import resource
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from common import images_of_vocs_size, report, write_shards
+from common import images_of_vocs_size, peak_megabytes, report, write_shards
 from step import CROSS_ENTROPY, NUM_CLASSES, our_step
 
 from deeplab.data import pipeline, tfrecord
@@ -22,11 +21,6 @@ from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 CROP = 513
 BATCHES = (0, 1, 2, 4)
 EXAMPLES = 90  # few enough that one process writes the shards
-
-
-def peak_gigabytes() -> float:
-    """Of this process, until now."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def of_training(batch_size: int) -> float:
@@ -40,7 +34,7 @@ def of_training(batch_size: int) -> float:
             "label": tf.constant(rng.integers(0, NUM_CLASSES, shape, np.uint8)),
         }
         our_step(model, batch, steps=2, loss=CROSS_ENTROPY)()
-    return peak_gigabytes()
+    return peak_megabytes() / 1024
 
 
 def of_input(folder: Path) -> float:
@@ -48,7 +42,7 @@ def of_input(folder: Path) -> float:
     manifest = tfrecord.read_manifest(folder, "train")
     for _ in pipeline.training_batches(folder, manifest, Augmentation(CROP), 8, seed=0).take(50):
         pass
-    return peak_gigabytes()
+    return peak_megabytes() / 1024
 
 
 def main() -> None:
