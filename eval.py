@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from deeplab import distribution, flags, runs, visualize
-from deeplab.data import pipeline, tfrecord, voc
-from deeplab.data.tfrecord import Manifest
-from deeplab.errors import UsageError
-from deeplab.files import write_text
+from deeplab.data import pipeline, voc
+from deeplab.data.manifest import Manifest, damage_named, read_manifest, verify_shards
+from deeplab.errors import DataError, UsageError
+from deeplab.files import is_plain_name, write_text
 from deeplab.flags import FLAGS
 from deeplab.model.inference import make_predictor
 from deeplab.training.checkpoint import checkpoint_step
@@ -37,9 +37,9 @@ def main(argv: list[str]) -> None:
     batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
     distribution.set_numerics(FLAGS.precision, seed=0, deterministic=False)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
-    manifest = tfrecord.read_manifest(tfrecord_dir, FLAGS.split)
+    manifest = read_manifest(tfrecord_dir, FLAGS.split)
     if FLAGS.verify:
-        tfrecord.verify_shards(tfrecord_dir, manifest)
+        verify_shards(tfrecord_dir, manifest)
     with strategy.scope():
         model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint, flags.output_stride())
     if manifest.class_names != config.class_names:
@@ -58,7 +58,8 @@ def main(argv: list[str]) -> None:
         lambda context: pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size, context),
         num_batches=math.ceil(manifest.num_examples / batch_size),
     )
-    evaluation = evaluate(pictures)
+    with damage_named(tfrecord_dir, [manifest]):
+        evaluation = evaluate(pictures)
 
     print(table(config.class_names, evaluation.scores))
     record = {
@@ -84,13 +85,16 @@ class _PictureWriter:
         self._masks, self._rows = output_dir / "masks", output_dir / "side_by_side"
         self._masks.mkdir(parents=True, exist_ok=True)
         self._rows.mkdir(parents=True, exist_ok=True)
+        self._tfrecord_dir = tfrecord_dir
         self._examples = pipeline.examples(tfrecord_dir, manifest).as_numpy_iterator()
 
     def __call__(self, predictions: Iterator[np.ndarray]) -> None:
         """Takes the next examples of the split beside their predictions; fillers at the end have no example."""
         for padded, (name, image, label) in zip(predictions, self._examples, strict=False):
             prediction = visualize.colour_mask(padded[: label.shape[0], : label.shape[1]])
-            file = f"{name.decode()}.png"
+            file = f"{name.decode(errors='replace')}.png"
+            if not is_plain_name(file):
+                raise DataError(f"{self._tfrecord_dir}: an example is called {file!r}, which is no plain file name")
             visualize.save(prediction, self._masks / file)
             row = visualize.side_by_side(Image.fromarray(image), prediction, visualize.colour_mask(label))
             visualize.save(row, self._rows / file)

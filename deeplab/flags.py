@@ -25,6 +25,15 @@ from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 FLAGS = flags.FLAGS
 logger = logging.getLogger("deeplab")
 
+_LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+"""What collective operations raise where a worker is gone."""
+
 _EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",
@@ -55,6 +64,13 @@ def _define_data_flags() -> None:
     flags.DEFINE_string("train_split", "train", "Split to train on: a list in ImageSets/Segmentation.")
     flags.DEFINE_string("val_split", "val", "Split to evaluate on while training; empty for none.")
     flags.DEFINE_integer("num_shards", 16, "Shard files per split, when they are written.", lower_bound=1)
+    flags.DEFINE_integer(
+        "max_bad_examples",
+        0,
+        "Bad images or masks of a split that are left out when its shards are written, and named in "
+        "SPLIT.bad_examples.txt; one more is an error.",
+        0,
+    )
     flags.DEFINE_bool("prepare_only", False, "Write the shards (and download) and stop; needs no --model_dir.")
     flags.DEFINE_integer("crop_size", 513, "Height and width of training crops, in pixels.", lower_bound=17)
     flags.DEFINE_enum(
@@ -160,6 +176,7 @@ def _define_run_flags() -> None:
     flags.DEFINE_bool("deterministic", False, "Same seed, same hardware: same bits. Slower.")
     flags.DEFINE_float("eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0)
     flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
+    flags.DEFINE_float("checkpoint_minutes", 10.0, "At most so many minutes between checkpoints, too; 0: any.", 0.0)
     flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
     flags.DEFINE_integer("log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1)
     flags.DEFINE_enum(
@@ -378,13 +395,8 @@ def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
         _exit(0)
     except (DeepLabError, Interrupted) as error:
         _fail(error)
-    except tf.errors.ResourceExhaustedError as error:
-        hint = "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size"
-        _fail(DeepLabError(f"{hint} ({_first_line(error)})"))
-    except tf.errors.DataLossError as error:
-        _fail(DeepLabError(f"a shard in --tfrecord_dir is damaged: {_first_line(error)}; --verify says which"))
     except tf.errors.OpError as error:
-        _fail(DeepLabError(f"{type(error).__name__}: {_first_line(error)}"))
+        _fail(DeepLabError(_explain(error)))
     except OSError as error:
         _fail(DeepLabError(str(error)))
 
@@ -411,8 +423,20 @@ def _exit(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _first_line(error: tf.errors.OpError) -> str:
-    return error.message.splitlines()[0][:300]
+def _explain(error: tf.errors.OpError) -> str:
+    """What TensorFlow raised, in one line, with what to do."""
+    lines = [line for line in error.message.splitlines() if line and "execution error:" not in line]
+    reason = f"{type(error).__name__}: {lines[0][:300] if lines else 'no reason given'}"
+    if "No space left on device" in error.message:
+        return f"the disk is full ({reason})"
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return (
+            "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size, raise --accumulate_steps, or "
+            f"take --precision=bfloat16 ({reason})"
+        )
+    if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
+        return f"another worker is lost; start all of them again, and they go on from the newest checkpoint ({reason})"
+    return reason
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from conftest import write_mask
 from PIL import Image
 
 from deeplab import runs
-from deeplab.data import tfrecord, voc
+from deeplab.data import voc
+from deeplab.data.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -329,7 +330,7 @@ def test_training_on_real_voc_images(voc_sample, tmp_path):
         "--num_gpus=0",
     )
     assert "1 images" in done.stderr  # val has two
-    assert tfrecord.read_manifest(tmp_path / "shards", "train").num_examples == 5
+    assert read_manifest(tmp_path / "shards", "train").num_examples == 5
 
 
 MISTAKES = {

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import resource
 import signal
+import time
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from deeplab.training.checkpoint import (
     best_path,
     check_whole,
     checkpoint_step,
+    checkpoints_in,
     restore_model,
 )
 from deeplab.training.evaluation import Evaluation
@@ -64,7 +67,7 @@ class Run:
         )
         self.restored = self.checkpoints.restore_latest()
         self.step = int(self.state.step)
-        self.overflows = False
+        self.overflows, self.seconds_per_step = False, 0.0
         self._val_ious, self._bad_step, self._signal_at = iter(val_ious), bad_step, signal_at
         self.trainer = Trainer(
             plan,
@@ -76,7 +79,7 @@ class Run:
             schedule,
             RunLog(model_dir),
             NAMES,
-            self.step,
+            example_names=lambda first, count: [f"image {number}" for number in range(first, first + count)],
         )
 
     def _train(self, _batches, count):
@@ -86,10 +89,11 @@ class Run:
         self.step += count
         if self._signal_at in steps:
             os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.seconds_per_step * count)
         return {
             "steps": tf.constant(float(count)),
             "loss": tf.constant(float(sum(steps))),
-            "non_finite": tf.constant(float(self._bad_step in steps)),
+            "non_finite": tf.constant(float(sum(self._bad_step is not None and n >= self._bad_step for n in steps))),
             "skipped": tf.constant(float(count if self.overflows else 0)),
             "confusion": tf.constant([[3, 1], [0, 4]], tf.int64),
         }
@@ -323,10 +327,49 @@ def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
-    run = Run(tmp_path, Plan(10, steps_per_epoch=2, global_batch_size=1, log_every_steps=1), [0.1] * 5, bad_step=3)
-    with pytest.raises(DeepLabError, match=r"not finite in 1 of the 1 steps before step 3; .*latest/ckpt-2"):
+    """The images named are those of the first step that failed, also where others came after it before a log line."""
+    run = Run(tmp_path, Plan(12, steps_per_epoch=2, global_batch_size=4, log_every_steps=6), [0.1] * 6, bad_step=3)
+    with pytest.raises(DeepLabError, match=r"not finite in step 3, at learning rate 0\.1; .*latest/ckpt-2"):
         run.trainer.run()
     assert checkpoint_step(run.checkpoints.latest_path) == 2
+    facts = json.loads((tmp_path / "non_finite.json").read_text())
+    assert facts["step"] == 3
+    assert facts["images"] == ["image 8", "image 9", "image 10", "image 11"]
+
+
+def test_checkpoints_also_come_by_the_clock(tmp_path):
+    plan = Plan(6, steps_per_epoch=6, global_batch_size=1, log_every_steps=2, checkpoint_minutes=0.3 / 60)
+    run = Run(tmp_path, plan)
+    run.seconds_per_step = 0.1  # after 2 steps 0.2 seconds have gone, after 4 0.4
+    run.trainer.run()
+    assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")] == [4, 6]
+
+
+def test_another_batch_size_goes_on_at_the_same_example(tmp_path):
+    Run(tmp_path, Plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.run()
+    run = Run(tmp_path, Plan(5, steps_per_epoch=20, global_batch_size=4))
+    assert int(run.state.examples) == 24
+    run.trainer.run()
+    assert (int(run.state.step), int(run.state.examples)) == (5, 32)
+
+
+def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
+    """A limit on the size of files stands for the disk: the tensors no longer fit."""
+    plan = Plan(2, steps_per_epoch=1, global_batch_size=1)
+    Run(tmp_path, Plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.run()
+    before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
+    run = Run(tmp_path, plan)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(DeepLabError, match=r"no checkpoint could be written after step 2 .*whole one: .*ckpt-1"):
+            run.checkpoints.save_latest(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    left = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
+    assert left == before
+    assert checkpoint_step(Run(tmp_path, plan).restored) == 1
 
 
 def test_checkpoint_holds_everything(tmp_path):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab.files import write_text
+
 
 class RunLog:
     """Appends to `metrics.jsonl` and to one TensorBoard folder per split, below a run's folder."""
@@ -13,6 +15,12 @@ class RunLog:
         self._model_dir = model_dir
         self._file = (model_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def write_file(self, name: str, record: dict) -> Path:
+        """A JSON file of its own in the run's folder; returns its path."""
+        path = self._model_dir / name
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        return path
 
     def write(self, step: int, split: str, record: dict) -> None:
         """One JSON line, and a scalar for each number in it; a nested dict's numbers as `name/key`."""
