@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -425,7 +426,10 @@ def _exit(status: int) -> NoReturn:
 
 def _explain(error: tf.errors.OpError) -> str:
     """What TensorFlow raised, in one line, with what to do."""
-    lines = [line for line in error.message.splitlines() if line and "execution error:" not in line]
+    # Neither the name of the operation nor the lines of Python that made it, which stand indented.
+    lines = [
+        line for line in error.message.splitlines() if line and not re.match(r"\s|Graph exec|Detected at|<st", line)
+    ]
     reason = f"{type(error).__name__}: {lines[0][:300] if lines else 'no reason given'}"
     if "No space left on device" in error.message:
         return f"the disk is full ({reason})"
@@ -435,7 +439,8 @@ def _explain(error: tf.errors.OpError) -> str:
             f"take --precision=bfloat16 ({reason})"
         )
     if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
-        return f"another worker is lost; start all of them again, and they go on from the newest checkpoint ({reason})"
+        name = type(error).__name__
+        return f"another worker is lost ({name}); start all of them again: they go on from the newest checkpoint"
     return reason
 
 
