@@ -2,9 +2,10 @@
 
 python bench/faults.py FOLDER [kill|signal|damage|disk|worker ...]
 
-Every run trains the demo's network on synthetic shapes with --deterministic, is broken, and is started again by the
-same command until it ends. It counts as survived if its final weights and optimizer are bit for bit those of an
-uninterrupted run. Two runs go on at a time. Prints a table and a JSON line; exit status 1 unless all survived.
+Every run trains the demo's network on synthetic shapes with --deterministic, suffers some faults one after the other,
+is started again by the same command after each, and in the end left in peace. It has survived if its final weights and
+optimizer are bit for bit those of an uninterrupted run. Two runs go on at a time. Prints a table and a JSON line; exit
+status 1 unless all survived.
 """
 
 import hashlib
@@ -16,8 +17,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,8 @@ FLAGS = (
     *("--checkpoint_steps=4", "--eval_every_epochs=2", "--num_shards=8", "--deterministic"),
 )
 RESTARTS = 3
+SECONDS_TO_NOTICE = 60
+"""... that another worker is gone."""
 MINUTES = 10
 """No start takes longer, or it hangs."""
 
@@ -107,69 +110,61 @@ def _wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> Non
         time.sleep(0.002)
 
 
-def kill(run: Run, rng: random.Random, moment: str) -> None:
-    """`kill -9` in the middle of what the moment says."""
+def kill(run: Run, rng: random.Random, moment: str, steps: range) -> None:
+    """`kill -9` in the middle of what the moment says, at one of the steps."""
     (process,) = run.start()
+    step = rng.choice(steps) if steps else 0
     checkpoints = run.folder / "run" / "checkpoints"
     if moment == "writing shards":
         _wait_until(lambda: any((run.folder / "shards").glob(".train*.part")), process)
         time.sleep(rng.uniform(0, 0.05))
     elif moment == "saving":
-        step = rng.choice(range(4, STEPS + 1, 4))
         _wait_until(lambda: any(checkpoints.glob(f"*/ckpt-{step}*")), process)
         time.sleep(rng.uniform(0, 0.02))
-    elif moment == "evaluating":
-        step = rng.choice([12, 24])
-        _wait_until(lambda: run.says(f"step {step}/{STEPS}"), process)
-        time.sleep(rng.uniform(0, 1.0))
-    elif moment == "training":
-        step = rng.randrange(1, STEPS)
-        _wait_until(lambda: run.says(f"step {step}/{STEPS}"), process)
-        time.sleep(rng.uniform(0, 0.5))
-    else:
+    elif moment == "starting":
         time.sleep(rng.uniform(0, 15))
+    else:
+        _wait_until(lambda: run.says(f"step {step}/{STEPS}"), process)
+        time.sleep(rng.uniform(0, 0.8))
     process.kill()
     process.wait()
 
 
-def stop(run: Run, rng: random.Random, number: signal.Signals) -> str | None:
-    """A signal at a random step; what is wrong with the exit status, if anything."""
+def stop(run: Run, rng: random.Random, name: str, steps: range) -> str | None:
+    """A signal after one of the steps; what is wrong with the exit status, if anything."""
     (process,) = run.start()
-    step = rng.randrange(1, STEPS - 1)
+    step = rng.choice(steps)
     _wait_until(lambda: run.says(f"step {step}/{STEPS}"), process)
     time.sleep(rng.uniform(0, 0.3))
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     (status,) = run.wait([process])
     return None if status == 75 else f"exit status {status}"
 
 
-def damage_newest(run: Run, rng: random.Random, way: str) -> None:
-    """Damages a checkpoint of a run that was stopped in its second half."""
-    (process,) = run.start()
-    _wait_until(lambda: run.says(f"step 14/{STEPS}"), process)
-    process.kill()
-    process.wait()
+def damage_newest(run: Run, rng: random.Random, way: str, steps: range) -> None:
+    """`kill -9` after a step, and then the newest checkpoint is damaged."""
+    kill(run, rng, "training", steps)
     folder = run.folder / "run" / "checkpoints" / "latest"
     newest = max(folder.glob("ckpt-*.index"), key=lambda path: int(path.stem.partition("-")[2]))
     index, data = newest, newest.with_suffix(".data-00000-of-00001")
     file = index if way.endswith("index") else data
-    content = bytearray(file.read_bytes()) if file.exists() else bytearray()
+    content = bytearray(file.read_bytes())
     if way.startswith("flip"):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     elif way.startswith("cut"):
         del content[rng.randrange(len(content)) :]
     elif way.startswith("empty"):
         content.clear()
-    elif way.startswith("zero"):
+    elif way.startswith("zeros"):
         start = rng.randrange(len(content) // 2)
         content[start : start + 512] = bytes(min(512, len(content) - start))
     elif way.startswith("insert"):
         place = rng.randrange(len(content))
         content[place:place] = b"\x55" * 16
-    if way.startswith("no list"):
+    if way == "no list":
         (folder / "checkpoint").unlink()
-    elif way.startswith("broken list"):
-        (folder / "checkpoint").write_bytes(os.urandom(100))
+    elif way == "broken list":
+        (folder / "checkpoint").write_bytes(rng.randbytes(100))
     elif way.startswith("remove"):
         file.unlink()
     elif way.startswith("older"):
@@ -189,40 +184,52 @@ DAMAGES = (
 )
 
 
-def fill_disk(run: Run, rng: random.Random, max_file_bytes: int) -> str | None:
-    """A limit on the size of files, below that of a checkpoint."""
-    (status,) = run.wait(run.start(max_file_bytes))
+def fill_disk(run: Run, rng: random.Random, way: str, steps: range) -> str | None:
+    """A limit on the size of files, below that of a checkpoint; what is wrong with the last line, if anything."""
+    (status,) = run.wait(run.start(int(way.removesuffix(" bytes"))))
     last = (run.folder / "0.log").read_text().splitlines()[-1]
-    named = "no checkpoint could be written" in last or "disk is full" in last or "too large" in last
+    named = "no checkpoint could be written" in last or "too large" in last
     return None if status == 1 and named else f"exit status {status}: {last[:200]}"
 
 
-def lose_worker(run: Run, rng: random.Random, victim: int) -> str | None:
+def lose_worker(run: Run, rng: random.Random, way: str, steps: range) -> str | None:
     """`kill -9` for one of two workers; what is wrong with how the other ended, if anything."""
     processes = run.start()
-    step = rng.randrange(1, STEPS - 1)
+    step = rng.choice(steps)
     _wait_until(lambda: run.says(f"step {step}/{STEPS}"), processes[0])
     time.sleep(rng.uniform(0, 0.5))
+    victim = ("the chief", "the other").index(way)
     processes[victim].kill()
     start = time.monotonic()
-    survivor = 1 - victim
-    (status,) = run.wait([processes[survivor]])
-    run.wait(processes)
+    (status,) = run.wait([processes[1 - victim]])
     seconds = time.monotonic() - start
-    last = (run.folder / f"{survivor}.log").read_text().splitlines()[-1]
-    well = status == 1 and "another worker is lost" in last
-    return None if well and seconds < 60 else f"exit status {status} after {seconds:.0f} s: {last[:200]}"
+    run.wait(processes)
+    last = (run.folder / f"{1 - victim}.log").read_text().splitlines()[-1]
+    well = status == 1 and "another worker is lost" in last and seconds < SECONDS_TO_NOTICE
+    return None if well else f"exit status {status} after {seconds:.0f} s: {last[:200]}"
 
 
-MOMENTS = ("starting", "writing shards", "training", "training", "saving", "saving", "evaluating")
-CAMPAIGN: dict[str, tuple[Callable, int, tuple, int]] = {
-    "kill": (kill, 56, MOMENTS, 1),
-    "signal": (stop, 21, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT), 1),
-    "damage": (damage_newest, len(DAMAGES), DAMAGES, 1),
-    "disk": (fill_disk, 4, (20_000, 200_000, 2_000_000, 10_000_000), 1),
-    "worker": (lose_worker, 10, (0, 1), 2),
+Fault = tuple[str, range]
+SPREAD = (range(1, 6), range(6, 12), range(12, 18), range(18, STEPS))
+LATER = (range(9, 12), range(13, 16), range(17, 20), range(21, STEPS))
+"""Where two checkpoints stand, so that one is left."""
+KILLS: tuple[Fault, ...] = (
+    ("writing shards", range(0)),
+    ("starting", range(0)),
+    ("training", range(1, 8)),
+    ("saving", range(8, 9)),
+    ("evaluating", range(12, 13)),
+    ("training", range(13, 20)),
+    ("saving", range(20, STEPS + 1, 4)),
+)
+CAMPAIGN: dict[str, tuple[Callable, int, list[tuple[Fault, ...]]]] = {
+    "kill": (kill, 1, [KILLS] * 8),
+    "signal": (stop, 1, [tuple(zip(("SIGTERM", "SIGUSR1", "SIGINT", "SIGTERM"), SPREAD, strict=True))] * 6),
+    "damage": (damage_newest, 1, [tuple(zip(DAMAGES[n::5], LATER, strict=True)) for n in range(5)]),
+    "disk": (fill_disk, 1, [tuple((f"{10**power} bytes", range(0)) for power in (4, 5, 6, 7))]),
+    "worker": (lose_worker, 2, [tuple(zip(("the other", "the chief") * 2, SPREAD, strict=True))] * 3),
 }
-"""What is done, how many times, in which ways by turns, and to how many workers."""
+"""What is done, to how many workers, and for each run the faults that it suffers one after the other."""
 
 
 def main() -> None:
@@ -231,48 +238,43 @@ def main() -> None:
     names = sys.argv[2:] or list(CAMPAIGN)
     shapes.write_shapes(folder / "data", num_train=24, num_val=8)
     expected = {}
-    for num_workers in {CAMPAIGN[name][3] for name in names}:
+    for num_workers in {CAMPAIGN[name][1] for name in names}:
         shutil.rmtree(folder / f"whole{num_workers}", ignore_errors=True)
         whole = Run(folder / f"whole{num_workers}", folder / "data", num_workers)
         if not whole.finish():
             sys.exit(f"{whole.folder}: the uninterrupted run fails")
         expected[num_workers] = whole.weights()
-    results = {name: _survey(folder, name, expected[CAMPAIGN[name][3]]) for name in names}
-    print("\n| fault | way | times | survived |\n| --- | --- | --- | --- |")
-    for name, ways in results.items():
-        for way, outcomes in ways.items():
-            print(f"| {name} | {way} | {len(outcomes)} | {sum(outcome is None for outcome in outcomes)} |")
-    flat = {name: [outcome for ways in ways.values() for outcome in ways] for name, ways in results.items()}
-    survived = {name: [sum(outcome is None for outcome in each), len(each)] for name, each in flat.items()}
-    print(json.dumps({"bench": "faults", "survived_of": survived}))
-    sys.exit(any(outcome is not None for each in flat.values() for outcome in each))
+    results = {name: survey(folder, name, expected[CAMPAIGN[name][1]]) for name in names}
+    print("\n| fault | times | runs | that ended with the weights of an uninterrupted one |\n| --- | --- | --- | --- |")
+    for name, outcomes in results.items():
+        ways = Counter(way for faults in CAMPAIGN[name][2] for way, _ in faults)
+        shown = ", ".join(f"{way} {times}" if times > 1 else way for way, times in ways.items())
+        print(f"| {name}: {shown} | {ways.total()} | {len(outcomes)} | {outcomes.count(None)} |")
+    print(json.dumps({"bench": "faults", "outcomes": results}))
+    sys.exit(any(outcome is not None for outcomes in results.values() for outcome in outcomes))
 
 
-def _survey(folder: Path, name: str, expected: str) -> dict[str, list[str | None]]:
-    """The outcomes of a kind of fault by way: None, or what went wrong."""
-    inflict, times, ways, num_workers = CAMPAIGN[name]
+def survey(folder: Path, name: str, expected: str) -> list[str | None]:
+    """The outcomes of the runs that suffer a kind of fault: None, or what went wrong."""
+    inflict, num_workers, all_faults = CAMPAIGN[name]
     shutil.rmtree(folder / name, ignore_errors=True)
-    outcomes: dict[str, list[str | None]] = {}
-    lock = threading.Lock()
 
-    def trial(number: int) -> None:
-        way = ways[number % len(ways)]
+    def suffer(number: int) -> str | None:
         run = Run(folder / name / f"{number}", folder / "data", num_workers)
-        wrong = inflict(run, random.Random(number), way)
+        rng = random.Random(number)
+        wrong = None
+        for way, steps in all_faults[number]:
+            wrong = wrong or inflict(run, rng, way, steps)
+            print(f"{time.strftime('%X')} {name} {number}, {way}: {wrong or 'done'}", flush=True)
         if wrong is None and not run.finish():
             wrong = "never finished"
         if wrong is None and run.weights() != expected:
             wrong = "other weights"
-        label = getattr(way, "name", str(way))
-        with lock:
-            outcomes.setdefault(label, []).append(wrong)
-            print(f"{name} {number + 1}/{times}, {label}: {wrong or 'survived'}", flush=True)
-        if wrong is None:
-            shutil.rmtree(run.folder)
+        print(f"{time.strftime('%X')} {name} {number}: {wrong or 'survived'}", flush=True)
+        return wrong
 
-    with ThreadPoolExecutor(1 if num_workers > 1 else 2) as pool:
-        list(pool.map(trial, range(times)))
-    return outcomes
+    with ThreadPoolExecutor(2 // num_workers) as pool:
+        return list(pool.map(suffer, range(len(all_faults))))
 
 
 if __name__ == "__main__":

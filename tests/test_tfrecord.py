@@ -104,6 +104,15 @@ def _broken_mask(voc_dir):
     path.write_bytes(path.read_bytes()[:60])
 
 
+def _changed_mask(voc_dir):
+    """Bits of the compressed rows, which Pillow would decode to other classes."""
+    path = voc_dir / "SegmentationClass" / "b.png"
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    np.asarray(Image.open(path))  # no error
+
+
 def _text_mask(voc_dir):
     (voc_dir / "SegmentationClass" / "b.png").write_text("no picture")
 
@@ -167,6 +176,7 @@ def _bomb_image(voc_dir):
         (_large_label, r"b\.png: label 3, but there are 3 classes"),
         (_other_size, r"b\.png: 31x20 pixels, its image b\.jpg is 30x20"),
         (_broken_mask, r"b\.png: unreadable PNG"),
+        (_changed_mask, r"b\.png: unreadable PNG"),
         (_text_mask, r"b\.png: unreadable PNG"),
         (_truncated_image, r"b\.jpg: unreadable JPEG"),
         (_png_image, r"b\.jpg: not a JPEG file"),

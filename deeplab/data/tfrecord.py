@@ -209,6 +209,8 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
             mode, bit_depth = image.mode, png[_PNG_BIT_DEPTH]
+            image.verify()  # the checksums, at which decoding does not look
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             mask = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: unreadable PNG ({_first_words(str(error))})") from error
