@@ -3,11 +3,14 @@
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
 
+import functools
 import logging
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from deeplab import distribution, flags, runs, trainer
@@ -17,9 +20,10 @@ from deeplab.errors import UsageError
 from deeplab.flags import FLAGS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
 from deeplab.model.inference import make_predictor
+from deeplab.monitor import LARGEST_PANEL, Monitor, Profiler
 from deeplab.training import schedules, step
 from deeplab.training.checkpoint import Checkpoints, TrainingState
-from deeplab.training.evaluation import make_evaluation
+from deeplab.training.evaluation import Evaluation, make_evaluation
 from deeplab.training.losses import Loss, inverse_frequency_weights
 from deeplab.training.summaries import RunLog
 
@@ -41,12 +45,9 @@ def main(argv: list[str]) -> None:
     if is_chief and FLAGS.voc_dir:
         write_shards()
     any_worker(False)  # the others wait here for the chief
-    manifest = read_manifest(FLAGS.train_split)
-    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
+    manifest, val_manifest = read_manifests()
     if FLAGS.prepare_only:
         return
-    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
-        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
 
     config = ModelConfig(
         class_names=manifest.class_names,
@@ -119,17 +120,8 @@ def main(argv: list[str]) -> None:
             context=context,
         )
     )
-    evaluation = None
-    if val_manifest is not None:
-        batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
-        evaluation = make_evaluation(
-            strategy,
-            make_predictor(model),
-            loss,
-            lambda context: pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size, context),
-            num_batches=math.ceil(val_manifest.num_examples / batch_size),
-            deterministic=FLAGS.deterministic,
-        )
+    log = RunLog(output_dir, flags.as_flagfile(), flags.hyperparameters())
+    evaluate, monitor = make_validation(strategy, model, loss, val_manifest, log) if val_manifest else (None, None)
 
     training = trainer.Trainer(
         plan,
@@ -146,15 +138,17 @@ def main(argv: list[str]) -> None:
             deterministic=FLAGS.deterministic,
         ),
         iter(batches),
-        evaluation,
+        evaluate,
         checkpoints,
         state,
         schedule,
-        RunLog(output_dir),
+        log,
         manifest.class_names,
         first_step,
         averaged_weights=lambda: schedules.averaged_weights(optimizer, training_model.trainable_variables),
         any_worker=any_worker if distribution.is_multi_worker(strategy) else None,
+        monitor=monitor,
+        profiler=Profiler(output_dir, *plan.profile_steps) if plan.profile_steps else None,
     )
     try:
         training.run()
@@ -174,6 +168,15 @@ def write_shards() -> None:
     tfrecord.prepare(voc_dir, tfrecord_dir, FLAGS.train_split, class_names, FLAGS.num_shards, mask_dir)
     if FLAGS.val_split:
         tfrecord.prepare(voc_dir, tfrecord_dir, FLAGS.val_split, class_names, FLAGS.num_shards)
+
+
+def read_manifests() -> tuple[Manifest, Manifest | None]:
+    """Of the training and the validation split, if there is one."""
+    manifest = read_manifest(FLAGS.train_split)
+    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
+    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
+        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
+    return manifest, val_manifest
 
 
 def read_manifest(split: str) -> Manifest:
@@ -204,6 +207,7 @@ def make_plan(manifest: Manifest) -> trainer.Plan:
         plateau_patience=FLAGS.plateau_patience,
         plateau_factor=FLAGS.plateau_factor,
         early_stopping_patience=FLAGS.early_stopping_patience,
+        profile_steps=flags.profile_steps(),
     )
 
 
@@ -221,6 +225,25 @@ def make_loss(manifest: Manifest) -> Loss:
         FLAGS.focal_gamma,
         FLAGS.hard_pixel_fraction,
     )
+
+
+def make_validation(
+    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, manifest: Manifest, log: RunLog
+) -> tuple[Callable[[], Evaluation], Monitor]:
+    """What scores the validation split, and what draws of it the pictures that the first replica gets first."""
+    tfrecord_dir, batch_size = flags.path("tfrecord_dir"), flags.eval_batch_size(strategy.num_replicas_in_sync)
+    evaluate = make_evaluation(
+        strategy,
+        make_predictor(model),
+        loss,
+        lambda context: pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size, context),
+        num_batches=math.ceil(manifest.num_examples / batch_size),
+        deterministic=FLAGS.deterministic,
+    )
+    num_pictures = min(batch_size // strategy.num_replicas_in_sync, LARGEST_PANEL)
+    pictures = pipeline.examples(tfrecord_dir, manifest).take(num_pictures)
+    monitor = Monitor(log, "val", manifest.class_names, pictures.as_numpy_iterator())
+    return functools.partial(evaluate, monitor.on_predictions), monitor
 
 
 def make_augmentation() -> pipeline.Augmentation:

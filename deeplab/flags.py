@@ -25,6 +25,28 @@ from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 FLAGS = flags.FLAGS
 logger = logging.getLogger("deeplab")
 
+HYPERPARAMETERS = (
+    "backbone",
+    "backbone_weights",
+    "output_stride",
+    "crop_size",
+    "global_batch_size",
+    "train_steps",
+    "epochs",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "loss",
+    "class_weights",
+    "freeze_batch_norm",
+    "precision",
+    "seed",
+)
+"""Columns of TensorBoard's page "HParams"."""
+
+_PLACES = ("voc_dir", "voc_url", "download", "class_names", "mask_dir", "model_dir", "tfrecord_dir", "verify")
+
 _EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",
@@ -162,6 +184,9 @@ def _define_run_flags() -> None:
     flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
     flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
     flags.DEFINE_integer("log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1)
+    flags.DEFINE_list(
+        "profile_steps", None, "First and last step to trace with TensorFlow's profiler, as 100,110; few are enough."
+    )
     flags.DEFINE_enum(
         "strategy",
         "auto",
@@ -335,6 +360,27 @@ def as_flagfile() -> str:
     """All flags of this program with their values of now, as text for --flagfile."""
     mine = FLAGS.flags_by_module_dict()[__name__]
     return "".join(f"{flag.serialize()}\n" for flag in mine if flag.value is not None)
+
+
+def profile_steps() -> tuple[int, int] | None:
+    """--profile_steps, or None without it; raises UsageError unless it is a first and a last step."""
+    if not FLAGS.profile_steps:
+        return None
+    steps = positive_integers("profile_steps")
+    if len(steps) != 2 or steps[0] > steps[1]:
+        raise UsageError(f"--profile_steps={','.join(FLAGS.profile_steps)}: a first and a last step, as in 100,110")
+    return steps[0], steps[1]
+
+
+def hyperparameters() -> dict[str, object]:
+    """What runs are compared by: `HYPERPARAMETERS`, and in `others` all further flags that are not at their default."""
+    mine = {flag.name: flag for flag in FLAGS.flags_by_module_dict()[__name__]}
+    others = [
+        flag.serialize()
+        for name, flag in mine.items()
+        if name not in (*HYPERPARAMETERS, *_PLACES) and flag.value != flag.default
+    ]
+    return {name: mine[name].value for name in HYPERPARAMETERS} | {"others": " ".join(others)}
 
 
 def optional_path(name: str) -> Path | None:
