@@ -10,10 +10,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
 import keras
 import tensorflow as tf
 
-from deeplab import distribution, flags, runs, trainer
+from deeplab import distribution, flags, provenance, runs, trainer
 from deeplab.data import pipeline, tfrecord, voc
 from deeplab.data.tfrecord import Manifest
 from deeplab.errors import UsageError
@@ -107,6 +110,7 @@ def main(argv: list[str]) -> None:
         with strategy.scope():
             runs.init_weights(training_model, flags.path("init_checkpoint"))
     runs.record_run(output_dir, config, flags.as_flagfile())
+    provenance.record_start(output_dir, first_step)
 
     batches = strategy.distribute_datasets_from_function(
         lambda context: pipeline.training_batches(

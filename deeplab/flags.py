@@ -214,6 +214,7 @@ def define_eval_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
     _define_inference_flags()
     flags.DEFINE_string("output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
+    flags.DEFINE_string("report", None, "Folder for report.html: scores, confusions, best and worst images, curves.")
 
 
 def _define_inference_flags() -> None:
@@ -399,7 +400,8 @@ def path(name: str) -> Path:
 def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback."""
     define_flags()
-    flags.adopt_module_key_flags(sys.modules[__name__])
+    for flag in FLAGS.flags_by_module_dict()[__name__]:
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # what --help lists
     app.run(lambda argv: _exit_status(main, argv), flags_parser=_parse)
 
 

@@ -17,7 +17,7 @@ LARGEST_PANEL = 8
 
 
 class Monitor:
-    """Writes TensorBoard pictures of each evaluation: `panel/NAME` of the same examples each time, `confusion_matrix`.
+    """Writes TensorBoard pictures of each evaluation: the same examples each time, and the confusion matrix.
 
     Args:
         log: where they go.
@@ -44,10 +44,10 @@ class Monitor:
 
     def on_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Draws and writes."""
-        pictures = {"confusion_matrix": visualize.confusion_picture(evaluation.confusion, self._class_names)}
+        pictures = {"pictures/confusion_matrix": visualize.confusion_picture(evaluation.confusion, self._class_names)}
         for (name, image, truth), padded in zip(self._examples, self._predictions, strict=True):
             prediction = padded[: truth.shape[0], : truth.shape[1]]
-            pictures[f"panel/{name.decode()}"] = visualize.panel(image, truth, prediction, self._class_names)
+            pictures[f"pictures/{name.decode()}"] = visualize.panel(image, truth, prediction, self._class_names)
         self._predictions = []
         self._log.write_pictures(step, self._split, {tag: np.array(picture) for tag, picture in pictures.items()})
 

@@ -8,6 +8,9 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps

@@ -90,6 +90,13 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
     return picture
 
 
+def class_shares(mask: np.ndarray) -> list[tuple[int, float]]:
+    """Classes in a mask (uint8 [height, width]) and their share of its pixels, void left out; the largest first."""
+    indices, counts = np.unique(mask[mask != IGNORE_LABEL], return_counts=True)
+    shares = zip(indices.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True)
+    return sorted(shares, key=lambda item: -item[1])
+
+
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
     """A confusion matrix (integers [classes, classes], rows true) as shares of each row; names on both sides.
 

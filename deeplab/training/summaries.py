@@ -9,14 +9,15 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
-from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams import api, api_pb2
+from tensorboard.plugins.hparams import summary as hparams
 
 from deeplab.files import write_text
 
 TAGS = {
-    "mean_iou": "quality/mean_iou",
-    "mean_accuracy": "quality/mean_accuracy",
-    "pixel_accuracy": "quality/pixel_accuracy",
+    "mean_iou": "accuracy/mean_iou",
+    "mean_accuracy": "accuracy/mean_accuracy",
+    "pixel_accuracy": "accuracy/pixel_accuracy",
     "per_class_iou": "per_class_iou",
     "loss": "loss/total",
     "cross_entropy": "loss/cross_entropy",
@@ -32,13 +33,16 @@ TAGS = {
     "host_memory_bytes": "memory/host_bytes",
     "gpu_memory_bytes": "memory/gpu_bytes",
 }
-"""Fields of `metrics.jsonl` that TensorBoard shows, and their names there; the same for every split."""
+"""Fields of `metrics.jsonl` that TensorBoard shows, and their names there; the same for every split.
 
-BEST_MEAN_IOU = "best/mean_iou"
+TensorBoard sorts groups by name, and begins with the accuracies.
+"""
+
+BEST_MEAN_IOU = "accuracy/best_mean_iou"
 
 _CHARTS = {
     "Overview": {
-        "mean IoU": "quality/mean_iou",
+        "mean IoU": "accuracy/mean_iou",
         "loss": "loss/total",
         "learning rate": "optimization/learning_rate",
         "images per second": "speed/images_per_second",
@@ -57,15 +61,18 @@ _CHARTS = {
 }
 """The page "Custom Scalars": categories, and the regular expression of the tags in each chart."""
 
-_FINAL_METRICS = [
-    hparams.Metric(BEST_MEAN_IOU, display_name="best val mIoU"),
-    hparams.Metric(TAGS["mean_iou"], "val", "val mIoU"),
-    hparams.Metric(TAGS["pixel_accuracy"], "val", "val pixel accuracy"),
-    hparams.Metric(TAGS["loss"], "val", "val loss"),
-    hparams.Metric(TAGS["loss"], "train", "train loss"),
-    hparams.Metric(TAGS["images_per_second"], "train", "images/s"),
-]
+_FINAL_METRICS = (
+    api.Metric(BEST_MEAN_IOU, display_name="best val mIoU"),
+    api.Metric(TAGS["mean_iou"], "val", "val mIoU"),
+    api.Metric(TAGS["pixel_accuracy"], "val", "val pixel accuracy"),
+    api.Metric(TAGS["loss"], "val", "val loss"),
+    api.Metric(TAGS["loss"], "train", "train loss"),
+    api.Metric(TAGS["images_per_second"], "train", "images/s"),
+)
 """Columns of the page "HParams", beside the hyperparameters: the last value of each."""
+
+_SHOWN_FIRST = ("backbone", "global_batch_size", "learning_rate", "optimizer", "others")
+"""TensorBoard ticks five hyperparameters at first."""
 
 
 class RunLog:
@@ -83,14 +90,14 @@ class RunLog:
         self._write_start(flags_text, hyperparameters or {})
 
     def _write_start(self, flags_text: str, hyperparameters: dict[str, object]) -> None:
-        names = [hparams.HParam(name) for name in hyperparameters]
+        columns = [_column(name, value) for name, value in hyperparameters.items()]
+        # Else runs with the same values would be shown as one.
+        row = api.hparams_pb(hyperparameters, trial_id=str(self._model_dir))
+        table = hparams.experiment_pb(columns, [metric.as_proto() for metric in _FINAL_METRICS])
         with self._writer("").as_default(0):
             tf.summary.text("flags", f"```\n{flags_text}```")
-            tf.summary.experimental.write_raw_pb(_serialized(hparams.hparams_config_pb(names, _FINAL_METRICS)))
-            # Else runs with the same values would be shown as one.
-            row = hparams.hparams_pb(hyperparameters, trial_id=str(self._model_dir.resolve()))
-            tf.summary.experimental.write_raw_pb(_serialized(row))
-            tf.summary.experimental.write_raw_pb(_serialized(custom_scalar.pb(_layout())))
+            for summary in (table, row, custom_scalar.pb(_layout())):
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString())
         self._writer("").flush()
 
     def write(self, step: int, split: str, record: dict) -> None:
@@ -155,5 +162,7 @@ def _layout() -> layout_pb2.Layout:
     return layout_pb2.Layout(category=categories)
 
 
-def _serialized(summary: object) -> bytes:
-    return summary.SerializeToString()  # type: ignore[attr-defined]
+def _column(name: str, value: object) -> api_pb2.HParamInfo:
+    kind = "BOOL" if isinstance(value, bool) else "FLOAT64" if isinstance(value, int | float) else "STRING"
+    # TensorBoard sorts by `differs`, and computes it where nobody says what the metrics are.
+    return api_pb2.HParamInfo(name=name, type=f"DATA_TYPE_{kind}", differs=name in _SHOWN_FIRST)
