@@ -239,6 +239,16 @@ def define_predict_flags() -> None:
     _define_inference_flags()
 
 
+def define_export_flags() -> None:
+    """The flags of `python -m deeplab.export`."""
+    flags.DEFINE_string("model_dir", None, "Folder of the run whose model is exported.")
+    flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
+    flags.DEFINE_string("export_dir", None, "Folder to write; it must not exist.")
+    flags.DEFINE_enum("output_stride", None, [str(s) for s in OUTPUT_STRIDES], "Default: that of training.")
+    flags.DEFINE_bool("onnx", False, "Write model.onnx, too.")
+    flags.DEFINE_bool("tflite", False, "Write model.tflite and model_dynamic_range.tflite, too.")
+
+
 def define_sbd_flags() -> None:
     """The flags of `python -m deeplab.data.sbd`."""
     flags.DEFINE_string("sbd_dir", None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
@@ -252,6 +262,7 @@ def as_markdown() -> str:
         "train.py": define_train_flags,
         "eval.py": define_eval_flags,
         "python -m deeplab.predict": define_predict_flags,
+        "python -m deeplab.export": define_export_flags,
         "python -m deeplab.data.sbd": define_sbd_flags,
     }
     lines = [
@@ -416,8 +427,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
-    for library in ("tensorflow", "absl"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own

@@ -36,9 +36,10 @@ th:first-child, td:first-child, .text { text-align: left; } tbody th { font-weig
 .swatch { display: inline-block; width: .8rem; height: .8rem; border: 1px solid #777; margin-right: .4rem;
   vertical-align: -.05rem; }
 figure { margin: 0 0 1.4rem; } figcaption { margin-bottom: .3rem; overflow-wrap: anywhere; }
-.row { display: flex; flex-wrap: wrap; gap: .4rem; } .row div { flex: 1 1 15rem; max-width: 22rem; }
-.row img { width: 100%; display: block; } .row span { font-size: .85rem; color: #555; }
-.matrix { min-width: 36rem; max-width: 100%; } .charts { display: flex; flex-wrap: wrap; gap: 1rem; }
+figcaption span { white-space: nowrap; } thead th { white-space: normal; }
+.row { display: flex; flex-wrap: wrap; gap: .4rem; } .row div { flex: 1 1 10rem; max-width: 22rem; }
+.row img { width: 100%; height: auto; display: block; } .row span { font-size: .85rem; color: #555; }
+.matrix { min-width: 36rem; max-width: 100%; height: auto; } .charts { display: flex; flex-wrap: wrap; gap: 1rem; }
 .charts svg { flex: 1 1 20rem; max-width: 32rem; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dd { margin: 0; }
 """
@@ -114,11 +115,11 @@ def render(
         "images": f"{evaluation.num_images:,}",
     }
     sections = {
+        "Training": charts.training_curves(records),
         "Classes": _class_table(class_names, evaluation),
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
         "Worst images": "".join(_figure(item, class_names) for item in ranking.worst),
         "Best images": "".join(_figure(item, class_names) for item in ranking.best),
-        "Training": charts.training_curves(records),
         "What was evaluated": _facts(facts),
     }
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections.items() if content)
