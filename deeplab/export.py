@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab import flags, runs
+from deeplab.api import DESCRIPTION
 from deeplab.data.voc import IGNORE_LABEL, palette
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
@@ -33,7 +34,6 @@ from deeplab.predict import read_image
 
 logger = logging.getLogger("deeplab")
 
-DESCRIPTION = "deeplab.json"
 ONNX, TFLITE, TFLITE_DYNAMIC = "model.onnx", "model.tflite", "model_dynamic_range.tflite"
 MIN_EQUAL_PIXELS = 0.999
 _ONNX_OPSET = 17

@@ -232,6 +232,7 @@ def define_predict_flags() -> None:
     flags.DEFINE_string("model_dir", None, "Folder of the run whose model predicts.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
     flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
+    flags.DEFINE_string("truth_dir", None, "Folder of true masks, NAME.png, to show beside the predictions.")
     flags.DEFINE_string(
         "voc_dir", None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )

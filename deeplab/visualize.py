@@ -24,6 +24,11 @@ def colour_mask(mask: np.ndarray) -> Image.Image:
     return image
 
 
+def coloured(mask: np.ndarray) -> Image.Image:
+    """uint8 class indices [height, width] -> RGB, for programs that know no palette."""
+    return Image.fromarray(palette()[mask])
+
+
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> Image.Image:
     """The mask's colours over a uint8 RGB image [height, width, 3]; background (index 0) stays clear."""
     colours = palette()[mask]
