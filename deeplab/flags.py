@@ -257,6 +257,15 @@ def define_sbd_flags() -> None:
     flags.DEFINE_string("mask_dir", None, "Folder to write; it must not exist.")
 
 
+def define_polygons_flags() -> None:
+    """The flags of `python -m deeplab.data.polygons`."""
+    flags.DEFINE_string("labelme_dir", None, "Folder of labelme's *.json, beside their images.")
+    flags.DEFINE_string("coco_json", None, "COCO instances file: polygons, or run lengths that are not compressed.")
+    flags.DEFINE_string("image_dir", None, "Folder of the images that --coco_json names.")
+    flags.DEFINE_string("voc_dir", None, "Folder to write, in VOC layout; it must not exist.")
+    flags.DEFINE_float("val_share", 0.2, "Share of the images that is put into val, at random.", 0.0, 1.0)
+
+
 def as_markdown() -> str:
     """The text of flags.md; `python -m deeplab.flags > flags.md` writes it."""
     programs = {
@@ -264,6 +273,7 @@ def as_markdown() -> str:
         "eval.py": define_eval_flags,
         "python -m deeplab.predict": define_predict_flags,
         "python -m deeplab.export": define_export_flags,
+        "python -m deeplab.data.polygons": define_polygons_flags,
         "python -m deeplab.data.sbd": define_sbd_flags,
     }
     lines = [

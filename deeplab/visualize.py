@@ -77,11 +77,13 @@ def panel(
 
 
 def legend(entries: dict[int, str], width: int) -> Image.Image:
-    """A square in the colour of each class index and its text, in lines of at most `width` pixels, on white."""
+    """A square in the colour of each class index and its text; lines of `width` pixels, or of the longest text."""
     font = ImageFont.load_default(_TEXT_SIZE)
+    advances = {index: _LINE + round(font.getlength(text)) + 12 for index, text in entries.items()}
+    width = max([width, *advances.values()])
     places, left, top = [], 0, 0
     for index, text in entries.items():
-        advance = _LINE + round(font.getlength(text)) + 12
+        advance = advances[index]
         if left and left + advance > width:
             left, top = 0, top + _LINE
         places.append((left, top, index, text))
