@@ -9,6 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
 import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging

@@ -14,9 +14,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import deeplab.quiet  # noqa: F401
-
-# isort: split
 import numpy as np
 from PIL import Image, ImageOps
 
