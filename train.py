@@ -3,14 +3,19 @@
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
 
+import functools
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
+import keras
 import tensorflow as tf
 
-from deeplab import distribution, flags, runs, trainer
+from deeplab import distribution, flags, provenance, runs, trainer
 from deeplab.data import manifest as manifests
 from deeplab.data import pipeline, tfrecord, voc
 from deeplab.data.manifest import Manifest, damage_named
@@ -18,9 +23,10 @@ from deeplab.errors import UsageError
 from deeplab.flags import FLAGS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
 from deeplab.model.inference import make_predictor
+from deeplab.monitor import LARGEST_PANEL, Monitor, Profiler
 from deeplab.training import schedules, step
 from deeplab.training.checkpoint import Checkpoints, TrainingState
-from deeplab.training.evaluation import make_evaluation
+from deeplab.training.evaluation import Evaluation, make_evaluation
 from deeplab.training.losses import Loss, inverse_frequency_weights
 from deeplab.training.summaries import RunLog
 
@@ -42,12 +48,9 @@ def main(argv: list[str]) -> None:
     if is_chief and FLAGS.voc_dir:
         write_shards()
     any_worker(False)  # the others wait here for the chief
-    manifest = read_manifest(FLAGS.train_split)
-    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
+    manifest, val_manifest = read_manifests()
     if FLAGS.prepare_only:
         return
-    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
-        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
     all_manifests = [each for each in (manifest, val_manifest) if each is not None]
     with runs.output_folder(model_dir, is_chief) as output_dir, damage_named(tfrecord_dir, all_manifests):
@@ -118,6 +121,7 @@ def train(
         with strategy.scope():
             runs.init_weights(training_model, flags.path("init_checkpoint"))
     runs.record_run(output_dir, config, flags.as_flagfile())
+    provenance.record_start(output_dir, int(state.step))
 
     batches = strategy.distribute_datasets_from_function(
         lambda context: pipeline.training_batches(
@@ -130,17 +134,8 @@ def train(
             context=context,
         )
     )
-    evaluation = None
-    if val_manifest is not None:
-        batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
-        evaluation = make_evaluation(
-            strategy,
-            make_predictor(model),
-            loss,
-            lambda context: pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size, context),
-            num_batches=math.ceil(val_manifest.num_examples / batch_size),
-            deterministic=FLAGS.deterministic,
-        )
+    log = RunLog(output_dir, flags.as_flagfile(), flags.hyperparameters())
+    evaluate, monitor = make_validation(strategy, model, loss, val_manifest, log) if val_manifest else (None, None)
 
     trainer.Trainer(
         plan,
@@ -157,15 +152,17 @@ def train(
             deterministic=FLAGS.deterministic,
         ),
         iter(batches),
-        evaluation,
+        evaluate,
         checkpoints,
         state,
         schedule,
-        RunLog(output_dir),
+        log,
         manifest.class_names,
         example_names=lambda first, count: pipeline.training_ids(tfrecord_dir, manifest, FLAGS.seed, first, count),
         averaged_weights=lambda: schedules.averaged_weights(optimizer, training_model.trainable_variables),
         any_worker=any_worker if distribution.is_multi_worker(strategy) else None,
+        monitor=monitor,
+        profiler=Profiler(output_dir, *plan.profile_steps) if plan.profile_steps else None,
     ).run()
 
 
@@ -178,6 +175,15 @@ def write_shards() -> None:
     for split, masks in ((FLAGS.train_split, flags.optional_path("mask_dir")), (FLAGS.val_split, None)):
         if split:
             tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards, masks, FLAGS.max_bad_examples)
+
+
+def read_manifests() -> tuple[Manifest, Manifest | None]:
+    """Of the training and the validation split, if there is one."""
+    manifest = read_manifest(FLAGS.train_split)
+    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
+    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
+        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
+    return manifest, val_manifest
 
 
 def read_manifest(split: str) -> Manifest:
@@ -209,6 +215,7 @@ def make_plan(manifest: Manifest) -> trainer.Plan:
         plateau_patience=FLAGS.plateau_patience,
         plateau_factor=FLAGS.plateau_factor,
         early_stopping_patience=FLAGS.early_stopping_patience,
+        profile_steps=flags.profile_steps(),
     )
 
 
@@ -226,6 +233,25 @@ def make_loss(manifest: Manifest) -> Loss:
         FLAGS.focal_gamma,
         FLAGS.hard_pixel_fraction,
     )
+
+
+def make_validation(
+    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, manifest: Manifest, log: RunLog
+) -> tuple[Callable[[], Evaluation], Monitor]:
+    """What scores the validation split, and what draws of it the pictures that the first replica gets first."""
+    tfrecord_dir, batch_size = flags.path("tfrecord_dir"), flags.eval_batch_size(strategy.num_replicas_in_sync)
+    evaluate = make_evaluation(
+        strategy,
+        make_predictor(model),
+        loss,
+        lambda context: pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size, context),
+        num_batches=math.ceil(manifest.num_examples / batch_size),
+        deterministic=FLAGS.deterministic,
+    )
+    num_pictures = min(batch_size // strategy.num_replicas_in_sync, LARGEST_PANEL)
+    pictures = pipeline.examples(tfrecord_dir, manifest).take(num_pictures)
+    monitor = Monitor(log, "val", manifest.class_names, pictures.as_numpy_iterator())
+    return functools.partial(evaluate, monitor.on_predictions), monitor
 
 
 def make_augmentation() -> pipeline.Augmentation:

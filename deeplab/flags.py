@@ -10,6 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
 import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
@@ -34,6 +37,27 @@ _LOST_WORKER = (
     tf.errors.InternalError,
 )
 """What collective operations raise where a worker is gone."""
+HYPERPARAMETERS = (
+    "backbone",
+    "backbone_weights",
+    "output_stride",
+    "crop_size",
+    "global_batch_size",
+    "train_steps",
+    "epochs",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "loss",
+    "class_weights",
+    "freeze_batch_norm",
+    "precision",
+    "seed",
+)
+"""Columns of TensorBoard's page "HParams"."""
+
+_PLACES = ("voc_dir", "voc_url", "download", "class_names", "mask_dir", "model_dir", "tfrecord_dir", "verify")
 
 _EXIT_STATUSES = {
     0: "done",
@@ -180,6 +204,9 @@ def _define_run_flags() -> None:
     flags.DEFINE_float("checkpoint_minutes", 10.0, "At most so many minutes between checkpoints, too; 0: any.", 0.0)
     flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
     flags.DEFINE_integer("log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1)
+    flags.DEFINE_list(
+        "profile_steps", None, "First and last step to trace with TensorFlow's profiler, as 100,110; few are enough."
+    )
     flags.DEFINE_enum(
         "strategy",
         "auto",
@@ -207,6 +234,7 @@ def define_eval_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
     _define_inference_flags()
     flags.DEFINE_string("output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
+    flags.DEFINE_string("report", None, "Folder for report.html: scores, confusions, best and worst images, curves.")
 
 
 def _define_inference_flags() -> None:
@@ -224,11 +252,22 @@ def define_predict_flags() -> None:
     flags.DEFINE_string("model_dir", None, "Folder of the run whose model predicts.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
     flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
+    flags.DEFINE_string("truth_dir", None, "Folder of true masks, NAME.png, to show beside the predictions.")
     flags.DEFINE_string(
         "voc_dir", None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
     flags.DEFINE_string("split", "test", "Split of --voc_dir.")
     _define_inference_flags()
+
+
+def define_export_flags() -> None:
+    """The flags of `python -m deeplab.export`."""
+    flags.DEFINE_string("model_dir", None, "Folder of the run whose model is exported.")
+    flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
+    flags.DEFINE_string("export_dir", None, "Folder to write; it must not exist.")
+    flags.DEFINE_enum("output_stride", None, [str(s) for s in OUTPUT_STRIDES], "Default: that of training.")
+    flags.DEFINE_bool("onnx", False, "Write model.onnx, too.")
+    flags.DEFINE_bool("tflite", False, "Write model.tflite and model_dynamic_range.tflite, too.")
 
 
 def define_sbd_flags() -> None:
@@ -238,12 +277,23 @@ def define_sbd_flags() -> None:
     flags.DEFINE_string("mask_dir", None, "Folder to write; it must not exist.")
 
 
+def define_polygons_flags() -> None:
+    """The flags of `python -m deeplab.data.polygons`."""
+    flags.DEFINE_string("labelme_dir", None, "Folder of labelme's *.json, beside their images.")
+    flags.DEFINE_string("coco_json", None, "COCO instances file: polygons, or run lengths that are not compressed.")
+    flags.DEFINE_string("image_dir", None, "Folder of the images that --coco_json names.")
+    flags.DEFINE_string("voc_dir", None, "Folder to write, in VOC layout; it must not exist.")
+    flags.DEFINE_float("val_share", 0.2, "Share of the images that is put into val, at random.", 0.0, 1.0)
+
+
 def as_markdown() -> str:
     """The text of flags.md; `python -m deeplab.flags > flags.md` writes it."""
     programs = {
         "train.py": define_train_flags,
         "eval.py": define_eval_flags,
         "python -m deeplab.predict": define_predict_flags,
+        "python -m deeplab.export": define_export_flags,
+        "python -m deeplab.data.polygons": define_polygons_flags,
         "python -m deeplab.data.sbd": define_sbd_flags,
     }
     lines = [
@@ -355,6 +405,27 @@ def as_flagfile() -> str:
     return "".join(f"{flag.serialize()}\n" for flag in mine if flag.value is not None)
 
 
+def profile_steps() -> tuple[int, int] | None:
+    """--profile_steps, or None without it; raises UsageError unless it is a first and a last step."""
+    if not FLAGS.profile_steps:
+        return None
+    steps = positive_integers("profile_steps")
+    if len(steps) != 2 or steps[0] > steps[1]:
+        raise UsageError(f"--profile_steps={','.join(FLAGS.profile_steps)}: a first and a last step, as in 100,110")
+    return steps[0], steps[1]
+
+
+def hyperparameters() -> dict[str, object]:
+    """What runs are compared by: `HYPERPARAMETERS`, and in `others` all further flags that are not at their default."""
+    mine = {flag.name: flag for flag in FLAGS.flags_by_module_dict()[__name__]}
+    others = [
+        flag.serialize()
+        for name, flag in mine.items()
+        if name not in (*HYPERPARAMETERS, *_PLACES) and flag.value != flag.default
+    ]
+    return {name: mine[name].value for name in HYPERPARAMETERS} | {"others": " ".join(others)}
+
+
 def optional_path(name: str) -> Path | None:
     """The value of a path flag; None where it was not given, or empty to take back what a --flagfile sets."""
     value = FLAGS[name].value
@@ -371,7 +442,8 @@ def path(name: str) -> Path:
 def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
     """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback."""
     define_flags()
-    flags.adopt_module_key_flags(sys.modules[__name__])
+    for flag in FLAGS.flags_by_module_dict()[__name__]:
+        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # what --help lists
     app.run(lambda argv: _exit_status(main, argv), flags_parser=_parse)
 
 
@@ -386,8 +458,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
-    for library in ("tensorflow", "absl"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for number in STOP_SIGNALS:
         signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own

@@ -17,12 +17,13 @@ from typing import NoReturn
 import tensorflow as tf
 
 from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted
+from deeplab.monitor import Monitor, Profiler
 from deeplab.progress import Progress, duration
 from deeplab.training.checkpoint import Checkpoints, TrainingState
 from deeplab.training.evaluation import Evaluation
 from deeplab.training.metrics import scores
 from deeplab.training.schedules import Schedule
-from deeplab.training.summaries import RunLog
+from deeplab.training.summaries import RunLog, peak_memory
 
 logger = logging.getLogger("deeplab")
 
@@ -36,6 +37,7 @@ class Plan:
 
     `steps_per_epoch` need not be whole: batches run across epochs. `eval_every_epochs` 0 evaluates at the end alone.
     `checkpoint_minutes` is looked at after each log line; 0 is never.
+    `profile_steps` are the first and the last step that the profiler traces.
     """
 
     train_steps: int
@@ -49,6 +51,7 @@ class Plan:
     plateau_patience: int = 0
     plateau_factor: float = 0.5
     early_stopping_patience: int = 0
+    profile_steps: tuple[int, int] | None = None
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation is due after this step: the first after each `eval_every_epochs`, and the last."""
@@ -68,7 +71,8 @@ class Plan:
 
     def stops_at(self, step: int) -> bool:
         """Whether the loop has something to do after this step."""
-        return step % self.log_every_steps == 0 or self.saves_at(step)
+        first, last = self.profile_steps or (0, 0)
+        return step % self.log_every_steps == 0 or self.saves_at(step) or step in (first - 1, last)
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is due after this step, if none is due by the clock."""
@@ -92,6 +96,8 @@ class Trainer:
         averaged_weights: gives a context in which the model has the weights to be scored and kept as the best.
         any_worker: tells whether a flag is up in any of the processes that train together, each of which calls it at
             the same points; None for a process that trains alone.
+        monitor: draws each evaluation, if given.
+        profiler: traces the plan's `profile_steps`, if given.
     """
 
     def __init__(
@@ -108,6 +114,8 @@ class Trainer:
         example_names: Callable[[int, int], list[str]],
         averaged_weights: Callable[[], AbstractContextManager] = nullcontext,
         any_worker: Callable[[bool], bool] | None = None,
+        monitor: Monitor | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         self._plan, self._train, self._batches, self._evaluate = plan, train, batches, evaluate
         self._checkpoints, self._state, self._schedule, self._log = checkpoints, state, schedule, log
@@ -116,6 +124,7 @@ class Trainer:
         self._step, self._examples = int(state.step), int(state.examples)
         self._any_worker = any_worker or (lambda flag: flag)
         self._works_alone = any_worker is None
+        self._monitor, self._profiler = monitor, profiler
         self._saved_at = time.monotonic()
         self._signal: int | None = None
         self._is_stopping = False
@@ -137,6 +146,8 @@ class Trainer:
         if self._evaluate_if_due():  # a signal came between this step and the end of its evaluation
             self._save()
         while not self._is_stopping and self._step < plan.train_steps and not self._should_stop_early():
+            if self._profiler:
+                self._profiler.after(self._step)
             totals, seconds = self._run_to_boundary(progress)
             progress.clear()
             self._log_training(totals, seconds)
@@ -146,6 +157,8 @@ class Trainer:
             is_late = 0 < plan.checkpoint_minutes * 60 < time.monotonic() - self._saved_at
             if self._is_stopping or plan.saves_at(self._step) or self._any_worker(is_late):
                 self._save()
+        if self._profiler:
+            self._profiler.close()
         self._is_stopping_anywhere()  # no worker leaves before the chief has saved
         if self._is_stopping:
             name = signal.Signals(self._signal).name if self._signal else "a signal to another worker"
@@ -204,30 +217,34 @@ class Trainer:
             )
         if not updates:
             return
-        losses = {
+        means = {
             name: float(total) / updates
             for name, total in totals.items()
             if name not in ("steps", "confusion", "non_finite", "skipped")
         }
         result = scores(totals["confusion"])
         epoch = self._step / self._plan.steps_per_epoch
-        images_per_second = steps * self._plan.global_batch_size / seconds
+        step_seconds = seconds / steps
+        images_per_second = self._plan.global_batch_size / step_seconds
         rate = float(self._schedule(self._step - 1))
         record = {
             "epoch": round(epoch, 4),
-            **losses,
+            **means,
             "learning_rate": rate,
             "images_per_second": images_per_second,
+            "step_seconds": step_seconds,
+            "compute_seconds": max(step_seconds - means.get("data_wait_seconds", 0.0), 0.0),
+            **peak_memory(),
             **result.to_json(self._class_names),
         }
         self._log.write(self._step, "train", record)
-        remaining = (self._plan.train_steps - self._step) * seconds / steps
+        remaining = (self._plan.train_steps - self._step) * step_seconds
         logger.info(
             "step %d/%d  epoch %.2f  loss %.4f  mIoU %s  rate %.3g  %.1f img/s  ETA %s",
             self._step,
             self._plan.train_steps,
             epoch,
-            losses["loss"],
+            means["loss"],
             _per_cent(result.mean_iou),
             rate,
             images_per_second,
@@ -257,6 +274,8 @@ class Trainer:
                 self._state.evaluated_step.assign(self._step)
                 self._note_position()
                 self._checkpoints.save_best(self._step)
+                self._log.write_best(self._step, None)
+                self._log.write_last()
         return True
 
     def _score(self, evaluation: Evaluation) -> None:
@@ -268,6 +287,9 @@ class Trainer:
             "num_images": evaluation.num_images,
         }
         self._log.write(self._step, "val", record)
+        self._log.write_last()
+        if self._monitor:
+            self._monitor.on_evaluation(self._step, evaluation)
         mean_iou = result.mean_iou if result.mean_iou is not None else 0.0
         if mean_iou > float(state.best_mean_iou):
             state.best_mean_iou.assign(mean_iou)
@@ -275,6 +297,7 @@ class Trainer:
             state.evaluations_since_plateau.assign(0)
             self._note_position()
             self._checkpoints.save_best(self._step)
+            self._log.write_best(self._step, result.mean_iou)
         else:
             state.evaluations_since_best.assign_add(1)
             state.evaluations_since_plateau.assign_add(1)

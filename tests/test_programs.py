@@ -99,6 +99,16 @@ def test_training_leaves_what_the_contract_says(run_dir):
         assert 0 <= record["pixel_accuracy"] <= 1
         assert 0 <= record["mean_accuracy"] <= 1
     assert (run_dir / "run" / "model.json").exists()
+    assert train[-1]["step_seconds"] == pytest.approx(4 / train[-1]["images_per_second"])
+    assert 0 <= train[-1]["data_wait_seconds"] <= train[-1]["step_seconds"]
+    assert train[-1]["host_memory_bytes"] > 1e8
+    best, last = (json.loads((run_dir / "run" / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
+    assert last["val"] == val[-1]
+    assert best["val"] == max(val, key=lambda record: record["mean_iou"])
+    (start,) = [json.loads(line) for line in (run_dir / "run" / "starts.jsonl").read_text().splitlines()]
+    assert start["first_step"] == 0
+    assert start["command"][0] == "train.py"
+    assert start["versions"]["tensorflow"] == tf.__version__
     assert "--global_batch_size=4" in (run_dir / "run" / "flags.txt").read_text()
 
 
@@ -108,10 +118,12 @@ def test_tensorboard_has_the_same_numbers(run_dir):
     for path in (run_dir / "run" / "val").glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                seen[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    seen[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
     for step, record in records.items():
-        for tag in ("loss", "mean_iou", "pixel_accuracy"):
-            assert seen[tag, step] == pytest.approx(record[tag], rel=1e-6)
+        tags = {"loss": "loss/total", "mean_iou": "accuracy/mean_iou", "pixel_accuracy": "accuracy/pixel_accuracy"}
+        for name, tag in tags.items():
+            assert seen[tag, step] == pytest.approx(record[name], rel=1e-6)
 
 
 def test_log_lines_are_plain_and_tell_progress(run_dir):
@@ -132,6 +144,7 @@ def scored(run_dir):
         f"--tfrecord_dir={run_dir}/shards",
         f"--checkpoint={checkpoint}",
         f"--output_dir={output_dir}",
+        f"--report={output_dir}",
         "--num_gpus=0",
         "--eval_batch_size=3",
     )
@@ -166,6 +179,21 @@ def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scor
         expected = ((truth == index) & (predicted == index)).sum() / union if union else None
         assert metrics["per_class_iou"][name] == (None if expected is None else pytest.approx(expected))
     assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+
+
+def test_report_tells_what_was_measured(scored):
+    output_dir, _ = scored
+    page = (output_dir / "report.html").read_text()
+    metrics = json.loads((output_dir / "metrics.json").read_text())
+    assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
+    assert page.count("<figure>") == 5  # all of them, once each
+    assert page.count("<svg") == 3
+
+
+def test_start_up_notes_of_tensorflow_are_left_out(run_dir):
+    """Errors, as of a missing GPU driver, pass."""
+    lines = (run_dir / "stderr").read_text().splitlines()
+    assert not [line for line in lines if re.match(r"I\d{4} |WARNING: All log messages", line)]
 
 
 def test_eval_takes_the_best_checkpoint_unless_told(run_dir):
@@ -270,16 +298,43 @@ def test_eval_at_another_stride(run_dir):
     assert metrics["loss"] != pytest.approx(stride16[metrics["step"]]["cross_entropy"], rel=1e-4)
 
 
-def test_predict_writes_masks_and_overlays(run_dir, shapes_dir):
-    names = voc.read_split(shapes_dir, "val")[:2]
-    images = [shapes_dir / "JPEGImages" / f"{name}.jpg" for name in names]
-    _run("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={run_dir}/predicted", *images)
-    for name, path in zip(names, images, strict=True):
-        with Image.open(path) as image, Image.open(run_dir / "predicted" / "masks" / f"{name}.png") as mask:
-            assert mask.size == image.size
-            assert mask.mode == "P"
-            assert np.array(mask).max() < len(voc.CLASS_NAMES)
-        assert (run_dir / "predicted" / "overlays" / f"{name}.png").exists()
+def test_predict_writes_what_it_finds_of_a_folder_and_a_pattern(run_dir, shapes_dir, tmp_path):
+    """Also beside the truth; a file that is no picture is named at the end, and the others are segmented."""
+    names = voc.read_split(shapes_dir, "val")[:3]
+    for name, folder in zip(names, ("folder", "folder", "pattern"), strict=True):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(shapes_dir / "JPEGImages" / f"{name}.jpg", tmp_path / folder)
+    (tmp_path / "folder" / "text.jpg").write_text("no picture")
+    (tmp_path / "folder" / "notes.txt").write_text("left alone")
+    places = [f"--model_dir={run_dir}/run", f"--output_dir={tmp_path}/predicted"]
+    places.append(f"--truth_dir={shapes_dir}/SegmentationClass")
+    arguments = (tmp_path / "folder", f"{tmp_path}/pattern/*.jp*g")
+    done = _run("-m", "deeplab.predict", *places, *arguments, expect=1)
+    _assert_one_line(done, r"text\.jpg: cannot be read as an image: .*; 1 of 4 images left out$")
+    for name in names:
+        with Image.open(shapes_dir / "JPEGImages" / f"{name}.jpg") as image:
+            width, height = image.size
+        pictures = {
+            folder: Image.open(tmp_path / "predicted" / folder / f"{name}.png")
+            for folder in ("masks", "coloured", "overlays", "side_by_side")
+        }
+        mask = np.array(pictures["masks"])
+        assert (pictures["masks"].mode, mask.shape) == ("P", (height, width))
+        np.testing.assert_array_equal(np.array(pictures["coloured"]), voc.palette()[mask])
+        assert pictures["overlays"].height > height  # the legend
+        assert pictures["side_by_side"].width == 4 * width + 12
+        shares = re.search(rf"{name}\.jpg: (.*)", done.stderr).group(1)
+        background = 100 * (mask == 0).mean()
+        assert f"background {background:.1f}%" in shares or background == 0
+
+
+def test_predict_reads_standard_input(run_dir, shapes_dir, tmp_path):
+    name = voc.read_split(shapes_dir, "val")[0]
+    command = _command("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={tmp_path}", "-")
+    with (shapes_dir / "JPEGImages" / f"{name}.jpg").open("rb") as picture:
+        subprocess.run(command, cwd=ROOT, stdin=picture, check=True, timeout=300)
+    with Image.open(tmp_path / "masks" / "stdin.png") as mask:
+        assert mask.mode == "P"
 
 
 def test_predict_writes_what_the_evaluation_server_takes(run_dir, shapes_dir, tmp_path):
@@ -425,4 +480,4 @@ def test_eval_refuses_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
 
 @pytest.mark.parametrize("program", [["train.py"], ["eval.py"], ["-m", "deeplab.predict"]])
 def test_help_is_no_error(program):
-    assert "--model_dir" in _run(*program, "--help").stdout
+    assert re.search(r"^  --model_dir: Folder of the run", _run(*program, "--help").stdout, re.MULTILINE)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import time
@@ -11,8 +12,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata
 
+from deeplab import visualize
 from deeplab.errors import DataError, DeepLabError, Interrupted
+from deeplab.monitor import Monitor, Profiler
 from deeplab.trainer import Plan, Trainer
 from deeplab.training.checkpoint import (
     Checkpoints,
@@ -26,7 +31,7 @@ from deeplab.training.checkpoint import (
 from deeplab.training.evaluation import Evaluation
 from deeplab.training.metrics import scores
 from deeplab.training.schedules import Schedule, make_optimizer
-from deeplab.training.summaries import RunLog
+from deeplab.training.summaries import TAGS, RunLog
 
 NAMES = ("background", "thing")
 
@@ -412,3 +417,84 @@ def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
         best_path(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="ends in its step"):
         checkpoint_step("weights.h5")
+
+
+def test_best_and_last_metrics_stand_in_files_of_their_own(tmp_path):
+    plan = Plan(3, steps_per_epoch=1, global_batch_size=1, log_every_steps=1)
+    Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4]).trainer.run()
+    best, last = (json.loads((tmp_path / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
+    assert (best["val"]["step"], best["val"]["mean_iou"]) == (2, pytest.approx(0.3))
+    assert (last["val"]["step"], last["train"]["step"]) == (3, 3)
+    records = _records(tmp_path)
+    assert last["val"] == records[-1]
+    assert best["train"] == next(r for r in records if (r["split"], r["step"]) == ("train", 2))
+
+
+def test_calls_stop_before_and_after_the_profiled_steps(tmp_path):
+    plan = Plan(12, steps_per_epoch=99, global_batch_size=1, steps_per_call=10, profile_steps=(4, 6))
+    run = Run(tmp_path, plan)
+    run.trainer.run()
+    assert np.cumsum(run.calls).tolist() == [3, 6, 12]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [((2, 3), [1, 3]), ((1, 9), [0, 4])])
+def test_the_profiler_traces_the_steps_named_or_what_there_is_of_them(tmp_path, monkeypatch, steps, expected):
+    seen = []
+    plan = Plan(4, steps_per_epoch=99, global_batch_size=1, profile_steps=steps)
+    run = Run(tmp_path, plan)
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda logdir: seen.append(run.step))
+    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: seen.append(run.step))
+    run.trainer._profiler = Profiler(tmp_path, *steps)
+    run.trainer.run()
+    assert seen == expected
+
+
+def _events(folder):
+    """(tag, step) -> value of each summary in a folder's events."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found[value.tag, event.step] = value
+    return found
+
+
+def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
+    rng = np.random.default_rng(0)
+    truths = [rng.integers(0, 2, (20, 30)).astype(np.uint8), rng.integers(0, 2, (25, 20)).astype(np.uint8)]
+    examples = [(f"picture_{n}".encode(), np.zeros((*t.shape, 3), np.uint8), t) for n, t in enumerate(truths)]
+    log = RunLog(tmp_path)
+    monitor = Monitor(log, "val", NAMES, examples)
+    confusion = np.array([[3, 1], [0, 4]])
+    for step in (5, 10):
+        for _ in range(2):  # only the first batch counts
+            monitor.on_predictions(iter([np.ones((25, 30), np.uint8)] * 3))
+        monitor.on_evaluation(step, Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
+    events = _events(tmp_path / "val")
+    tags = {"pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"}
+    assert set(events) == {(tag, step) for tag in tags for step in (5, 10)}
+    png = tf.make_ndarray(events["pictures/picture_1", 10].tensor)[2]
+    expected = visualize.panel(*examples[1][1:], np.ones((25, 20), np.uint8), NAMES)
+    np.testing.assert_array_equal(tf.io.decode_png(png, channels=3), np.array(expected))
+
+
+def test_events_of_a_run_hold_flags_hyperparameters_and_layout(tmp_path):
+    log = RunLog(tmp_path, "--optimizer=adam\n", {"optimizer": "adam", "learning_rate": 0.1, "freeze_batch_norm": True})
+    log.write(3, "train", {"loss": 2.0, "per_class_iou": {"thing": 0.5, "other": None}, "epoch": 1.0})
+    log.write_best(3, 0.25)
+    own, train = _events(tmp_path), _events(tmp_path / "train")
+    assert set(train) == {("loss/total", 3), ("per_class_iou/thing", 3)}
+    assert float(tf.make_ndarray(own["accuracy/best_mean_iou", 3].tensor)) == 0.25
+    assert b"--optimizer=adam" in tf.make_ndarray(own["flags", 0].tensor).item()
+    experiment = metadata.parse_experiment_plugin_data(own[metadata.EXPERIMENT_TAG, 0].metadata.plugin_data.content)
+    assert [info.name for info in experiment.hparam_infos] == ["optimizer", "learning_rate", "freeze_batch_norm"]
+    assert [info.type for info in experiment.hparam_infos] == [1, 3, 2]  # string, number, boolean
+    row = metadata.parse_session_start_info_plugin_data(
+        own[metadata.SESSION_START_INFO_TAG, 0].metadata.plugin_data.content
+    )
+    assert row.hparams["learning_rate"].number_value == 0.1
+    layout = layout_pb2.Layout.FromString(tf.make_ndarray(own["custom_scalars__config__", 0].tensor).item())
+    patterns = [chart.multiline.tag[0] for category in layout.category for chart in category.chart]
+    # Every chart shows something that is written.
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, f"{tag}/x" if tag == "per_class_iou" else tag) for tag in TAGS.values())
