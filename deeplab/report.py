@@ -14,6 +14,7 @@ from PIL import Image
 
 from deeplab import charts, visualize
 from deeplab.data.voc import IGNORE_LABEL, palette
+from deeplab.errors import DataError
 from deeplab.training.evaluation import Evaluation
 from deeplab.training.metrics import confusion_counts, scores
 
@@ -137,11 +138,18 @@ def render(
 
 
 def read_records(path: Path) -> list[dict]:
-    """The records of a `metrics.jsonl`; of two for one step and split the later counts. Empty without a file."""
-    if not path.exists():
-        return []
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    newest = {(record["split"], record["step"]): record for record in records}
+    """The records of a `metrics.jsonl`; of two for one step and split the later counts. Empty without a file.
+
+    Raises:
+        DataError: a line that is no record.
+    """
+    newest = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            record = json.loads(line)
+            newest[record["split"], record["step"]] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: line {number} is no record of a run ({error}); take it out") from error
     return [newest[key] for key in sorted(newest)]
 
 

@@ -342,6 +342,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
     assert facts["images"] == ["image 8", "image 9", "image 10", "image 11"]
 
 
+def test_half_a_line_that_a_killed_process_left_is_no_record(tmp_path):
+    plan = Plan(2, steps_per_epoch=2, global_batch_size=1, log_every_steps=1)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "sp')
+    Run(tmp_path, plan).trainer.run()
+    assert [record["step"] for record in _records(tmp_path)] == [1, 1, 2]
+
+
 def test_checkpoints_also_come_by_the_clock(tmp_path):
     plan = Plan(6, steps_per_epoch=6, global_batch_size=1, log_every_steps=2, checkpoint_minutes=0.3 / 60)
     run = Run(tmp_path, plan)

@@ -1,9 +1,11 @@
 """What a run leaves to be read: `metrics.jsonl`, TensorBoard events, the newest and the best scores."""
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
@@ -84,7 +86,7 @@ class RunLog:
 
     def __init__(self, model_dir: Path, flags_text: str = "", hyperparameters: dict[str, object] | None = None) -> None:
         self._model_dir = model_dir
-        self._file = (model_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._file = _open_lines(model_dir / "metrics.jsonl")
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._newest: dict[str, dict] = {}
         self._write_start(flags_text, hyperparameters or {})
@@ -145,6 +147,14 @@ class RunLog:
         if folder not in self._writers:
             self._writers[folder] = tf.summary.create_file_writer(str(self._model_dir / folder))
         return self._writers[folder]
+
+
+def _open_lines(path: Path) -> TextIO:
+    """Opens a file of lines to append to; the half line that a killed process left goes."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8")
 
 
 def peak_memory() -> dict[str, int]:
