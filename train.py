@@ -277,7 +277,7 @@ def resume(checkpoints: Checkpoints, state: TrainingState, plan: trainer.Plan, n
         logger.info("resuming from %s at step %d", path, step)
         if num_replicas != replicas_before:
             logger.info(
-                "%d replicas instead of %d: each update is that of the same global batch, but its sums round "
+                "replicas: %d instead of %d; each update is that of the same global batch, but its sums round "
                 "otherwise and dropout draws other masks",
                 num_replicas,
                 replicas_before,

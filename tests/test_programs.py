@@ -242,6 +242,25 @@ def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
 
 
+def test_a_run_goes_on_with_other_replicas_and_another_batch_and_says_so(run_dir):
+    """At the example where it stopped: 9 batches of 4 were made."""
+    shutil.copytree(run_dir / "run", run_dir / "other_replicas")
+    done = _run(
+        "train.py",
+        f"--tfrecord_dir={run_dir}/shards",
+        f"--model_dir={run_dir}/other_replicas",
+        *TRAIN_FLAGS,
+        "--num_cpu_replicas=1",
+        "--global_batch_size=2",
+        f"--train_steps={STEPS + 1}",
+    )
+    assert "replicas: 1 instead of 2" in done.stderr
+    assert "changed since the last start: --global_batch_size=4 -> --global_batch_size=2" in done.stderr
+    state = _variables(run_dir / "other_replicas", f"latest/ckpt-{STEPS + 1}")
+    (examples,) = [value for name, value in state.items() if name.startswith("state/examples/")]
+    assert examples == 4 * STEPS + 2
+
+
 def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
     """While weights load, shards are written and the model is built there is nothing to save, nor is anything left."""
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/unborn", *TRAIN_FLAGS]
