@@ -22,6 +22,5 @@ def _import_tensorflow() -> None:
             sys.stderr.writelines(line for line in caught if not _NOTES.match(line))
 
 
-if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"
+if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") != "0":
     _import_tensorflow()

@@ -227,13 +227,14 @@ class Trainer:
         step_seconds = seconds / steps
         images_per_second = self._plan.global_batch_size / step_seconds
         rate = float(self._schedule(self._step - 1))
+        if "data_wait_seconds" in means:
+            means["compute_seconds"] = max(step_seconds - means["data_wait_seconds"], 0.0)
         record = {
             "epoch": round(epoch, 4),
             **means,
             "learning_rate": rate,
             "images_per_second": images_per_second,
             "step_seconds": step_seconds,
-            "compute_seconds": max(step_seconds - means.get("data_wait_seconds", 0.0), 0.0),
             **peak_memory(),
             **result.to_json(self._class_names),
         }

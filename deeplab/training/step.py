@@ -192,8 +192,8 @@ def make_train_function(
     update loss scaling (float16) left out because a gradient overflowed, which is no failure. And, summed like the
     loss: `weight_norm`, of all trainable variables after the update; `gradient_norm`, of the whole gradient before
     clipping, where the sum over replicas is at hand (one replica, clipping, float16), since elsewhere it would cost
-    another all-reduce; `data_wait_seconds`, for which the host, done with one step, had no batch for the next. A GPU
-    may still be computing in that time.
+    another all-reduce; `data_wait_seconds`, unless `deterministic`, for which the host, done with one step, had no
+    batch for the next. A GPU may still be computing in that time.
 
     With `accumulate_steps` each replica goes through its part of a batch in so many micro-batches, one after the other,
     which takes less memory and gives the same update, up to batch normalisation, which sees a micro-batch at a time.
@@ -238,21 +238,24 @@ def make_train_function(
             )
         return strategy.run(compiled(step.update), args=(found, state_before))
 
+    has_clock = not deterministic  # TensorFlow refuses it then
+
     @tf.function
     def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
-        names = ("steps", "data_wait_seconds", *step.total_names(strategy.num_replicas_in_sync))
+        names = ("steps", *("data_wait_seconds",) * has_clock, *step.total_names(strategy.num_replicas_in_sync))
         totals = {name: tf.zeros([]) for name in names}
         totals["confusion"] = tf.zeros([loss.num_classes, loss.num_classes], tf.int64)
         for _ in tf.range(num_steps):
-            idle_from = _time_after(totals["weight_norm"])  # the last thing of an update
+            done_at = _time_after(totals["weight_norm"]) if has_clock else 0.0  # the last thing of an update
             batch = next(iterator)
-            waited = _time_after(idle_from, batch) - idle_from
+            ready_at = _time_after(done_at, batch) if has_clock else 0.0
             step_totals = {
                 name: strategy.experimental_local_results(value)[0]  # the same on all replicas
                 for name, value in update(batch).items()
             }
             step_totals["steps"] = tf.constant(1.0)
-            step_totals["data_wait_seconds"] = tf.cast(waited, tf.float32)
+            if has_clock:
+                step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
         return totals
 
