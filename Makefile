@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ demo: $(INSTALLED)
 # The fast tests first, then those that start whole programs; in two processes.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# VOC_DIR: real images for the input chain, else drawn ones. TORCH_PYTHON: a Python with torch, to compare with PyTorch.
+BENCHES := input_pipeline losses step profile_step start_up evaluation preparation memory growth
+bench: $(INSTALLED)
+	for each in $(BENCHES); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python bench/$$each.py $(VOC_DIR) || exit 1; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

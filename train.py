@@ -150,6 +150,7 @@ def train(
             accumulate_steps=FLAGS.accumulate_steps,
             jit_compile=FLAGS.jit_compile,
             deterministic=FLAGS.deterministic,
+            finish=make_augmentation().finish,
         ),
         iter(batches),
         evaluate,

@@ -169,6 +169,27 @@ def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output
     assert np.average(np.arange(size), weights=columns) == pytest.approx(centre, abs=0.5)
 
 
+def test_upsampling_is_tensorflows_resize_between_the_centres():
+    """Values and gradients; at the edges the outermost logits repeat."""
+    logits = tf.random.stateless_normal([2, 4, 6, 3], [0, 1])
+    slopes = tf.random.stateless_normal([2, 50, 90, 3], [0, 2])
+
+    def plain(logits):
+        logits = tf.pad(logits, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        dense = tf.raw_ops.ResizeBilinear(images=logits, size=[5 * 16 + 1, 7 * 16 + 1], align_corners=True)
+        return dense[:, 16 - 5 : 16 - 5 + 50, 16 - 5 : 16 - 5 + 90]
+
+    layer = AlignedUpsampling(16, 5, "upsampling")
+    results = []
+    for form in (plain, lambda logits: layer(logits, tf.zeros([2, 50, 90, 3]))):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            dense = form(logits)
+        results.append((dense, tape.gradient(dense, logits, output_gradients=slopes)))
+    for expected, result in zip(*results, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("first_centre", [0, 3])
 def test_upsampling_puts_each_logit_on_its_centre(first_centre):
     """Against NumPy's linear interpolation between the centres 4 i + first_centre, the edge repeated outside."""

@@ -10,6 +10,7 @@ from deeplab.data import transforms
 from deeplab.data.pipeline import Augmentation
 
 SEEDS = [tf.constant([7, index], tf.int64) for index in range(24)]
+DRAWS = [tf.random.stateless_uniform([4], seed) for seed in SEEDS]
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_pad_adds_mean_colour_and_void_at_bottom_and_right(marked):
     np.testing.assert_array_equal(label[:40, :56], marked[1])
     for outside in (np.s_[40:], np.s_[:, 56:]):
         assert (image[outside] == transforms.MEAN_COLOUR).all() and (label[outside] == 255).all()
-    np.testing.assert_array_equal(transforms.pad(*marked, 3, 3)[0], marked[0])
+    np.testing.assert_array_equal(transforms.pad(*marked, 40, 56)[0], marked[0])
 
 
 def test_resize_is_half_pixel_bilinear_and_nearest(marked):
@@ -40,11 +41,27 @@ def test_resize_is_half_pixel_bilinear_and_nearest(marked):
     np.testing.assert_array_equal(label[..., 0], marked[1].numpy()[1::2, 1::2, 0])
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 90), (40, 56), (63, 33), (131, 177)])
+def test_resize_is_the_plain_one(height, width):
+    rng = np.random.default_rng(1)
+    image, label = rng.integers(0, 256, (40, 56, 3), np.uint8), rng.integers(0, 256, (40, 56, 1), np.uint8)
+    resized, labels = transforms.resize(tf.constant(image), tf.constant(label), height, width)
+    plain = tf.image.resize(image, (height, width), "bilinear").numpy()
+    np.testing.assert_allclose(resized, plain, atol=0.501)
+    rows = np.floor((np.arange(height) + 0.5) * 40 / height + 1e-9).astype(int)
+    columns = np.floor((np.arange(width) + 0.5) * 56 / width + 1e-9).astype(int)
+    np.testing.assert_array_equal(labels[..., 0], label[rows][:, columns, 0])
+    mirrored = transforms.resize(tf.constant(image), tf.constant(label), height, width, mirrored=True)
+    np.testing.assert_allclose(mirrored[0].numpy()[:, ::-1], plain, atol=0.501)
+    # Where a row's middle lies between two pixels, the right one is taken, seen from either side.
+    np.testing.assert_array_equal(mirrored[1].numpy()[:, ::-1], labels)
+
+
 def test_crop_is_a_window_of_both(marked):
     offsets = set()
     full = np.concatenate([marked[0].numpy(), marked[1].numpy()], -1)
-    for seed in SEEDS:
-        image, label = transforms.random_crop(*marked, 33, seed)
+    for draws in DRAWS:
+        image, label = transforms.random_window(*marked, 33, draws[1:3])
         np.testing.assert_array_equal(image[..., 0], label[..., 0])
         both = np.concatenate([image, label], -1)
         found = [
@@ -58,15 +75,15 @@ def test_crop_is_a_window_of_both(marked):
 def test_crop_reaches_both_ends():
     column = tf.constant([0, 1, 2, 3], tf.uint8, [4, 1, 1])
     image, label = tf.tile(column, [1, 4, 3]), tf.tile(column, [1, 4, 1])
-    tops = {int(transforms.random_crop(image, label, 2, seed)[1][0, 0, 0]) for seed in SEEDS}
+    tops = {int(transforms.random_window(image, label, 2, draws[1:3])[1][0, 0, 0]) for draws in DRAWS}
     assert tops == {0, 1, 2}
 
 
 @pytest.mark.parametrize("crop_size", [16, 48])
 def test_scale_crop_moves_label_with_image_and_pads_with_void(marked, crop_size):
     sizes = set()
-    for seed in SEEDS:
-        image, label = (t.numpy() for t in transforms.random_scale_crop(*marked, crop_size, 0.5, 2.0, seed))
+    for draws in DRAWS:
+        image, label = (t.numpy() for t in transforms.random_scale_crop(*marked, crop_size, 0.5, 2.0, draws))
         assert image.shape == (crop_size, crop_size, 3) and label.shape == (crop_size, crop_size, 1)
         assert set(np.unique(label)) <= {0, 60, 120, 255}
         # Away from edges between labels the red channel is the label; padding is mean colour over void.
@@ -83,9 +100,36 @@ def test_scale_crop_moves_label_with_image_and_pads_with_void(marked, crop_size)
 
 
 def test_scale_one_is_a_plain_crop(marked):
-    for seed in SEEDS[:4]:
-        image, label = transforms.random_scale_crop(*marked, 32, 1.0, 1.0, seed)
+    for draws in DRAWS[:4]:
+        image, label = transforms.random_scale_crop(*marked, 32, 1.0, 1.0, draws)
         np.testing.assert_array_equal(image[..., 0], label[..., 0])
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_scale_crop_is_scaling_the_whole_then_cropping(marked, scale):
+    """Where the window is whole source pixels, up to the crop's outermost pixels, which the plain form smooths."""
+    size = (int(40 * scale), int(56 * scale))
+    whole = [tensor.numpy().astype(int) for tensor in transforms.resize(*marked, *size)]
+    for draws in DRAWS[:6]:
+        image, label = (t.numpy() for t in transforms.random_scale_crop(*marked, 32, scale, scale, draws))
+        room = np.maximum(np.array([40, 56]) - int(32 / scale), 0)
+        top, left = (np.floor(draws.numpy()[1:3] * (room + 1)) * scale).astype(int)
+        step = -1 if draws[3] < 0.5 else 1
+        expected = [pixels[top : top + 32, left : left + 32][:, ::step] for pixels in whole]
+        height, width = expected[0].shape[:2]
+        np.testing.assert_array_equal(label[:height, :width], expected[1])
+        inner = np.s_[1 : height - 1, 1 : width - 1]
+        np.testing.assert_array_equal(image[:height, :width][inner], expected[0][inner])
+        assert (label[height:] == 255).all() and (label[:, width:] == 255).all()
+        assert (image[height:] == transforms.MEAN_COLOUR).all() and (image[:, width:] == transforms.MEAN_COLOUR).all()
+
+
+def test_scale_crop_of_a_sliver():
+    """An image of one row is scaled to a row, not to none."""
+    image, label = transforms.random_scale_crop(
+        tf.zeros([1, 200, 3], tf.uint8), tf.zeros([1, 200, 1], tf.uint8), 32, 0.3, 0.3, DRAWS[0]
+    )
+    assert (label[0] == 0).numpy().all() and (label[1:] == 255).numpy().all() and image.shape == (32, 32, 3)
 
 
 def test_resize_or_crop_does_each_for_about_half():
@@ -94,52 +138,59 @@ def test_resize_or_crop_does_each_for_about_half():
     image = tf.tile(ramp[None, :, None], [375, 1, 3])
     label = tf.zeros([375, 500, 1], tf.uint8)
     squashed = 0
-    for seed in SEEDS:
-        result, labels = transforms.random_resize_or_crop(image, label, 384, 444, seed)
+    for draws in DRAWS:
+        result, labels = transforms.random_resize_or_crop(image, label, 384, 444, draws)
         assert result.shape == (384, 384, 3) and labels.shape == (384, 384, 1)
-        span = int(result[0, -1, 0]) - int(result[0, 0, 0])
+        span = abs(int(result[0, -1, 0]) - int(result[0, 0, 0]))
         assert span > 250 or span == pytest.approx(255 * 384 / 444, abs=3)
         squashed += span > 250
     assert 6 <= squashed <= 18
 
 
-def test_flip_mirrors_both_or_neither(marked):
-    flipped = 0
-    for seed in SEEDS:
-        image, label = transforms.random_flip(*marked, seed)
-        mirrored = bool((image.numpy() == marked[0].numpy()[:, ::-1]).all())
-        expected = [tensor.numpy()[:, ::-1] if mirrored else tensor.numpy() for tensor in marked]
-        np.testing.assert_array_equal(image, expected[0])
-        np.testing.assert_array_equal(label, expected[1])
-        flipped += mirrored
-    assert 6 <= flipped <= 18
+@pytest.mark.parametrize("shifts", [(0, 0, 0), (0.1, 0.1, 0.2), (-0.1, -0.1, -0.2), (0.03, 0.3, 0), (-0.5, 0, 0.5)])
+def test_colours_are_shifted_as_by_hand(shifts):
+    """Pixel by pixel with Python's colorsys, in [0, 1], in the textbook's order, clipped after each."""
+    hue, brightness, contrast = shifts
+    image = np.random.default_rng(2).integers(0, 256, (9, 11, 3), np.uint8)
+    image[0, :3] = 77  # grey has no hue
+    image[1, :3] = [255, 0, 255]
+    expected = np.empty((9, 11, 3))
+    for place in np.ndindex(9, 11):
+        pixel_hue, saturation, value = colorsys.rgb_to_hsv(*(image[place] / 255))
+        expected[place] = colorsys.hsv_to_rgb((pixel_hue + hue) % 1, saturation, value)
+    expected = np.clip(expected + brightness, 0, 1)
+    means = expected.mean((0, 1))
+    expected = np.clip(expected + contrast * (expected - means), 0, 1)
+    shifted = transforms.shift_colours(tf.constant(image), *(tf.constant(shift, tf.float32) for shift in shifts))
+    np.testing.assert_allclose(shifted, 255 * expected, atol=0.01)
 
 
-def test_colour_off_changes_nothing(marked):
-    assert transforms.random_colour(marked[0], 0.0, 0.0, 0.0, SEEDS[0]) is marked[0]
+def test_shifts_fill_their_ranges_and_half_is_mirrored():
+    ramp = tf.cast(tf.tile(tf.range(100, 132)[tf.newaxis, :, tf.newaxis], [32, 1, 3]), tf.uint8)
+    augment = tf.function(Augmentation(32, min_scale=1, max_scale=1, hue=0.1, brightness=0.2, contrast=0.3))
+    crops = [augment(ramp, ramp[..., :1], tf.constant([3, index])) for index in range(200)]
+    shifts = np.stack([crop["shifts"] for crop in crops])
+    for column, largest in zip(shifts.T, (0.1, 0.2, 0.3), strict=True):
+        assert -largest <= column.min() < -0.9 * largest and 0.9 * largest < column.max() <= largest
+        assert abs(column.mean()) < 0.1 * largest
+    mirrored = [bool(crop["image"][0, 0, 0] == 131) for crop in crops]
+    assert mirrored == [bool(crop["label"][0, 0] == 131) for crop in crops]
+    assert 75 <= sum(mirrored) <= 125
 
 
-def test_brightness_and_contrast_stay_within_their_ranges():
-    grey = tf.fill([4, 4, 3], tf.constant(100, tf.uint8))
-    shifts = [int(transforms.random_colour(grey, 0.0, 0.1, 0.0, seed)[0, 0, 0]) - 100 for seed in SEEDS]
-    assert -26 <= min(shifts) < -10 and 10 < max(shifts) <= 26
-    halves = tf.constant([[[50] * 3, [150] * 3]], tf.uint8)
-    for seed in SEEDS:
-        low, high = transforms.random_colour(halves, 0.0, 0.0, 0.2, seed)[0, :, 0].numpy().astype(int)
-        assert 80 - 1 <= high - low <= 120 + 1 and abs(high + low - 200) <= 1
+def test_finish_gives_each_image_its_own_shifts(marked):
+    images = tf.stack([marked[0]] * 2)
+    shifts = tf.constant([[0.0, 0.0, 0.0], [0.1, -0.1, 0.2]])
+    batch = {"image": images, "label": images[..., 0], "shifts": shifts}
+    finished = Augmentation(32).finish(batch)
+    np.testing.assert_allclose(finished["image"][0], marked[0], atol=1e-3)
+    np.testing.assert_allclose(finished["image"][1], transforms.shift_colours(marked[0], *shifts[1]), atol=1e-3)
+    np.testing.assert_array_equal(finished["label"], batch["label"])
 
 
-def test_hue_turns_the_colour_and_keeps_its_value():
-    colour = (200, 60, 60)
-    image = tf.constant([[colour]], tf.uint8)
-    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))
-    turns = []
-    for seed in SEEDS:
-        result = transforms.random_colour(image, 0.1, 0.0, 0.0, seed)[0, 0].numpy() / 255
-        new_hue, new_saturation, new_value = colorsys.rgb_to_hsv(*result)
-        assert abs(new_saturation - saturation) < 0.02 and abs(new_value - value) < 0.01
-        turns.append((new_hue - hue + 0.5) % 1 - 0.5)
-    assert -0.105 <= min(turns) < -0.05 and 0.05 < max(turns) <= 0.105
+def test_finish_without_colours_changes_nothing(marked):
+    batch = {"image": marked[0][tf.newaxis]}
+    assert Augmentation(32, hue=0, brightness=0, contrast=0).finish(batch) is batch
 
 
 @pytest.mark.parametrize("method", ["scale_crop", "resize_or_crop"])
@@ -147,7 +198,7 @@ def test_augmentation_is_a_function_of_its_seed(marked, method):
     augment = Augmentation(32, method=method, resize_size=40)
     first = [augment(*marked, seed) for seed in SEEDS[:6]]
     again = [tf.function(augment)(*marked, seed) for seed in SEEDS[:6]]
-    for (image, label), (image_again, label_again) in zip(first, again, strict=True):
-        np.testing.assert_array_equal(label, label_again)
-        np.testing.assert_allclose(image, image_again, atol=1)  # graph optimisation may round the other way
-    assert len({image.numpy().tobytes() for image, _ in first}) == 6
+    for crop, crop_again in zip(first, again, strict=True):
+        for name, value in crop.items():
+            np.testing.assert_array_equal(value, crop_again[name])
+    assert len({(crop["image"].numpy().tobytes(), crop["shifts"].numpy().tobytes()) for crop in first}) == 6

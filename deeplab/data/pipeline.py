@@ -1,7 +1,8 @@
 """The two tf.data chains, side by side: endless augmented crops to train on, whole images to score on.
 
 Both give batches {"image": uint8 [batch, height, width, 3], "label": uint8 [batch, height, width]} of the *global*
-batch size; tf.distribute splits them over the replicas.
+batch size; tf.distribute splits them over the replicas. What of the augmentation is the device's, `Augmentation.finish`
+does to them inside the compiled step.
 """
 
 from collections.abc import Callable
@@ -35,26 +36,44 @@ class Augmentation:
     brightness: float = 0.1
     contrast: float = 0.2
 
-    def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Image and label of any size -> both `crop_size` x `crop_size`."""
-        crop_seed, flip_seed, colour_seed = tf.unstack(tf.random.split(seed, 3))
+    def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Image and label of any size -> the crop and, in `shifts` (float32 [3]), what `finish` will do to its colours.
+
+        seed: int [2]; the same seed gives the same result.
+        """
+        draws = tf.random.stateless_uniform([7], seed)
         if self.method == "scale_crop":
             image, label = transforms.random_scale_crop(
-                image, label, self.crop_size, self.min_scale, self.max_scale, crop_seed
+                image, label, self.crop_size, self.min_scale, self.max_scale, draws[3:]
             )
         else:
-            image, label = transforms.random_resize_or_crop(image, label, self.crop_size, self.resize_size, crop_seed)
-        image, label = transforms.random_flip(image, label, flip_seed)
-        image = transforms.random_colour(image, self.hue, self.brightness, self.contrast, colour_seed)
+            image, label = transforms.random_resize_or_crop(image, label, self.crop_size, self.resize_size, draws[3:])
         image = tf.ensure_shape(image, [self.crop_size, self.crop_size, 3])
         label = tf.ensure_shape(label, [self.crop_size, self.crop_size, 1])
-        return image, label
+        shifts = (2.0 * draws[:3] - 1.0) * (self.hue, self.brightness, self.contrast)
+        return {"image": image, "label": label[..., 0], "shifts": shifts}
+
+    def finish(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A batch of the above -> one with its colours shifted: images then are float32.
+
+        For the compiled step: on an accelerator this costs next to nothing, on the host more than making the crop.
+        """
+        if not (self.hue or self.brightness or self.contrast):
+            return batch
+
+        # One by one: TensorFlow's kernels shift all of a batch alike, and the formula in tensors is slow on CPUs.
+        def shift(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            image, shifts = example
+            return transforms.shift_colours(image, *tf.unstack(shifts))
+
+        image_type = tf.TensorSpec(batch["image"].shape[1:], tf.float32)
+        return {**batch, "image": tf.map_fn(shift, (batch["image"], batch["shifts"]), fn_output_signature=image_type)}
 
 
 def training_batches(
     tfrecord_dir: Path,
     manifest: Manifest,
-    augment: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    augment: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
     global_batch_size: int,
     seed: int,
     first_example: int = 0,
@@ -72,8 +91,7 @@ def training_batches(
     def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tfrecord.parse_example(record)
         image, label = tfrecord.decode_example(features)
-        image, label = augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
-        return {"image": image, "label": label[..., 0]}
+        return augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
 
     dataset = (
         _training_records(tfrecord_dir, manifest, seed, first_example)
@@ -170,4 +188,5 @@ def _options() -> tf.data.Options:
     """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was."""
     options = tf.data.Options()
     options.deterministic = True
+    options.threading.max_intra_op_parallelism = 1  # examples run side by side; one on several cores only waits more
     return options

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
+from deeplab.model.normalization import BatchNormalization
 
 logger = logging.getLogger("deeplab")
 
@@ -128,6 +129,7 @@ def atrous_backbone(
         if kind is keras.layers.Conv2D:
             kind = AtrousConv2D
         elif kind is keras.layers.BatchNormalization:
+            kind = BatchNormalization
             config |= {"synchronized": True, "momentum": batch_norm_momentum}
         return kind.from_config(config)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab.errors import UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES, AtrousConv2D, atrous_backbone
+from deeplab.model.normalization import BatchNormalization
 
 HEAD_FILTERS = 256
 BATCH_NORM_EPSILON = 1e-5
@@ -96,12 +97,20 @@ class AlignedUpsampling(keras.layers.Layer):
 
     def call(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """-> float32 [batch, height of images, width of images, classes]."""
-        logits = tf.pad(logits, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        size = (tf.shape(logits)[1:3] - 1) * self._output_stride + 1
-        dense = tf.raw_ops.ResizeBilinear(images=logits, size=size, align_corners=True)
-        start = self._output_stride - self._first_centre
         height, width = tf.unstack(tf.shape(images)[1:3])
-        return dense[:, start : start + height, start : start + width]
+        batch, rows, columns, _ = tf.unstack(tf.shape(logits))
+        classes = logits.shape[-1]
+        # One dimension at a time as matrix products: TensorFlow's resize has a gradient of one thread on CPUs.
+        wide = tf.matmul(self._weights(columns, width), logits)
+        dense = tf.matmul(self._weights(rows, height), tf.reshape(wide, [batch, rows, width * classes]))
+        return tf.reshape(dense, [batch, height, width, classes])
+
+    def _weights(self, num_features: tf.Tensor, num_pixels: tf.Tensor) -> tf.Tensor:
+        """float32 [pixels, features]: how much of each feature's logit a pixel gets."""
+        pixels, features = (tf.cast(tf.range(number), tf.float32) for number in (num_pixels, num_features))
+        places = (pixels - self._first_centre) / self._output_stride  # of the pixels, among the features
+        places = tf.clip_by_value(places, 0.0, features[-1])
+        return tf.maximum(1.0 - tf.abs(places[:, tf.newaxis] - features), 0.0)
 
 
 def build_deeplabv3(
@@ -187,9 +196,7 @@ def _conv_bn_relu(
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(features)
-    features = keras.layers.BatchNormalization(
-        momentum=momentum, epsilon=epsilon, synchronized=True, name=f"{name}_bn"
-    )(features)
+    features = BatchNormalization(momentum=momentum, epsilon=epsilon, synchronized=True, name=f"{name}_bn")(features)
     return keras.layers.ReLU(name=f"{name}_relu")(features)
 
 

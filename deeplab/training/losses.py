@@ -64,30 +64,31 @@ class Loss:
         """
         labels = tf.cast(labels, tf.int32)
         valid = tf.not_equal(labels, self.ignore_label)
+        safe_labels = tf.where(valid, labels, 0)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)
         sums: dict[str, tf.Tensor] = {}
         if self.name != "dice":
             class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
-            safe_labels = tf.where(valid, labels, 0)
             weights = tf.where(valid, tf.gather(class_weights, safe_labels), 0.0)
-            losses = weights * self._pixel_losses(logits, safe_labels)
+            losses = weights * self._pixel_losses(cross_entropy, logits)
             if self.hard_pixel_fraction < 1:
                 hard = self._hard_pixels(losses, valid)
                 losses, weights = losses * hard, weights * hard
             sums |= {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
         if self.name != "cross_entropy":
-            truth = tf.one_hot(tf.where(valid, labels, -1), self.num_classes)  # void: a row of zeros
-            probabilities = tf.nn.softmax(logits) * tf.cast(valid, tf.float32)[..., tf.newaxis]
-            pixel_axes = list(range(len(labels.shape)))
-            sums |= {
-                "intersection": tf.reduce_sum(truth * probabilities, pixel_axes),
-                "probability": tf.reduce_sum(probabilities, pixel_axes),
-                "pixels": tf.reduce_sum(truth, pixel_axes),
-            }
+            # Matrix products: each tensor of all pixels and classes is written once and read once.
+            truth = tf.one_hot(tf.reshape(tf.where(valid, labels, -1), [-1]), self.num_classes)  # void: a row of zeros
+            of_own_class = tf.reshape(tf.exp(-cross_entropy), [-1])
+            is_valid = tf.reshape(tf.cast(valid, tf.float32), [-1])
+            probabilities = tf.reshape(tf.nn.softmax(logits), [-1, self.num_classes])
+            intersection, pixels = tf.unstack(tf.matmul(tf.stack([of_own_class, is_valid]), truth))
+            probability = tf.linalg.matvec(probabilities, is_valid, transpose_a=True)
+            sums |= {"intersection": intersection, "probability": probability, "pixels": pixels}
         return sums
 
-    def _pixel_losses(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy of each pixel, smoothed and focal as asked: float32 [batch, ...]."""
-        losses = cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    def _pixel_losses(self, cross_entropy: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """The loss of each pixel, smoothed and focal as asked: float32 [batch, ...]."""
+        losses = cross_entropy
         if self.label_smoothing:
             uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
             losses = (1 - self.label_smoothing) * cross_entropy + self.label_smoothing * uniform

@@ -10,6 +10,7 @@ from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
 from deeplab.training.schedules import is_kernel
 
+Batch = dict[str, tf.Tensor]
 Totals = dict[str, tf.Tensor]
 Nested = TypeVar("Nested")
 
@@ -32,6 +33,7 @@ class ReplicaStep:
         auxiliary_weight: of the auxiliary head's loss.
         clip_norm: largest norm of the whole gradient, summed over replicas; 0 for none.
         deterministic: as `confusion_matrix` takes it.
+        finish: what there is still to do to a batch before the model sees it; for each image by itself.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class ReplicaStep:
         auxiliary_weight: float,
         clip_norm: float,
         deterministic: bool,
+        finish: Callable[[Batch], Batch],
     ) -> None:
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._weight_decay, self._clip_norm, self._deterministic = weight_decay, clip_norm, deterministic
+        self._finish = finish
         self._output_weights = (1.0, auxiliary_weight)[: len(model.outputs)]
         self._scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         self._sums_gradients = self._scaled or clip_norm > 0
@@ -71,8 +75,9 @@ class ReplicaStep:
             "confusion": tf.zeros([num_classes, num_classes], tf.int64),
         }
 
-    def sums(self, batch: dict[str, tf.Tensor]) -> list[dict[str, tf.Tensor]]:
+    def sums(self, batch: Batch) -> list[dict[str, tf.Tensor]]:
         """The loss's sums over these images, one dict for each output; as far as `Loss.gradient` needs them."""
+        batch = self._finish(batch)
         labels = batch["label"]
         if self._loss.gradient_needs_logits:
             outputs = keras.tree.flatten(self._model(batch["image"], training=True))
@@ -80,13 +85,12 @@ class ReplicaStep:
             outputs = [tf.zeros([*tf.unstack(tf.shape(labels)), self._loss.num_classes])] * len(self._output_weights)
         return [self._loss.sums(logits, labels) for logits in outputs]
 
-    def gradients(
-        self, batch: dict[str, tf.Tensor], global_sums: list[dict[str, tf.Tensor]] | None = None
-    ) -> dict[str, Any]:
+    def gradients(self, batch: Batch, global_sums: list[dict[str, tf.Tensor]] | None = None) -> dict[str, Any]:
         """These images' part of the gradient of the loss, of its sums, and of the confusion matrix.
 
         `global_sums` are those of the global batch, if it has more images than all replicas see now.
         """
+        batch = self._finish(batch)
         with tf.GradientTape() as tape:
             outputs = keras.tree.flatten(self._model(batch["image"], training=True))
             sums = [self._loss.sums(logits, batch["label"]) for logits in outputs]
@@ -183,6 +187,7 @@ def make_train_function(
     accumulate_steps: int = 1,
     jit_compile: bool = False,
     deterministic: bool = False,
+    finish: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Callable[[Iterator, tf.Tensor], Totals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
 
@@ -202,13 +207,13 @@ def make_train_function(
     """
     # XLA has no bincount either.
     step = ReplicaStep(
-        model, optimizer, loss, weight_decay, auxiliary_weight, clip_norm, deterministic=deterministic or jit_compile
+        model, optimizer, loss, weight_decay, auxiliary_weight, clip_norm, deterministic or jit_compile, finish
     )
 
     def compiled(function: Callable) -> Callable:
         return tf.function(function, jit_compile=True) if jit_compile else function
 
-    def whole_step(batch: dict[str, tf.Tensor]) -> Totals:
+    def whole_step(batch: Batch) -> Totals:
         state_before = step.read_state()
         return step.update(step.gradients(batch), state_before)
 
@@ -216,11 +221,11 @@ def make_train_function(
     add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
     add_gradients = compiled(lambda batch, sums, found: _add(found, step.gradients(batch, sums)))
 
-    def micro_batch(batch: dict[str, tf.Tensor], index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def micro_batch(batch: Batch, index: tf.Tensor) -> Batch:
         size = tf.shape(batch["label"])[0] // accumulate_steps
         return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
 
-    def update(batch: dict[str, tf.Tensor]) -> Totals:
+    def update(batch: Batch) -> Totals:
         if accumulate_steps == 1:
             return strategy.run(whole, args=(batch,))
         state_before = strategy.run(step.read_state)
@@ -275,7 +280,7 @@ def make_evaluate_function(
     counted). Predictions: class indices, uint8 [batch of the replica, height, width].
     """
 
-    def replica_step(batch: dict[str, tf.Tensor]) -> tuple[Totals, tf.Tensor]:
+    def replica_step(batch: Batch) -> tuple[Totals, tf.Tensor]:
         logits = predict(batch["image"])
         predictions = tf.argmax(logits, -1, tf.int32)
         totals = {name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, batch["label"]).items()}

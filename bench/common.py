@@ -1,0 +1,102 @@
+"""What the scripts here share: variants that take turns, a table and a JSON line of ratios, images of VOC's size."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab.data import shapes, tfrecord, voc
+from deeplab.data.manifest import Manifest
+
+WIDTH, HEIGHT = 500, 375
+
+
+def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each variant measures in each round, after one that does not count; so other load meets all of them."""
+    for variant in variants.values():
+        variant()
+    measured: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            measured[name].append(variant())
+    return measured
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
+    """A function that has a script beside this one measure once, in a process of its own; None if that needs torch.
+
+    It runs in the Python that the environment's TORCH_PYTHON names, else in this one.
+    """
+    command = [os.environ.get("TORCH_PYTHON", sys.executable), str(Path(__file__).with_name(script)), *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin and process.stdout
+    if process.stdout.readline() != "ready\n":
+        print(f"{script} does not run (is torch installed, TORCH_PYTHON set?) and is left out")
+        return None
+    stdin, stdout = process.stdin, process.stdout
+
+    def measure() -> float:
+        stdin.write("\n")
+        stdin.flush()
+        return float(stdout.readline())
+
+    return measure
+
+
+def report(bench: str, header: Sequence[str], rows: Sequence[Sequence[object]], figures: Mapping[str, object]) -> None:
+    """Prints a Markdown table, as BUILD-NOTES.md has it, and a JSON line of the figures."""
+    print("| " + " | ".join(header) + " |")
+    print("| " + " | ".join("---" for _ in header) + " |")
+    for row in rows:
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
+    print(json.dumps({"bench": bench, **rounded}), flush=True)
+
+
+def images_of_vocs_size(folder: Path, number: int) -> list[voc.Pair]:
+    """Pairs below a VOC folder that is the command's first argument, over and over; without one, drawn shapes."""
+    voc_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else _draw_shapes(folder / "shapes")
+    masks = sorted((voc_dir / "SegmentationClass").glob("*.png"))
+    return [
+        voc.Pair(f"{index:05d}", voc_dir / "JPEGImages" / f"{mask.stem}.jpg", mask)
+        for index, mask in zip(range(number), masks * number, strict=False)
+    ]
+
+
+def write_voc(folder: Path, pairs: Sequence[voc.Pair]) -> Path:
+    """A folder in VOC's layout with links to these files, all in the split `train`."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    for pair in pairs:
+        (folder / "JPEGImages" / f"{pair.name}.jpg").symlink_to(pair.image.resolve())
+        (folder / "SegmentationClass" / f"{pair.name}.png").symlink_to(pair.mask.resolve())
+    names = "\n".join(pair.name for pair in pairs) + "\n"
+    (folder / "ImageSets/Segmentation/train.txt").write_text(names, encoding="utf-8")
+    return folder
+
+
+def write_shards(folder: Path, pairs: Sequence[voc.Pair]) -> Manifest:
+    """The shards of these pairs, split `train`, in `folder`."""
+    return tfrecord.prepare(write_voc(folder / "voc", pairs), folder, "train", voc.CLASS_NAMES)
+
+
+def _draw_shapes(voc_dir: Path) -> Path:
+    """Eight images of the demo's shapes, enlarged to VOC's usual size."""
+    (voc_dir / "JPEGImages").mkdir(parents=True)
+    (voc_dir / "SegmentationClass").mkdir()
+    for index in range(8):
+        image, mask = shapes.draw_example(np.random.default_rng(index))
+        image.resize((WIDTH, HEIGHT)).save(voc_dir / "JPEGImages" / f"{index}.jpg", quality=92)
+        mask.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST).save(voc_dir / "SegmentationClass" / f"{index}.png")
+    return voc_dir

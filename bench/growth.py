@@ -1,0 +1,69 @@
+"""Seconds of a training step per image as crop, batch, classes and replicas grow.
+
+python bench/growth.py
+
+Each setting in a process of its own, since logical devices are made once; the base is 257x257, batch 4, 21 classes,
+one replica. Replicas share the same cores: what more of them cost is what they add.
+"""
+
+import multiprocessing
+import statistics
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from common import report
+
+from deeplab.distribution import make_strategy
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.training.losses import Loss
+from deeplab.training.step import make_train_function
+
+BASE = {"crop": 257, "batch": 4, "classes": 21, "replicas": 1}
+GROWTH = {"crop": (257, 385, 513, 769), "batch": (1, 2, 4, 8), "classes": (21, 150), "replicas": (1, 2, 4)}
+STEPS = 3
+
+
+def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> float:
+    """The median of some steps, after one that traces."""
+    strategy = make_strategy("auto", num_gpus=0, num_cpu_replicas=replicas)
+    rng = np.random.default_rng(0)
+    examples = {
+        "image": rng.integers(0, 256, (batch, crop, crop, 3), np.uint8),
+        "label": rng.integers(0, classes, (batch, crop, crop), np.uint8),
+    }
+    with strategy.scope():
+        model = build_deeplabv3(ModelConfig(tuple(map(str, range(classes)))))
+        optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", classes))
+    data = tf.data.Dataset.from_tensors(examples).cache().repeat().unbatch().batch(batch, drop_remainder=True)
+    batches = iter(strategy.experimental_distribute_dataset(data))
+    seconds = []
+    for _ in range(1 + STEPS):
+        start = time.perf_counter()
+        float(train(batches, tf.constant(1))["loss"])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:]) / batch
+
+
+def main() -> None:
+    """Seconds per image of each setting, and per pixel beside the base's."""
+    rows, figures = [], {}
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        base = pool.apply(seconds_per_image, kwds=BASE)
+        for setting, values in GROWTH.items():
+            for value in values:
+                changed = BASE | {setting: value}
+                if changed["crop"] > 513:
+                    changed["batch"] = 2
+                seconds = base if changed == BASE else pool.apply(seconds_per_image, kwds=changed)
+                per_pixel = seconds / base * (BASE["crop"] / changed["crop"]) ** 2
+                rows.append((setting, value, seconds, per_pixel))
+                figures[f"{setting}_{value}"] = per_pixel
+    report("growth", ("what grows", "to", "seconds per image", "per pixel, of the base's"), rows, figures)
+
+
+if __name__ == "__main__":
+    main()

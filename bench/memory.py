@@ -1,0 +1,78 @@
+"""The most memory that a training step holds, by batch, and the host's, by the size of the data set.
+
+python bench/memory.py
+
+Each figure is the peak resident set of a process of its own; 513x513, ResNet-50, output stride 16, SGD.
+"""
+
+import multiprocessing
+import resource
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from common import images_of_vocs_size, report, write_shards
+from step import CROSS_ENTROPY, NUM_CLASSES, our_step
+
+from deeplab.data import pipeline
+from deeplab.data.manifest import read_manifest
+from deeplab.data.pipeline import Augmentation
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+
+CROP = 513
+BATCHES = (0, 1, 2, 4)
+EXAMPLES = 90  # few enough that one process writes the shards
+
+
+def peak_gigabytes() -> float:
+    """Of this process, until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def of_training(batch_size: int) -> float:
+    """Peak after two steps; with batch 0 of the model alone."""
+    model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES)))))
+    if batch_size:
+        rng = np.random.default_rng(0)
+        shape = (batch_size, CROP, CROP)
+        batch = {
+            "image": tf.constant(rng.integers(0, 256, (*shape, 3), np.uint8)),
+            "label": tf.constant(rng.integers(0, NUM_CLASSES, shape, np.uint8)),
+        }
+        our_step(model, batch, steps=2, loss=CROSS_ENTROPY)()
+    return peak_gigabytes()
+
+
+def of_input(folder: Path) -> float:
+    """Peak after going through 400 examples."""
+    manifest = read_manifest(folder, "train")
+    for _ in pipeline.training_batches(folder, manifest, Augmentation(CROP), 8, seed=0).take(50):
+        pass
+    return peak_gigabytes()
+
+
+def main() -> None:
+    """Gigabytes of each."""
+    rows, figures = [], {}
+    with (
+        multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
+        tempfile.TemporaryDirectory() as name,
+    ):
+        for batch_size in BATCHES:
+            figures[f"batch_{batch_size}"] = pool.apply(of_training, (batch_size,))
+            rows.append(("training, batch", batch_size, figures[f"batch_{batch_size}"]))
+        for times in (1, 10):
+            folder = Path(name) / str(times)
+            folder.mkdir()
+            manifest = write_shards(folder, images_of_vocs_size(folder, times * EXAMPLES))
+            figures[f"data_x{times}"] = pool.apply(of_input, (folder,))
+            megabytes = sum(shard.num_bytes for shard in manifest.shards) / 1e6
+            rows.append(
+                (f"input chain, {megabytes:.0f} MB of shards, examples", times * EXAMPLES, figures[f"data_x{times}"])
+            )
+    report("memory", ("what", "number", "peak GB"), rows, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""A compiled training step beside the bare one, model.fit, PyTorch's, and the rate of matrix products.
+
+python bench/step.py
+
+ResNet-50, output stride 16, 21 classes, 384x384, cross-entropy, SGD with momentum; the variants take turns.
+TORCH_PYTHON in the environment names a Python with torch, if this one has none.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import keras
+import numpy as np
+import tensorflow as tf
+from common import pytorch, ratio, report, take_turns
+
+from deeplab.distribution import PRECISIONS
+from deeplab.model.backbone import AtrousConv2D
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.training.losses import Loss
+from deeplab.training.step import make_train_function
+
+SIZE = 384
+NUM_CLASSES = 21
+STEPS = 2  # of a measurement
+ROUNDS = 3
+MATRIX = 2048
+OUTPUT_STRIDE = 16
+CROSS_ENTROPY = Loss("cross_entropy", NUM_CLASSES)
+
+
+def sgd(model: keras.Model) -> keras.optimizers.Optimizer:
+    """SGD with momentum, built."""
+    optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def seconds_per_step(run: Callable[[], object]) -> Callable[[], float]:
+    """A function that times `run`, which makes STEPS steps and waits for them."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) / STEPS
+
+    return measure
+
+
+def our_step(
+    model: keras.Model,
+    batch: dict[str, tf.Tensor],
+    steps: int = STEPS,
+    loss: Loss = CROSS_ENTROPY,
+) -> Callable[[], object]:
+    """As train.py has it, with loss, confusion matrix and all checks."""
+    train = make_train_function(tf.distribute.get_strategy(), model, sgd(model), loss, weight_decay=1e-4)
+    batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
+    return lambda: float(train(batches, tf.constant(steps))["loss"])
+
+
+def bare_step(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
+    """Forward, mean cross-entropy, backward, apply; nothing else."""
+    optimizer = sgd(model)
+
+    @tf.function
+    def step() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = model(batch["image"], training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(batch["label"], tf.int32), logits)
+            loss = tf.reduce_mean(losses)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    return lambda: [step().numpy() for _ in range(STEPS)]
+
+
+def keras_fit(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
+    """`model.fit` with Keras's own cross-entropy."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    model.compile(sgd(model), loss)
+    data = tf.data.Dataset.from_tensors((batch["image"], batch["label"])).cache().repeat()
+    return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0)
+
+
+def matrix_product(dtype: tf.DType) -> Callable[[], float]:
+    """A function that measures GFLOP/s of products of square matrices."""
+    first, second = (tf.cast(tf.random.stateless_normal([MATRIX, MATRIX], [0, n]), dtype) for n in (1, 2))
+    multiply = tf.function(lambda: tf.matmul(first, second))
+
+    def measure() -> float:
+        start = time.perf_counter()
+        for _ in range(4):
+            multiply()
+        return 4 * 2 * MATRIX**3 / (time.perf_counter() - start) / 1e9
+
+    return measure
+
+
+def useful_gflop(model: keras.Model, size: int) -> float:
+    """Of the convolutions, forward, for one image; taps that fall on "same" padding are not counted."""
+    total = 0.0
+    original = AtrousConv2D.convolution_op
+
+    def taps(pixels: int, outputs: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
+        padded = max((outputs - 1) * stride + (kernel - 1) * dilation + 1 - pixels, 0) // 2 if padding == "same" else 0
+        places = np.arange(outputs)[:, None] * stride + np.arange(kernel) * dilation - padded
+        return int(((places >= 0) & (places < pixels)).sum())
+
+    def count(layer: AtrousConv2D, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        nonlocal total
+        outputs = original(layer, inputs, kernel)
+        sides = zip(
+            inputs.shape[1:3],
+            outputs.shape[1:3],
+            layer.kernel_size,
+            layer.strides,
+            layer.dilation_rate,
+            [layer.padding] * 2,
+            strict=True,
+        )
+        total += 2.0 * kernel.shape[2] * kernel.shape[3] * np.prod([taps(*side) for side in sides])
+        return outputs
+
+    with mock.patch.object(AtrousConv2D, "convolution_op", count):
+        tf.function(model).get_concrete_function(tf.TensorSpec([1, size, size, 3]))
+    return total / 1e9
+
+
+def compare(precision: str, batch_size: int, thorough: bool) -> tuple[list[tuple], dict[str, object]]:
+    """Rows of the table and figures for one precision and batch size."""
+    keras.config.set_dtype_policy(PRECISIONS[precision])
+    model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), output_stride=OUTPUT_STRIDE))
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": tf.constant(rng.integers(0, 256, (batch_size, SIZE, SIZE, 3), np.uint8)),
+        "label": tf.constant(rng.integers(0, NUM_CLASSES, (batch_size, SIZE, SIZE), np.uint8)),
+    }
+    variants = {"ours": seconds_per_step(our_step(model, batch))}
+    if thorough:
+        variants["bare step"] = seconds_per_step(bare_step(model, batch))
+        variants["model.fit"] = seconds_per_step(keras_fit(model, batch))
+    settings = (precision, batch_size, SIZE, OUTPUT_STRIDE, STEPS)
+    if measure := pytorch("pytorch_step.py", *map(str, settings)):
+        variants["PyTorch"] = measure
+    variants["matrix products"] = matrix_product(tf.as_dtype(precision))
+    measured = take_turns(variants, ROUNDS)
+    products = measured.pop("matrix products")
+    useful = [3 * batch_size * useful_gflop(model, SIZE) / seconds for seconds in measured["ours"]]
+    rows: list[tuple] = []
+    figures: dict[str, object] = {"useful_rate_over_matrix_products": ratio(useful, products)}
+    for name, seconds in measured.items():
+        rate = batch_size / statistics.median(seconds)
+        rows.append((precision, batch_size, name, rate, ratio(seconds, measured["ours"])))
+        if name != "ours":
+            figures[f"{name}_seconds_over_ours"] = ratio(seconds, measured["ours"])
+    rows.append(
+        (
+            precision,
+            batch_size,
+            "matrix products allow",
+            statistics.median(products) / 3 / useful_gflop(model, SIZE),
+            figures["useful_rate_over_matrix_products"],
+        )
+    )
+    return rows, {f"{precision}_batch_{batch_size}_{name}": figure for name, figure in figures.items()}
+
+
+def main() -> None:
+    """All precisions and batch sizes."""
+    rows: list[tuple] = []
+    figures: dict[str, object] = {}
+    for precision in ("float32", "bfloat16"):
+        for batch_size in (2, 4):
+            more_rows, more_figures = compare(precision, batch_size, thorough=batch_size == 2)
+            rows += more_rows
+            figures |= more_figures
+    report("step", ("precision", "batch", "step", "images/s", "seconds over ours"), rows, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Batch normalisation that is synchronised over replicas, by the fused kernel where that gives the same."""
+
+import keras
+import tensorflow as tf
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, synchronised, over the last axis, with scale and offset.
+
+    In training on a single replica, and in inference, it is one `FusedBatchNormV3`, which reads bfloat16 and float16 as
+    they are and keeps its statistics in float32. Keras's form, of a dozen operations in float32, gives the same up to
+    rounding; it is left for several replicas, which must sum, and for frozen layers in training, since the fused
+    kernel's gradient with given statistics is not deterministic on GPUs.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None) -> tf.Tensor:
+        """-> the shape and dtype of `inputs`."""
+        several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        if training and (several_replicas or not self.trainable):
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=[] if training else self.moving_mean,
+            variance=[] if training else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=bool(training),
+        )
+        if training:
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+            variance *= (count - 1.0) / count  # the kernel gives the population's, Keras keeps the batch's
+            for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
+        return outputs
