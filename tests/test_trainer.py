@@ -300,12 +300,22 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
         Run(tmp_path, Plan(2, steps_per_epoch=9, global_batch_size=1))
 
 
-def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path):
+@pytest.mark.parametrize("content", [None, b"", b"\x92\xff" * 50, b'model_checkpoint_path: "ckpt-99"'])
+def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, content):
+    """... and old ones are still deleted, in their order."""
     Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
     for name in ("latest", "best"):
-        (tmp_path / "checkpoints" / name / "checkpoint").unlink()
+        path = tmp_path / "checkpoints" / name / "checkpoint"
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 12
-    assert Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1)).step == 12
+    again = Run(tmp_path, Plan(18, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.6])
+    assert again.step == 12
+    again.trainer.run()
+    found = [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")]
+    assert found == [12, 15, 18]
+    assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "best")] == [18]
 
 
 def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from deeplab.errors import DataError, DeepLabError
-from deeplab.files import sync
+from deeplab.files import sync, write_text
 
 logger = logging.getLogger("deeplab")
 
@@ -67,8 +67,8 @@ class Checkpoints:
         )
         self._checkpoint = checkpoint
         self._restore_directory = directory / LATEST
-        self._latest = tf.train.CheckpointManager(checkpoint, str(save_directory / LATEST), max_to_keep=keep)
-        self._best = tf.train.CheckpointManager(checkpoint, str(save_directory / BEST), max_to_keep=1)
+        self._latest = _manager(checkpoint, save_directory / LATEST, keep)
+        self._best = _manager(checkpoint, save_directory / BEST, 1)
 
     def restore_latest(self) -> str | None:
         """Restores the newest checkpoint that is whole and returns its path; None if there never was one.
@@ -105,6 +105,20 @@ class Checkpoints:
     def latest_path(self) -> str | None:
         """The newest checkpoint to resume from."""
         return self._latest.latest_checkpoint
+
+
+def _manager(checkpoint: tf.train.Checkpoint, folder: Path, keep: int) -> tf.train.CheckpointManager:
+    """A manager that knows the checkpoints which stand in the folder, whatever became of TensorFlow's list of them."""
+    (folder / "checkpoint").unlink(missing_ok=True)
+    lines = []
+    for path in checkpoints_in(folder):
+        # Without its time a checkpoint would be kept for ever.
+        lines.append(f'all_model_checkpoint_paths: "{Path(path).name}"')
+        lines.append(f"all_model_checkpoint_timestamps: {Path(f'{path}.index').stat().st_mtime}")
+    if lines:
+        newest = lines[-2].replace("all_model_checkpoint_paths", "model_checkpoint_path")
+        write_text(folder / "checkpoint", "\n".join([newest, *lines]) + "\n")
+    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
 
 
 def _save(manager: tf.train.CheckpointManager, step: int) -> str:
