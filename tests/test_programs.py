@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
+from tensorboard.plugins.hparams import metadata
 
 from deeplab import runs
 from deeplab.data import tfrecord, voc
@@ -122,6 +123,18 @@ def test_tensorboard_has_the_same_numbers(run_dir):
         tags = {"loss": "loss/total", "mean_iou": "accuracy/mean_iou", "pixel_accuracy": "accuracy/pixel_accuracy"}
         for name, tag in tags.items():
             assert seen[tag, step] == pytest.approx(record[name], rel=1e-6)
+
+
+def test_runs_are_compared_by_what_changes_what_is_learnt(run_dir):
+    rows = []
+    for path in (run_dir / "run").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == metadata.SESSION_START_INFO_TAG:
+                    rows.append(metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content))
+    assert rows[0].hparams["backbone"].string_value == "mobilenet_v2"
+    assert rows[0].hparams["learning_rate"].number_value == 0.05
+    assert rows[0].hparams["others"].string_value == "--batch_norm_momentum=0.8 --deterministic"
 
 
 def test_log_lines_are_plain_and_tell_progress(run_dir):
