@@ -330,6 +330,7 @@ def check_train_flags() -> None:
     if len(positive_integers("multi_grid")) != 3:
         raise UsageError(f"--multi_grid={','.join(FLAGS.multi_grid)}: three numbers are needed, as in 1,2,4")
     positive_integers("atrous_rates")
+    profile_steps()
 
 
 def check_strategy(strategy: tf.distribute.Strategy) -> None:

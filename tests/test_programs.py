@@ -402,6 +402,8 @@ def test_training_on_real_voc_images(voc_sample, tmp_path):
 MISTAKES = {
     # name: (flags after those of a good run, exit status, last line)
     "unknown flag": (["--bach_size=3"], 2, "Unknown command line flag 'bach_size'"),
+    "mistyped flag": (["--learning_rat=3"], 2, "'learning_rat'. Did you mean: learning_rate"),
+    "profiled steps": (["--profile_steps=9,3"], 2, "--profile_steps=9,3: a first and a last step"),
     "value of a wrong kind": (["--crop_size=many"], 2, "--crop_size=many"),
     "value out of range": (["--hue=2"], 2, "--hue=2"),
     "stray argument": (["VOC2012"], 2, "unexpected argument 'VOC2012'"),
