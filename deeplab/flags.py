@@ -57,7 +57,12 @@ HYPERPARAMETERS = (
 )
 """Columns of TensorBoard's page "HParams"."""
 
-_PLACES = ("voc_dir", "voc_url", "download", "class_names", "mask_dir", "model_dir", "tfrecord_dir", "verify")
+_NO_HYPERPARAMETERS = (
+    *("voc_dir", "voc_url", "download", "class_names", "mask_dir", "model_dir", "tfrecord_dir", "verify"),
+    *("num_shards", "prepare_only", "num_gpus", "num_cpu_replicas", "strategy", "steps_per_call", "profile_steps"),
+    *("log_every_steps", "eval_batch_size", "eval_every_epochs", "checkpoint_steps", "keep_checkpoints"),
+)
+"""Where things are, and what does not change what is learnt."""
 
 _EXIT_STATUSES = {
     0: "done",
@@ -342,6 +347,7 @@ def check_train_flags() -> None:
     if len(positive_integers("multi_grid")) != 3:
         raise UsageError(f"--multi_grid={','.join(FLAGS.multi_grid)}: three numbers are needed, as in 1,2,4")
     positive_integers("atrous_rates")
+    profile_steps()
 
 
 def check_strategy(strategy: tf.distribute.Strategy) -> None:
@@ -421,7 +427,7 @@ def hyperparameters() -> dict[str, object]:
     others = [
         flag.serialize()
         for name, flag in mine.items()
-        if name not in (*HYPERPARAMETERS, *_PLACES) and flag.value != flag.default
+        if name not in (*HYPERPARAMETERS, *_NO_HYPERPARAMETERS) and flag.value != flag.default
     ]
     return {name: mine[name].value for name in HYPERPARAMETERS} | {"others": " ".join(others)}
 

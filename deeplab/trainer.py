@@ -173,7 +173,8 @@ class Trainer:
         totals: dict[str, tf.Tensor] = {}
         while True:
             count = self._plan.steps_to_boundary(self._step)
-            call_totals = self._train(self._batches, tf.constant(count))
+            with tf.profiler.experimental.Trace("train", step_num=self._step + 1, _r=1):  # marks a step in traces
+                call_totals = self._train(self._batches, tf.constant(count))
             totals = {name: value + totals[name] if totals else value for name, value in call_totals.items()}
             self._step += count
             self._examples += count * self._plan.global_batch_size

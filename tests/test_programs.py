@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
+from tensorboard.plugins.hparams import metadata
 
 from deeplab import runs
 from deeplab.data import voc
@@ -123,6 +124,18 @@ def test_tensorboard_has_the_same_numbers(run_dir):
         tags = {"loss": "loss/total", "mean_iou": "accuracy/mean_iou", "pixel_accuracy": "accuracy/pixel_accuracy"}
         for name, tag in tags.items():
             assert seen[tag, step] == pytest.approx(record[name], rel=1e-6)
+
+
+def test_runs_are_compared_by_what_changes_what_is_learnt(run_dir):
+    rows = []
+    for path in (run_dir / "run").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == metadata.SESSION_START_INFO_TAG:
+                    rows.append(metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content))
+    assert rows[0].hparams["backbone"].string_value == "mobilenet_v2"
+    assert rows[0].hparams["learning_rate"].number_value == 0.05
+    assert rows[0].hparams["others"].string_value == "--batch_norm_momentum=0.8 --deterministic"
 
 
 def test_log_lines_are_plain_and_tell_progress(run_dir):
@@ -410,6 +423,8 @@ def test_training_on_real_voc_images(voc_sample, tmp_path):
 MISTAKES = {
     # name: (flags after those of a good run, exit status, last line)
     "unknown flag": (["--bach_size=3"], 2, "Unknown command line flag 'bach_size'"),
+    "mistyped flag": (["--learning_rat=3"], 2, "'learning_rat'. Did you mean: learning_rate"),
+    "profiled steps": (["--profile_steps=9,3"], 2, "--profile_steps=9,3: a first and a last step"),
     "value of a wrong kind": (["--crop_size=many"], 2, "--crop_size=many"),
     "value out of range": (["--hue=2"], 2, "--hue=2"),
     "stray argument": (["VOC2012"], 2, "unexpected argument 'VOC2012'"),
