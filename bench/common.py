@@ -65,8 +65,8 @@ def report(bench: str, header: Sequence[str], rows: Sequence[Sequence[object]], 
 
 
 def images_of_vocs_size(folder: Path, number: int) -> list[voc.Pair]:
-    """Pairs below a VOC folder that is the command's first argument, over and over; without one, drawn shapes."""
-    voc_dir = Path(sys.argv[1]) if len(sys.argv) > 1 else _draw_shapes(folder / "shapes")
+    """Pairs below the folder that VOC_DIR in the environment names, over and over; without one, drawn shapes."""
+    voc_dir = Path(os.environ["VOC_DIR"]) if "VOC_DIR" in os.environ else _draw_shapes(folder / "shapes")
     masks = sorted((voc_dir / "SegmentationClass").glob("*.png"))
     return [
         voc.Pair(f"{index:05d}", voc_dir / "JPEGImages" / f"{mask.stem}.jpg", mask)

@@ -1,6 +1,6 @@
 """Examples/s of the training chain beside its limit, decoding alone, and beside what others write.
 
-python bench/input_pipeline.py [VOC_DIR]
+[VOC_DIR=...] python bench/input_pipeline.py
 
 All on the host's cores, each from encoded files in memory or in the page cache. "ours" ends where the batch leaves for
 the device; "ours, finished" adds, on the same cores, what is the device's: colours. TORCH_PYTHON in the environment

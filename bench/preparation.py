@@ -1,6 +1,6 @@
 """Examples/s of writing shards, in one and in two processes, beside copying the same files.
 
-python bench/preparation.py [VOC_DIR]
+[VOC_DIR=...] python bench/preparation.py
 
 Two processes start with TensorFlow's imports, which count.
 """

@@ -1,13 +1,12 @@
 """Where the time of one training step goes, by kind of operation, from TensorFlow's profiler.
 
-python bench/profile_step.py [float32|bfloat16] [batch] [size]
+python bench/profile_step.py
 
-Seconds are summed over threads and kinds, so that the shares count what an operation keeps its thread busy with;
+Batch 2 at 384x384, as bench/step.py. Seconds are summed over threads: shares count what keeps its thread busy;
 kernels that use several threads (oneDNN's convolutions) count by the time on the thread that runs them.
 """
 
 import collections
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,13 +14,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import report
-from step import NUM_CLASSES, our_step
+from step import NUM_CLASSES, SIZE, our_step
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from deeplab.distribution import PRECISIONS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 
-SHOWN = 12
+SHOWN = 10
+BATCH = 2
 
 
 def operation_seconds(logdir: str) -> dict[str, float]:
@@ -37,29 +37,31 @@ def operation_seconds(logdir: str) -> dict[str, float]:
     return seconds
 
 
-def main() -> None:
-    """A table of the largest."""
-    precision = sys.argv[1] if len(sys.argv) > 1 else "float32"
-    batch_size, size = map(int, sys.argv[2:] or (2, 384))
+def profile(precision: str) -> dict[str, float]:
+    """Seconds of one step by kind of operation."""
     keras.config.set_dtype_policy(PRECISIONS[precision])
     model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES)))))
     rng = np.random.default_rng(0)
-    run = our_step(
-        model,
-        {
-            "image": tf.constant(rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)),
-            "label": tf.constant(rng.integers(0, NUM_CLASSES, (batch_size, size, size), np.uint8)),
-        },
-    )
+    batch = {
+        "image": tf.constant(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)),
+        "label": tf.constant(rng.integers(0, NUM_CLASSES, (BATCH, SIZE, SIZE), np.uint8)),
+    }
+    run = our_step(model, batch, steps=1)
     run()
     with tempfile.TemporaryDirectory() as logdir:
         with tf.profiler.experimental.Profile(logdir):
             run()
-        seconds = operation_seconds(logdir)
-    whole = sum(seconds.values())
-    largest = sorted(seconds.items(), key=lambda item: -item[1])[:SHOWN]
-    rows = [(precision, kind, spent, spent / whole) for kind, spent in largest]
-    figures: dict[str, object] = {f"{precision}_{kind}": share for _, kind, _, share in rows}
+        return operation_seconds(logdir)
+
+
+def main() -> None:
+    """A table of the largest."""
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        seconds = profile(precision)
+        largest = sorted(seconds.items(), key=lambda item: -item[1])[:SHOWN]
+        rows += [(precision, kind, spent, spent / sum(seconds.values())) for kind, spent in largest]
+    figures: dict[str, object] = {f"{precision}_{kind}": share for precision, kind, _, share in rows}
     report("profile_step", ("precision", "operation", "seconds", "share"), rows, figures)
 
 

@@ -79,11 +79,11 @@ def training_batches(
     first_example: int = 0,
     context: tf.distribute.InputContext = ALONE,
 ) -> tf.data.Dataset:
-    """Endless batches; each epoch takes every example once, in its own order, and batches run across epochs.
+    """Endless batches of what `augment` makes of an image, its label and a seed.
 
-    Order and augmentation depend on `seed`, the epoch and the example's place in it alone, so that a run that starts
-    at `first_example` (counted from the start of training) sees exactly what an uninterrupted one sees. What is
-    skipped is read, not decoded.
+    Each epoch takes every example once, in its own order, and batches run across epochs. Order and augmentation depend
+    on `seed`, the epoch and the example's place in it alone, so that a run that starts at `first_example` (counted from
+    the start of training) sees exactly what an uninterrupted one sees. What is skipped is read, not decoded.
 
     Of each global batch the worker that `context` names decodes its part, and gets it in batches for one replica each.
     """
@@ -188,5 +188,4 @@ def _options() -> tf.data.Options:
     """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was."""
     options = tf.data.Options()
     options.deterministic = True
-    options.threading.max_intra_op_parallelism = 1  # examples run side by side; one on several cores only waits more
     return options
