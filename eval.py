@@ -16,7 +16,7 @@ import deeplab.quiet  # noqa: F401
 import numpy as np
 from PIL import Image
 
-from deeplab import distribution, flags, report, runs, visualize
+from deeplab import distribution, flags, program, report, runs, visualize
 from deeplab.data import pipeline, voc
 from deeplab.data.manifest import Manifest, damage_named, read_manifest, verify_shards
 from deeplab.errors import DataError, UsageError
@@ -131,4 +131,4 @@ class _PictureWriter:
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_eval_flags)
+    program.run(main, flags.define_eval_flags)

@@ -15,7 +15,7 @@ import deeplab.quiet  # noqa: F401
 import keras
 import tensorflow as tf
 
-from deeplab import distribution, flags, provenance, runs, trainer
+from deeplab import distribution, flags, program, provenance, runs, trainer
 from deeplab.data import manifest as manifests
 from deeplab.data import pipeline, tfrecord, voc
 from deeplab.data.manifest import Manifest, damage_named
@@ -292,4 +292,4 @@ def resume(checkpoints: Checkpoints, state: TrainingState, plan: trainer.Plan, n
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_train_flags)
+    program.run(main, flags.define_train_flags)

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deeplab import flags, runs
+from deeplab import flags, program, runs
 from deeplab.api import DESCRIPTION
 from deeplab.data.voc import IGNORE_LABEL, palette
 from deeplab.errors import DeepLabError, UsageError
@@ -185,4 +185,4 @@ def _extra(module: str) -> Any:  # noqa: ANN401
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_export_flags)
+    program.run(main, flags.define_export_flags)

@@ -1,25 +1,18 @@
-"""Every flag of the programs, once; and the start of each program: parsing, log format, one-line errors."""
+"""Every flag of the programs, once; and whether they fit each other."""
 
 import logging
-import os
-import re
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import deeplab.quiet  # noqa: F401
 
 # isort: split
 import tensorflow as tf
-from absl import app, flags
-from absl import logging as absl_logging
+from absl import flags
 
 from deeplab.data import voc
 from deeplab.distribution import PRECISIONS, STRATEGIES, check_batch_size
-from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
+from deeplab.errors import EXIT_STATUSES, UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
 from deeplab.model.deeplabv3 import BATCH_NORM_EPSILON
 from deeplab.model.inference import Inference
@@ -29,14 +22,6 @@ from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 FLAGS = flags.FLAGS
 logger = logging.getLogger("deeplab")
 
-_LOST_WORKER = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)
-"""What collective operations raise where a worker is gone."""
 HYPERPARAMETERS = (
     "backbone",
     "backbone_weights",
@@ -63,13 +48,6 @@ _NO_HYPERPARAMETERS = (
     *("log_every_steps", "eval_batch_size", "eval_every_epochs", "checkpoint_steps", "keep_checkpoints"),
 )
 """Where things are, and what does not change what is learnt."""
-
-_EXIT_STATUSES = {
-    0: "done",
-    1: "the run failed (data, numerics, hardware); the last line says why",
-    2: "flags that are wrong, or do not fit each other or the run",
-    75: "stopped by SIGTERM, SIGUSR1 or SIGINT, and nothing is lost: start the same command again to go on",
-}
 
 
 def define_train_flags() -> None:
@@ -316,7 +294,7 @@ def as_markdown() -> str:
             lines.append(f"| `--{name}` | {default} | {(flag.help or '').replace('|', chr(92) + '|')} |")
             delattr(FLAGS, name)
     lines += ["", "## Exit status", "", "| status | meaning |", "| --- | --- |"]
-    lines += [f"| {status} | {meaning} |" for status, meaning in _EXIT_STATUSES.items()]
+    lines += [f"| {status} | {meaning} |" for status, meaning in EXIT_STATUSES.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -443,83 +421,6 @@ def path(name: str) -> Path:
     value = FLAGS[name].value
     assert value, f"--{name} was not required"
     return Path(value).expanduser()
-
-
-def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
-    """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback."""
-    define_flags()
-    for flag in FLAGS.flags_by_module_dict()[__name__]:
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # what --help lists
-    app.run(lambda argv: _exit_status(main, argv), flags_parser=_parse)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return FLAGS(argv)
-    except flags.Error as error:
-        _fail(UsageError(f"{error} (--help lists the flags)"))
-    except SystemExit:
-        sys.exit(0)  # absl's --help exits with 1
-
-
-def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    logging.getLogger("deeplab").setLevel(logging.INFO)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for number in STOP_SIGNALS:
-        signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own
-    try:
-        main(argv)
-        _exit(0)
-    except (DeepLabError, Interrupted) as error:
-        _fail(error)
-    except tf.errors.OpError as error:
-        _fail(DeepLabError(_explain(error)))
-    except OSError as error:
-        _fail(DeepLabError(str(error)))
-
-
-def _stop_now(number: int, frame: FrameType | None) -> None:
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_DFL)  # a second one ends the program at once
-    raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; the same command starts again")
-
-
-def _fail(error: DeepLabError | Interrupted) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-    _exit(error.exit_status)
-
-
-def _exit(status: int) -> NoReturn:
-    if os.environ.get("TF_CONFIG"):
-        # TensorFlow's servers know no orderly end: where another worker left first, the interpreter's end was seen to
-        # wait 45 seconds and to report a crash. Nothing is left to be done here.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
-def _explain(error: tf.errors.OpError) -> str:
-    """What TensorFlow raised, in one line, with what to do."""
-    # Neither the name of the operation nor the lines of Python that made it, which stand indented.
-    lines = [
-        line for line in error.message.splitlines() if line and not re.match(r"\s|Graph exec|Detected at|<st", line)
-    ]
-    reason = f"{type(error).__name__}: {lines[0][:300] if lines else 'no reason given'}"
-    if "No space left on device" in error.message:
-        return f"the disk is full ({reason})"
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        return (
-            "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size, raise --accumulate_steps, or "
-            f"take --precision=bfloat16 ({reason})"
-        )
-    if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
-        name = type(error).__name__
-        return f"another worker is lost ({name}); start all of them again: they go on from the newest checkpoint"
-    return reason
 
 
 if __name__ == "__main__":

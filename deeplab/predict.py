@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from deeplab import flags, visualize
+from deeplab import flags, program, visualize
 from deeplab.api import Model
 from deeplab.data import tfrecord, voc
 from deeplab.errors import DataError, UsageError
@@ -130,4 +130,4 @@ def read_truth(path: Path, shape: tuple[int, ...], num_classes: int) -> np.ndarr
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_predict_flags)
+    program.run(main, flags.define_predict_flags)

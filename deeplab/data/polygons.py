@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from deeplab import flags
+from deeplab import flags, program
 from deeplab.data import voc
 from deeplab.errors import DataError, UsageError
 from deeplab.files import write_text
@@ -219,4 +219,4 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_polygons_flags)
+    program.run(main, flags.define_polygons_flags)
