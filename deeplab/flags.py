@@ -45,7 +45,8 @@ HYPERPARAMETERS = (
 _NO_HYPERPARAMETERS = (
     *("voc_dir", "voc_url", "download", "class_names", "mask_dir", "model_dir", "tfrecord_dir", "verify"),
     *("num_shards", "prepare_only", "num_gpus", "num_cpu_replicas", "strategy", "steps_per_call", "profile_steps"),
-    *("log_every_steps", "eval_batch_size", "eval_every_epochs", "checkpoint_steps", "keep_checkpoints"),
+    *("log_every_steps", "eval_batch_size", "eval_every_epochs", "checkpoint_steps", "checkpoint_minutes"),
+    *("keep_checkpoints", "max_bad_examples"),
 )
 """Where things are, and what does not change what is learnt."""
 
