@@ -15,9 +15,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/python -m deeplab.data.shapes runs/demo/data
 	$(BIN)/python train.py --flagfile=configs/demo.flags
-	$(BIN)/python eval.py --model_dir=runs/demo --tfrecord_dir=runs/demo/shards --split=val --output_dir=runs/demo/eval
+	$(BIN)/python eval.py --model_dir=runs/demo --tfrecord_dir=runs/demo/shards --split=val --output_dir=runs/demo/eval \
+	    --report=runs/demo/eval
 	@echo "scores:      runs/demo/eval/metrics.json"
 	@echo "pictures:    runs/demo/eval/side_by_side/ (image | prediction | truth)"
+	@echo "report:      runs/demo/eval/report.html"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs/demo"
 
 # The fast tests first, then those that start whole programs; in two processes.

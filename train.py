@@ -3,23 +3,30 @@
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
 
+import functools
 import logging
 import math
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
+import keras
 import tensorflow as tf
 
-from deeplab import distribution, flags, runs, trainer
+from deeplab import distribution, flags, program, provenance, runs, trainer
+from deeplab.data import manifest as manifests
 from deeplab.data import pipeline, tfrecord, voc
-from deeplab.data.tfrecord import Manifest
+from deeplab.data.manifest import Manifest, damage_named
 from deeplab.errors import UsageError
 from deeplab.flags import FLAGS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
 from deeplab.model.inference import make_predictor
+from deeplab.monitor import LARGEST_PANEL, Monitor, Profiler
 from deeplab.training import schedules, step
 from deeplab.training.checkpoint import Checkpoints, TrainingState
-from deeplab.training.evaluation import make_evaluation
+from deeplab.training.evaluation import Evaluation, make_evaluation
 from deeplab.training.losses import Loss, inverse_frequency_weights
 from deeplab.training.summaries import RunLog
 
@@ -29,7 +36,7 @@ PAPER_TRAIN_STEPS = 30_000
 
 
 def main(argv: list[str]) -> None:
-    """Flags -> shards -> datasets -> model -> training loop."""
+    """Flags -> shards -> training in a folder that is this run's alone."""
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes flags alone")
     flags.check_train_flags()
@@ -41,13 +48,24 @@ def main(argv: list[str]) -> None:
     if is_chief and FLAGS.voc_dir:
         write_shards()
     any_worker(False)  # the others wait here for the chief
-    manifest = read_manifest(FLAGS.train_split)
-    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
+    manifest, val_manifest = read_manifests()
     if FLAGS.prepare_only:
         return
-    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
-        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
+    model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
+    all_manifests = [each for each in (manifest, val_manifest) if each is not None]
+    with runs.output_folder(model_dir, is_chief) as output_dir, damage_named(tfrecord_dir, all_manifests):
+        train(strategy, manifest, val_manifest, output_dir, any_worker)
+    logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
 
+
+def train(
+    strategy: tf.distribute.Strategy,
+    manifest: Manifest,
+    val_manifest: Manifest | None,
+    output_dir: Path,
+    any_worker: Callable[[bool], bool],
+) -> None:
+    """Datasets -> model -> training loop; `output_dir` is --model_dir, or a worker's own that nobody keeps."""
     config = ModelConfig(
         class_names=manifest.class_names,
         backbone=FLAGS.backbone,
@@ -58,9 +76,6 @@ def main(argv: list[str]) -> None:
     )
     plan = make_plan(manifest)
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
-    # Every worker calls what saves, and the chief's alone is kept: saving may need all of them.
-    scratch = None if is_chief else tempfile.TemporaryDirectory(prefix="deeplab_worker_")
-    output_dir = Path(scratch.name) if scratch else model_dir
     resumes = runs.has_checkpoint(model_dir)
     if resumes:
         runs.check_run(model_dir, config, flags.as_flagfile())
@@ -101,11 +116,12 @@ def main(argv: list[str]) -> None:
         state,
         keep=FLAGS.keep_checkpoints,
     )
-    first_step = resume(checkpoints, state, plan)
-    if FLAGS.init_checkpoint is not None and first_step == 0:
+    resume(checkpoints, state, plan, strategy.num_replicas_in_sync)
+    if FLAGS.init_checkpoint is not None and int(state.step) == 0:
         with strategy.scope():
             runs.init_weights(training_model, flags.path("init_checkpoint"))
     runs.record_run(output_dir, config, flags.as_flagfile())
+    provenance.record_start(output_dir, int(state.step))
 
     batches = strategy.distribute_datasets_from_function(
         lambda context: pipeline.training_batches(
@@ -114,24 +130,14 @@ def main(argv: list[str]) -> None:
             make_augmentation(),
             FLAGS.global_batch_size,
             FLAGS.seed,
-            first_example=first_step * FLAGS.global_batch_size,
-            deterministic=FLAGS.deterministic,
+            first_example=int(state.examples),
             context=context,
         )
     )
-    evaluation = None
-    if val_manifest is not None:
-        batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
-        evaluation = make_evaluation(
-            strategy,
-            make_predictor(model),
-            loss,
-            lambda context: pipeline.evaluation_batches(tfrecord_dir, val_manifest, batch_size, context),
-            num_batches=math.ceil(val_manifest.num_examples / batch_size),
-            deterministic=FLAGS.deterministic,
-        )
+    log = RunLog(output_dir, flags.as_flagfile(), flags.hyperparameters())
+    evaluate, monitor = make_validation(strategy, model, loss, val_manifest, log) if val_manifest else (None, None)
 
-    training = trainer.Trainer(
+    trainer.Trainer(
         plan,
         step.make_train_function(
             strategy,
@@ -147,22 +153,18 @@ def main(argv: list[str]) -> None:
             finish=make_augmentation().finish,
         ),
         iter(batches),
-        evaluation,
+        evaluate,
         checkpoints,
         state,
         schedule,
-        RunLog(output_dir),
+        log,
         manifest.class_names,
-        first_step,
+        example_names=lambda first, count: pipeline.training_ids(tfrecord_dir, manifest, FLAGS.seed, first, count),
         averaged_weights=lambda: schedules.averaged_weights(optimizer, training_model.trainable_variables),
         any_worker=any_worker if distribution.is_multi_worker(strategy) else None,
-    )
-    try:
-        training.run()
-    finally:
-        if scratch:
-            scratch.cleanup()
-    logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
+        monitor=monitor,
+        profiler=Profiler(output_dir, *plan.profile_steps) if plan.profile_steps else None,
+    ).run()
 
 
 def write_shards() -> None:
@@ -171,20 +173,28 @@ def write_shards() -> None:
     if FLAGS.download:
         voc.download(voc_dir, FLAGS.voc_url)
     class_names = voc.read_class_names(flags.optional_path("class_names"))
-    mask_dir = flags.optional_path("mask_dir")
-    tfrecord.prepare(voc_dir, tfrecord_dir, FLAGS.train_split, class_names, FLAGS.num_shards, mask_dir)
-    if FLAGS.val_split:
-        tfrecord.prepare(voc_dir, tfrecord_dir, FLAGS.val_split, class_names, FLAGS.num_shards)
+    for split, masks in ((FLAGS.train_split, flags.optional_path("mask_dir")), (FLAGS.val_split, None)):
+        if split:
+            tfrecord.prepare(voc_dir, tfrecord_dir, split, class_names, FLAGS.num_shards, masks, FLAGS.max_bad_examples)
+
+
+def read_manifests() -> tuple[Manifest, Manifest | None]:
+    """Of the training and the validation split, if there is one."""
+    manifest = read_manifest(FLAGS.train_split)
+    val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
+    if val_manifest is not None and val_manifest.class_names != manifest.class_names:
+        raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")
+    return manifest, val_manifest
 
 
 def read_manifest(split: str) -> Manifest:
     """The manifest of a split whose shards stand, checked as the flags say."""
     tfrecord_dir, class_names_file = flags.path("tfrecord_dir"), flags.optional_path("class_names")
-    manifest = tfrecord.read_manifest(tfrecord_dir, split)
+    manifest = manifests.read_manifest(tfrecord_dir, split)
     if class_names_file is not None and manifest.class_names != voc.read_class_names(class_names_file):
         raise UsageError(f"--class_names={class_names_file}: not the classes of the shards in {tfrecord_dir}")
     if FLAGS.verify:
-        tfrecord.verify_shards(tfrecord_dir, manifest)
+        manifests.verify_shards(tfrecord_dir, manifest)
     return manifest
 
 
@@ -202,9 +212,11 @@ def make_plan(manifest: Manifest) -> trainer.Plan:
         log_every_steps=FLAGS.log_every_steps,
         eval_every_epochs=FLAGS.eval_every_epochs,
         checkpoint_steps=FLAGS.checkpoint_steps,
+        checkpoint_minutes=FLAGS.checkpoint_minutes,
         plateau_patience=FLAGS.plateau_patience,
         plateau_factor=FLAGS.plateau_factor,
         early_stopping_patience=FLAGS.early_stopping_patience,
+        profile_steps=flags.profile_steps(),
     )
 
 
@@ -224,6 +236,25 @@ def make_loss(manifest: Manifest) -> Loss:
     )
 
 
+def make_validation(
+    strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, manifest: Manifest, log: RunLog
+) -> tuple[Callable[[], Evaluation], Monitor]:
+    """What scores the validation split, and what draws of it the pictures that the first replica gets first."""
+    tfrecord_dir, batch_size = flags.path("tfrecord_dir"), flags.eval_batch_size(strategy.num_replicas_in_sync)
+    evaluate = make_evaluation(
+        strategy,
+        make_predictor(model),
+        loss,
+        lambda context: pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size, context),
+        num_batches=math.ceil(manifest.num_examples / batch_size),
+        deterministic=FLAGS.deterministic,
+    )
+    num_pictures = min(batch_size // strategy.num_replicas_in_sync, LARGEST_PANEL)
+    pictures = pipeline.examples(tfrecord_dir, manifest).take(num_pictures)
+    monitor = Monitor(log, "val", manifest.class_names, pictures.as_numpy_iterator())
+    return functools.partial(evaluate, monitor.on_predictions), monitor
+
+
 def make_augmentation() -> pipeline.Augmentation:
     """The augmentation that the flags name."""
     return pipeline.Augmentation(
@@ -238,20 +269,27 @@ def make_augmentation() -> pipeline.Augmentation:
     )
 
 
-def resume(checkpoints: Checkpoints, state: TrainingState, plan: trainer.Plan) -> int:
-    """Restores the newest checkpoint of the run, if it has one; returns the number of steps made."""
+def resume(checkpoints: Checkpoints, state: TrainingState, plan: trainer.Plan, num_replicas: int) -> None:
+    """Restores the newest checkpoint of the run, if it has one, and says what is another since then."""
     path = checkpoints.restore_latest()
-    first_step = int(state.step)
+    step, replicas_before = int(state.step), int(state.num_replicas)
+    state.num_replicas.assign(num_replicas)
     if path is not None:
-        logger.info("resuming from %s at step %d", path, first_step)
-    if first_step >= plan.train_steps:
+        logger.info("resuming from %s at step %d", path, step)
+        if num_replicas != replicas_before:
+            logger.info(
+                "replicas: %d instead of %d; each update is that of the same global batch, but its sums round "
+                "otherwise and dropout draws other masks",
+                num_replicas,
+                replicas_before,
+            )
+    if step >= plan.train_steps:
         logger.info(
             "this run has made %d steps, and %d are asked for; more --train_steps or --epochs go on",
-            first_step,
+            step,
             plan.train_steps,
         )
-    return first_step
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_train_flags)
+    program.run(main, flags.define_train_flags)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data import shapes, tfrecord, voc
-from deeplab.data.tfrecord import Manifest
+from deeplab.data.manifest import Manifest
 
 WIDTH, HEIGHT = 500, 375
 

@@ -21,6 +21,7 @@ from common import images_of_vocs_size, pytorch, ratio, report, take_turns, writ
 from PIL import Image
 
 from deeplab.data import pipeline, tfrecord, transforms
+from deeplab.data.manifest import read_manifest
 from deeplab.data.pipeline import Augmentation
 
 EXAMPLES = 336
@@ -43,7 +44,7 @@ def rate(batches: Iterator, batch_size: int = BATCH) -> float:
 
 def our_chain(folder: Path, augmentation: Augmentation, finish: bool) -> Callable[[], float]:
     """`pipeline.training_batches` as training calls it; `finish` adds the device's part, on the host."""
-    manifest = tfrecord.read_manifest(folder, "train")
+    manifest = read_manifest(folder, "train")
     finish_batch = tf.function(augmentation.finish)
 
     def run() -> float:
@@ -135,7 +136,7 @@ def main() -> None:
         folder = Path(name)
         pairs = images_of_vocs_size(folder, EXAMPLES)
         write_shards(folder, pairs)
-        records = tf.data.TFRecordDataset(tfrecord.read_manifest(folder, "train").shard_paths(folder))
+        records = tf.data.TFRecordDataset(read_manifest(folder, "train").shard_paths(folder))
         features = [tfrecord.parse_example(record) for record in records]
         encoded = [(each["image/jpeg"].numpy(), each["label/png"].numpy()) for each in features]
         coloured = Augmentation(CROP)

@@ -14,7 +14,8 @@ import tensorflow as tf
 from common import images_of_vocs_size, peak_megabytes, report, write_shards
 from step import CROSS_ENTROPY, NUM_CLASSES, our_step
 
-from deeplab.data import pipeline, tfrecord
+from deeplab.data import pipeline
+from deeplab.data.manifest import read_manifest
 from deeplab.data.pipeline import Augmentation
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 
@@ -39,7 +40,7 @@ def of_training(batch_size: int) -> float:
 
 def of_input(folder: Path) -> float:
     """Peak after going through 400 examples."""
-    manifest = tfrecord.read_manifest(folder, "train")
+    manifest = read_manifest(folder, "train")
     for _ in pipeline.training_batches(folder, manifest, Augmentation(CROP), 8, seed=0).take(50):
         pass
     return peak_megabytes() / 1024

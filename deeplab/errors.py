@@ -6,6 +6,15 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What schedulers and people send to stop a program; Slurm's --signal is mostly set to SIGUSR1."""
 
 
+EXIT_STATUSES = {
+    0: "done",
+    1: "the run failed (data, numerics, hardware); the last line says why",
+    2: "flags that are wrong, or do not fit each other or the run",
+    75: "stopped by SIGTERM, SIGUSR1 or SIGINT, and nothing is lost: start the same command again to go on",
+}
+"""Of all programs."""
+
+
 class DeepLabError(Exception):
     """The run failed for a reason outside the program: data, numerics, hardware. Exit status 1."""
 

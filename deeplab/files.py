@@ -1,10 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process at a time works in."""
 
+import fcntl
 import hashlib
+import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from deeplab.errors import UsageError
+
+logger = logging.getLogger("deeplab")
 
 
 @contextmanager
@@ -17,16 +24,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file, or the list of a folder's files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,3 +53,41 @@ def digest(path: Path, algorithm: str) -> str:
         while piece := file.read(1 << 20):
             checksum.update(piece)
     return checksum.hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, waits: bool = False) -> Iterator[None]:
+    """Makes `folder` if need be, and keeps other processes that ask for it out, on this host and on others.
+
+    The lock is the kernel's (flock on `folder`/.lock), so it ends with the process, however that ends: there are no
+    stale ones. The file says who holds it, or did last. Where the file system knows no locks, the log says so.
+
+    Args:
+        folder: to work in.
+        waits: wait until a living holder is done; else it is an error that one lives.
+
+    Raises:
+        UsageError: another process has the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip()
+            if not waits:
+                raise UsageError(f"{folder}: {holder} works there; stop it, or name another folder") from error
+            logger.info("%s: waiting for %s, which works there", folder, holder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("%s: cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a data set gives is that of a file in its folder, and of none elsewhere."""
+    return Path(name).name == name and name not in ("", ".", "..") and name.isprintable()

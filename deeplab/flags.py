@@ -1,21 +1,18 @@
-"""Every flag of the programs, once; and the start of each program: parsing, log format, one-line errors."""
+"""Every flag of the programs, once; and whether they fit each other."""
 
 import logging
-import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
+import deeplab.quiet  # noqa: F401
+
+# isort: split
 import tensorflow as tf
-from absl import app, flags
-from absl import logging as absl_logging
+from absl import flags
 
 from deeplab.data import voc
 from deeplab.distribution import PRECISIONS, STRATEGIES, check_batch_size
-from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
+from deeplab.errors import EXIT_STATUSES, UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES
 from deeplab.model.deeplabv3 import BATCH_NORM_EPSILON
 from deeplab.model.inference import Inference
@@ -25,12 +22,33 @@ from deeplab.training.schedules import OPTIMIZERS, SCHEDULES
 FLAGS = flags.FLAGS
 logger = logging.getLogger("deeplab")
 
-_EXIT_STATUSES = {
-    0: "done",
-    1: "the run failed (data, numerics, hardware); the last line says why",
-    2: "flags that are wrong, or do not fit each other or the run",
-    75: "stopped by SIGTERM, SIGUSR1 or SIGINT, and nothing is lost: start the same command again to go on",
-}
+HYPERPARAMETERS = (
+    "backbone",
+    "backbone_weights",
+    "output_stride",
+    "crop_size",
+    "global_batch_size",
+    "train_steps",
+    "epochs",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "loss",
+    "class_weights",
+    "freeze_batch_norm",
+    "precision",
+    "seed",
+)
+"""Columns of TensorBoard's page "HParams"."""
+
+_NO_HYPERPARAMETERS = (
+    *("voc_dir", "voc_url", "download", "class_names", "mask_dir", "model_dir", "tfrecord_dir", "verify"),
+    *("num_shards", "prepare_only", "num_gpus", "num_cpu_replicas", "strategy", "steps_per_call", "profile_steps"),
+    *("log_every_steps", "eval_batch_size", "eval_every_epochs", "checkpoint_steps", "checkpoint_minutes"),
+    *("keep_checkpoints", "max_bad_examples"),
+)
+"""Where things are, and what does not change what is learnt."""
 
 
 def define_train_flags() -> None:
@@ -55,6 +73,13 @@ def _define_data_flags() -> None:
     flags.DEFINE_string("train_split", "train", "Split to train on: a list in ImageSets/Segmentation.")
     flags.DEFINE_string("val_split", "val", "Split to evaluate on while training; empty for none.")
     flags.DEFINE_integer("num_shards", 16, "Shard files per split, when they are written.", lower_bound=1)
+    flags.DEFINE_integer(
+        "max_bad_examples",
+        0,
+        "Bad images or masks of a split that are left out when its shards are written, and named in "
+        "SPLIT.bad_examples.txt; one more is an error.",
+        0,
+    )
     flags.DEFINE_bool("prepare_only", False, "Write the shards (and download) and stop; needs no --model_dir.")
     flags.DEFINE_integer("crop_size", 513, "Height and width of training crops, in pixels.", lower_bound=17)
     flags.DEFINE_enum(
@@ -160,8 +185,12 @@ def _define_run_flags() -> None:
     flags.DEFINE_bool("deterministic", False, "Same seed, same hardware: same bits. Slower.")
     flags.DEFINE_float("eval_every_epochs", 1.0, "Epochs between evaluations; 0: at the end alone.", lower_bound=0.0)
     flags.DEFINE_integer("checkpoint_steps", 1000, "Steps between checkpoints; also at each evaluation.", 1)
+    flags.DEFINE_float("checkpoint_minutes", 10.0, "At most so many minutes between checkpoints, too; 0: any.", 0.0)
     flags.DEFINE_integer("keep_checkpoints", 3, "Latest checkpoints to keep; the best is kept apart.", 1)
     flags.DEFINE_integer("log_every_steps", 20, "Steps between log lines and TensorBoard points.", lower_bound=1)
+    flags.DEFINE_list(
+        "profile_steps", None, "First and last step to trace with TensorFlow's profiler, as 100,110; few are enough."
+    )
     flags.DEFINE_enum(
         "strategy",
         "auto",
@@ -189,6 +218,7 @@ def define_eval_flags() -> None:
     flags.DEFINE_string("checkpoint", None, "Checkpoint to score. Default: the best of --model_dir.")
     _define_inference_flags()
     flags.DEFINE_string("output_dir", None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
+    flags.DEFINE_string("report", None, "Folder for report.html: scores, confusions, best and worst images, curves.")
 
 
 def _define_inference_flags() -> None:
@@ -206,11 +236,22 @@ def define_predict_flags() -> None:
     flags.DEFINE_string("model_dir", None, "Folder of the run whose model predicts.")
     flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
     flags.DEFINE_string("output_dir", None, "Folder for the pictures.")
+    flags.DEFINE_string("truth_dir", None, "Folder of true masks, NAME.png, to show beside the predictions.")
     flags.DEFINE_string(
         "voc_dir", None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
     flags.DEFINE_string("split", "test", "Split of --voc_dir.")
     _define_inference_flags()
+
+
+def define_export_flags() -> None:
+    """The flags of `python -m deeplab.export`."""
+    flags.DEFINE_string("model_dir", None, "Folder of the run whose model is exported.")
+    flags.DEFINE_string("checkpoint", None, "Checkpoint to use. Default: the best of --model_dir.")
+    flags.DEFINE_string("export_dir", None, "Folder to write; it must not exist.")
+    flags.DEFINE_enum("output_stride", None, [str(s) for s in OUTPUT_STRIDES], "Default: that of training.")
+    flags.DEFINE_bool("onnx", False, "Write model.onnx, too.")
+    flags.DEFINE_bool("tflite", False, "Write model.tflite and model_dynamic_range.tflite, too.")
 
 
 def define_sbd_flags() -> None:
@@ -220,12 +261,23 @@ def define_sbd_flags() -> None:
     flags.DEFINE_string("mask_dir", None, "Folder to write; it must not exist.")
 
 
+def define_polygons_flags() -> None:
+    """The flags of `python -m deeplab.data.polygons`."""
+    flags.DEFINE_string("labelme_dir", None, "Folder of labelme's *.json, beside their images.")
+    flags.DEFINE_string("coco_json", None, "COCO instances file: polygons, or run lengths that are not compressed.")
+    flags.DEFINE_string("image_dir", None, "Folder of the images that --coco_json names.")
+    flags.DEFINE_string("voc_dir", None, "Folder to write, in VOC layout; it must not exist.")
+    flags.DEFINE_float("val_share", 0.2, "Share of the images that is put into val, at random.", 0.0, 1.0)
+
+
 def as_markdown() -> str:
     """The text of flags.md; `python -m deeplab.flags > flags.md` writes it."""
     programs = {
         "train.py": define_train_flags,
         "eval.py": define_eval_flags,
         "python -m deeplab.predict": define_predict_flags,
+        "python -m deeplab.export": define_export_flags,
+        "python -m deeplab.data.polygons": define_polygons_flags,
         "python -m deeplab.data.sbd": define_sbd_flags,
     }
     lines = [
@@ -243,7 +295,7 @@ def as_markdown() -> str:
             lines.append(f"| `--{name}` | {default} | {(flag.help or '').replace('|', chr(92) + '|')} |")
             delattr(FLAGS, name)
     lines += ["", "## Exit status", "", "| status | meaning |", "| --- | --- |"]
-    lines += [f"| {status} | {meaning} |" for status, meaning in _EXIT_STATUSES.items()]
+    lines += [f"| {status} | {meaning} |" for status, meaning in EXIT_STATUSES.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -274,6 +326,7 @@ def check_train_flags() -> None:
     if len(positive_integers("multi_grid")) != 3:
         raise UsageError(f"--multi_grid={','.join(FLAGS.multi_grid)}: three numbers are needed, as in 1,2,4")
     positive_integers("atrous_rates")
+    profile_steps()
 
 
 def check_strategy(strategy: tf.distribute.Strategy) -> None:
@@ -337,6 +390,27 @@ def as_flagfile() -> str:
     return "".join(f"{flag.serialize()}\n" for flag in mine if flag.value is not None)
 
 
+def profile_steps() -> tuple[int, int] | None:
+    """--profile_steps, or None without it; raises UsageError unless it is a first and a last step."""
+    if not FLAGS.profile_steps:
+        return None
+    steps = positive_integers("profile_steps")
+    if len(steps) != 2 or steps[0] > steps[1]:
+        raise UsageError(f"--profile_steps={','.join(FLAGS.profile_steps)}: a first and a last step, as in 100,110")
+    return steps[0], steps[1]
+
+
+def hyperparameters() -> dict[str, object]:
+    """What runs are compared by: `HYPERPARAMETERS`, and in `others` all further flags that are not at their default."""
+    mine = {flag.name: flag for flag in FLAGS.flags_by_module_dict()[__name__]}
+    others = [
+        flag.serialize()
+        for name, flag in mine.items()
+        if name not in (*HYPERPARAMETERS, *_NO_HYPERPARAMETERS) and flag.value != flag.default
+    ]
+    return {name: mine[name].value for name in HYPERPARAMETERS} | {"others": " ".join(others)}
+
+
 def optional_path(name: str) -> Path | None:
     """The value of a path flag; None where it was not given, or empty to take back what a --flagfile sets."""
     value = FLAGS[name].value
@@ -348,71 +422,6 @@ def path(name: str) -> Path:
     value = FLAGS[name].value
     assert value, f"--{name} was not required"
     return Path(value).expanduser()
-
-
-def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
-    """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback."""
-    define_flags()
-    flags.adopt_module_key_flags(sys.modules[__name__])
-    app.run(lambda argv: _exit_status(main, argv), flags_parser=_parse)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return FLAGS(argv)
-    except flags.Error as error:
-        _fail(UsageError(f"{error} (--help lists the flags)"))
-    except SystemExit:
-        sys.exit(0)  # absl's --help exits with 1
-
-
-def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    logging.getLogger("deeplab").setLevel(logging.INFO)
-    for library in ("tensorflow", "absl"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for number in STOP_SIGNALS:
-        signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own
-    try:
-        main(argv)
-        _exit(0)
-    except (DeepLabError, Interrupted) as error:
-        _fail(error)
-    except tf.errors.ResourceExhaustedError as error:
-        hint = "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size"
-        _fail(DeepLabError(f"{hint} ({_first_line(error)})"))
-    except tf.errors.DataLossError as error:
-        _fail(DeepLabError(f"a shard in --tfrecord_dir is damaged: {_first_line(error)}; --verify says which"))
-    except tf.errors.OpError as error:
-        _fail(DeepLabError(f"{type(error).__name__}: {_first_line(error)}"))
-    except OSError as error:
-        _fail(DeepLabError(str(error)))
-
-
-def _stop_now(number: int, frame: FrameType | None) -> None:
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_DFL)  # a second one ends the program at once
-    raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; the same command starts again")
-
-
-def _fail(error: DeepLabError | Interrupted) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-    _exit(error.exit_status)
-
-
-def _exit(status: int) -> NoReturn:
-    if os.environ.get("TF_CONFIG"):
-        # TensorFlow's servers know no orderly end: where another worker left first, the interpreter's end was seen to
-        # wait 45 seconds and to report a crash. Nothing is left to be done here.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return error.message.splitlines()[0][:300]
 
 
 if __name__ == "__main__":

@@ -1,71 +1,106 @@
 """Segments pictures with a trained model.
 
-python -m deeplab.predict --model_dir=runs/voc --output_dir=predictions IMAGE...
+python -m deeplab.predict --model_dir=runs/voc --output_dir=predictions IMAGE|FOLDER|'GLOB'|-...
 python -m deeplab.predict --model_dir=runs/voc --output_dir=submission --voc_dir=VOC2012 --split=test
+
+`-` is one picture from standard input; it is called stdin. With --truth_dir, masks of the same names (PNG) are shown
+beside the predictions.
 """
 
+import glob
+import io
 import logging
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image, ImageOps
 
-from deeplab import flags, runs, visualize
-from deeplab.data import voc
+from deeplab import flags, program, visualize
+from deeplab.api import Model
+from deeplab.data import tfrecord, voc
 from deeplab.errors import DataError, UsageError
 from deeplab.flags import FLAGS
-from deeplab.model.inference import make_predictor
 from deeplab.progress import Progress
 
 logger = logging.getLogger("deeplab")
 
+STANDARD_INPUT = Path("-")
+
 
 def main(argv: list[str]) -> None:
-    """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png.
+    """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png (with a legend), and so on.
 
     A split of VOC -> masks alone, in the folder that VOC's evaluation server takes: the images need none of their own.
     """
     flags.require("model_dir", "output_dir")
     output_dir, voc_dir = flags.path("output_dir"), flags.optional_path("voc_dir")
     if voc_dir is None:
-        images = named_images(argv[1:])
-        masks, overlays = output_dir / "masks", output_dir / "overlays"
-        overlays.mkdir(parents=True, exist_ok=True)
+        images, folders = named_images(argv[1:]), [output_dir / name for name in ("masks", "coloured", "overlays")]
+        if FLAGS.truth_dir:
+            folders.append(output_dir / "side_by_side")
+    elif argv[1:]:
+        raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
-        if argv[1:]:
-            raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
         images = [voc_dir / "JPEGImages" / f"{name}.jpg" for name in voc.read_split(voc_dir, FLAGS.split)]
-        masks, overlays = output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{FLAGS.split}_cls", None
-    masks.mkdir(parents=True, exist_ok=True)
-    model, config, _ = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride())
-
-    predict = make_predictor(model, flags.inference())
-
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
-    def segment(batch: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.argmax(predict(batch), -1), tf.uint8)
+        folders = [output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{FLAGS.split}_cls"]
+    model = Model.from_run(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride(), flags.inference())
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
 
     progress = Progress("segmenting", len(images), "images")
+    unread: list[DataError] = []
     for number, path in enumerate(images, 1):
-        image = read_image(path)
-        mask = segment(image[np.newaxis])[0].numpy()
-        visualize.save(visualize.colour_mask(mask), masks / f"{path.stem}.png")
-        if overlays is not None:
-            visualize.save(visualize.overlay(image, mask), overlays / f"{path.stem}.png")
+        name = "stdin" if path == STANDARD_INPUT else path.stem
+        try:
+            image = read_image(path)
+        except DataError as error:
+            progress.clear()
+            logger.error("%s", error)
+            unread.append(error)
+            continue
+        mask = model.segment(image)
+        shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in visualize.class_shares(mask)}
+        pictures = [visualize.colour_mask(mask)]
+        if voc_dir is None:
+            overlay = visualize.overlay(image, mask)
+            pictures += [visualize.coloured(mask), visualize.stack(overlay, visualize.legend(shares, overlay.width))]
+        if voc_dir is None and FLAGS.truth_dir:
+            truth = read_truth(flags.path("truth_dir") / f"{name}.png", mask.shape, len(model.class_names))
+            pictures.append(visualize.panel(image, truth, mask, model.class_names, max(mask.shape)))
+        for folder, picture in zip(folders, pictures, strict=True):
+            visualize.save(picture, folder / f"{name}.png")
         progress.clear()
-        found = ", ".join(f"{config.class_names[index]} {share:.1%}" for index, share in _shares(mask))
-        logger.info("%s: %s", path, found)
+        logger.info("%s: %s", path, ", ".join(shares.values()))
         progress.update(number)
     progress.close()
+    if unread:
+        left_out = f"; {len(unread)} of {len(images)} images left out" if len(images) > 1 else ""
+        raise DataError(f"{unread[0]}{left_out}")
 
 
 def named_images(arguments: list[str]) -> list[Path]:
-    """The images of the command line; raises UsageError for none, and for two whose masks would have one name."""
-    images = [Path(argument) for argument in arguments]
+    """The images of the command line: files, all pictures of a folder, what a pattern finds, `-` for standard input.
+
+    Raises:
+        DataError: a folder or pattern without pictures.
+        UsageError: no image, or two whose masks would have one name.
+    """
+    images: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())
+        elif glob.has_magic(argument) and not path.exists():
+            found = sorted(Path(file) for file in glob.glob(argument, recursive=True) if Path(file).is_file())  # noqa: PTH207
+        else:
+            found = [path]
+        if not found:
+            raise DataError(f"{argument}: no pictures there")
+        images += found
     if not images:
-        raise UsageError("name at least one image, or --voc_dir and --split")
+        raise UsageError("name at least one image, a folder, or --voc_dir and --split")
     names = Counter(image.stem for image in images)
     for name, count in names.items():
         if count > 1:
@@ -80,17 +115,19 @@ def read_image(path: Path) -> np.ndarray:
         DataError: missing or unreadable.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(sys.stdin.buffer.read()) if path == STANDARD_INPUT else path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def _shares(mask: np.ndarray) -> list[tuple[int, float]]:
-    """Classes found and their share of the pixels, the largest first."""
-    indices, counts = np.unique(mask, return_counts=True)
-    return sorted(zip(indices.tolist(), (counts / mask.size).tolist(), strict=True), key=lambda item: -item[1])
+def read_truth(path: Path, shape: tuple[int, ...], num_classes: int) -> np.ndarray:
+    """A mask of the predicted one's shape (height, width); DataError for any other, and as `tfrecord.read_mask`."""
+    truth = tfrecord.read_mask(path, num_classes)
+    if truth.shape != shape:
+        raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")
+    return truth
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_predict_flags)
+    program.run(main, flags.define_predict_flags)

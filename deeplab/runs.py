@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 
 from deeplab.errors import DataError, UsageError
-from deeplab.files import write_text
+from deeplab.files import locked, write_text
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.training.checkpoint import LATEST, best_path, checkpoints_in, restore_model
 
@@ -18,6 +21,23 @@ CHECKPOINTS = "checkpoints"
 _CONFIG, _FLAGS = "model.json", "flags.txt"
 _FIXED_FLAGS = ("optimizer", "freeze_batch_norm", "auxiliary_weight", "ema_momentum")
 """What variables a checkpoint holds depends on these, and on whether float16 scales the loss."""
+
+
+@contextmanager
+def output_folder(model_dir: Path, is_chief: bool) -> Iterator[Path]:
+    """Where this process writes: the run's folder, kept from other runs, for the chief; a scratch one for the others.
+
+    Every worker calls what saves, since saving may need all of them, and the chief's alone is kept.
+
+    Raises:
+        UsageError: another process trains there.
+    """
+    if is_chief:
+        with locked(model_dir):
+            yield model_dir
+    else:
+        with tempfile.TemporaryDirectory(prefix="deeplab_worker_") as folder:
+            yield Path(folder)
 
 
 def has_checkpoint(model_dir: Path) -> bool:

@@ -1,14 +1,20 @@
-"""Pictures of masks: palette colouring, overlays, and image | prediction | truth side by side."""
+"""Pictures of masks: palette colouring, overlays, rows side by side, error maps, legends, confusion matrices."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from deeplab.data.voc import palette
+from deeplab.data.voc import IGNORE_LABEL, palette
 from deeplab.files import written_whole
 
 _GAP = 4  # pixels of white between pictures that stand side by side
+_TEXT_SIZE, _LINE = 13, 19  # pixels
+_WRONG = (230, 0, 60)
+_MATRIX_BLUE = np.array((8, 48, 107))
+_NUMBERED_CLASSES = 30
+"""Up to so many classes the cells of a confusion matrix are large enough for numbers."""
 
 
 def colour_mask(mask: np.ndarray) -> Image.Image:
@@ -18,11 +24,149 @@ def colour_mask(mask: np.ndarray) -> Image.Image:
     return image
 
 
+def coloured(mask: np.ndarray) -> Image.Image:
+    """uint8 class indices [height, width] -> RGB, for programs that know no palette."""
+    return Image.fromarray(palette()[mask])
+
+
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> Image.Image:
     """The mask's colours over a uint8 RGB image [height, width, 3]; background (index 0) stays clear."""
     colours = palette()[mask]
     mixed = np.where((mask != 0)[..., None], opacity * colours + (1 - opacity) * image, image)
     return Image.fromarray(np.round(mixed).astype(np.uint8))
+
+
+def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
+    """The image in pale grey, with wrong pixels red and void white. Masks: uint8 [height, width]."""
+    grey = 128 + np.array(Image.fromarray(image).convert("L")) // 2
+    pixels = np.repeat(grey[..., None], 3, 2)
+    pixels[truth != prediction] = _WRONG
+    pixels[truth == IGNORE_LABEL] = 255
+    return Image.fromarray(pixels)
+
+
+def panel(
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    class_names: Sequence[str],
+    largest_side: int = 320,
+) -> Image.Image:
+    """Image | truth | prediction | error map with headings and a legend; void is white.
+
+    image: uint8 RGB [height, width, 3]; masks: uint8 [height, width]. The four are shrunk to `largest_side`.
+    """
+    scale = min(largest_side / max(truth.shape), 1)
+    size = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
+    image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    truth, prediction = (
+        np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in (truth, prediction)
+    )
+    colours = palette()
+    colours[IGNORE_LABEL] = 255
+    pictures = {
+        "image": Image.fromarray(image),
+        "truth": Image.fromarray(colours[truth]),
+        "prediction": Image.fromarray(colours[prediction]),
+        "errors": error_map(image, truth, prediction),
+    }
+    row = side_by_side(*(_with_heading(picture, text) for text, picture in pictures.items()))
+    found = np.union1d(truth, prediction)
+    entries = {int(index): class_names[index] for index in found if index != IGNORE_LABEL}
+    return stack(row, legend(entries, row.width))
+
+
+def legend(entries: dict[int, str], width: int) -> Image.Image:
+    """A square in the colour of each class index and its text; lines of `width` pixels, or of the longest text."""
+    font = ImageFont.load_default(_TEXT_SIZE)
+    advances = {index: _LINE + round(font.getlength(text)) + 12 for index, text in entries.items()}
+    width = max([width, *advances.values()])
+    places, left, top = [], 0, 0
+    for index, text in entries.items():
+        advance = advances[index]
+        if left and left + advance > width:
+            left, top = 0, top + _LINE
+        places.append((left, top, index, text))
+        left += advance
+    picture = Image.new("RGB", (width, top + _LINE), "white")
+    draw = ImageDraw.Draw(picture)
+    colours = palette()
+    for left, top, index, text in places:
+        draw.rectangle((left + 2, top + 4, left + 13, top + 15), tuple(colours[index].tolist()), "grey")
+        draw.text((left + _LINE, top + 2), text, "black", font)
+    return picture
+
+
+def class_shares(mask: np.ndarray) -> list[tuple[int, float]]:
+    """Classes in a mask (uint8 [height, width]) and their share of its pixels, void left out; the largest first."""
+    indices, counts = np.unique(mask[mask != IGNORE_LABEL], return_counts=True)
+    shares = zip(indices.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True)
+    return sorted(shares, key=lambda item: -item[1])
+
+
+def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """A confusion matrix (integers [classes, classes], rows true) as shares of each row; names on both sides.
+
+    The darker a cell, the larger its share; up to 30 classes the share stands in it, in per cent. The row of a class
+    without pixels stays grey.
+    """
+    count = len(class_names)
+    cell = 32 if count <= _NUMBERED_CLASSES else max(900 // count, 7)
+    font = ImageFont.load_default(min(_TEXT_SIZE, cell))
+    margin = round(max(font.getlength(name) for name in class_names)) + 34
+    picture = Image.new("RGB", (margin + count * cell + 1, margin + count * cell + 1), "white")
+    draw = ImageDraw.Draw(picture)
+    totals = matrix.sum(1)
+    for row, name in enumerate(class_names):
+        top = margin + row * cell
+        draw.text((margin - 6, top + cell / 2), name, "black", font, anchor="rm")
+        for column in range(count):
+            left = margin + column * cell
+            share = matrix[row, column] / totals[row] if totals[row] else None
+            colour = (225, 225, 225) if share is None else tuple(_blend(float(share)))
+            draw.rectangle((left, top, left + cell, top + cell), colour, "lightgrey")
+            if share is not None and round(100 * share) and count <= _NUMBERED_CLASSES:
+                ink = "white" if share > 0.5 else "black"
+                draw.text((left + cell / 2, top + cell / 2), f"{100 * share:.0f}", ink, font, anchor="mm")
+    _draw_upright(picture, [(margin + (column + 0.5) * cell, margin - 6) for column in range(count)], class_names, font)
+    draw.text((margin + count * cell / 2, 12), "predicted", "black", font, anchor="mm")
+    _draw_upright(picture, [(12, margin + count * cell / 2 + 12)], ["true"], font)
+    return picture
+
+
+def _blend(share: float) -> list[int]:
+    """White for 0, blue for 1; the square root lets small shares be seen."""
+    return np.round(255 + share**0.5 * (_MATRIX_BLUE - 255)).astype(int).tolist()
+
+
+def _draw_upright(
+    picture: Image.Image,
+    ends: list[tuple[float, float]],
+    texts: Sequence[str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Texts that read upwards; each begins at the point that `ends` gives."""
+    for (x, y), text in zip(ends, texts, strict=True):
+        line = Image.new("L", (round(font.getlength(text)) + 2, _LINE), 0)
+        ImageDraw.Draw(line).text((0, _LINE / 2), text, 255, font, anchor="lm")
+        line = line.rotate(90, expand=True)
+        picture.paste("black", (round(x - line.width / 2), round(y - line.height)), line)
+
+
+def _with_heading(picture: Image.Image, text: str) -> Image.Image:
+    heading = Image.new("RGB", (picture.width, _LINE), "white")
+    ImageDraw.Draw(heading).text((2, 1), text, "black", ImageFont.load_default(_TEXT_SIZE))
+    return stack(heading, picture)
+
+
+def stack(*pictures: Image.Image) -> Image.Image:
+    """Pictures of any size below each other, left-aligned, on white."""
+    column = Image.new("RGB", (max(picture.width for picture in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        column.paste(picture.convert("RGB"), (0, top))
+        top += picture.height
+    return column
 
 
 def side_by_side(*pictures: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Files appear whole; progress suits terminals and files."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deeplab.files import digest
+from deeplab.errors import UsageError
+from deeplab.files import digest, is_plain_name, locked
 from deeplab.progress import Progress, duration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,36 @@ def test_killed_while_writing_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", program, path], cwd=ROOT).returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from deeplab.files import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_one_process_at_a_times_and_free_when_that_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(UsageError, match=rf"run: process {holder.pid} on .* works there"), locked(folder):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with locked(folder):
+        assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "../a", "a\nb", "a\0b", "a\x1b[2J"])
+def test_names_that_are_not_plain(name):
+    assert not is_plain_name(name)
+    assert is_plain_name("2007_000032 (été).jpg")
 
 
 def test_digest_of_a_published_example(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.data import pipeline, tfrecord
+from deeplab.data import pipeline
+from deeplab.data.manifest import Manifest, read_manifest
 from deeplab.data.pipeline import Augmentation
 
 BATCH = 4
@@ -24,9 +25,9 @@ def _plain_crop(image, label, seed):
     }
 
 
-def _batches(shards, count, first_example=0, augment=_plain_crop, seed=5, deterministic=True):
-    manifest = tfrecord.read_manifest(shards, "train")
-    dataset = pipeline.training_batches(shards, manifest, augment, BATCH, seed, first_example, deterministic)
+def _batches(shards, count, first_example=0, augment=_plain_crop, seed=5):
+    manifest = read_manifest(shards, "train")
+    dataset = pipeline.training_batches(shards, manifest, augment, BATCH, seed, first_example)
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(count)]
 
 
@@ -43,11 +44,6 @@ def test_every_epoch_takes_each_example_once_in_another_order(shards):
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_without_determinism_nothing_is_lost_either(shards):
-    order = _order(_batches(shards, 5, deterministic=False))
-    assert set(Counter(order).values()) == {2}
-
-
 @pytest.mark.parametrize("first_batch", [1, 2, 5])
 def test_starting_later_sees_what_an_uninterrupted_run_sees(shards, first_batch):
     augment = Augmentation(32)
@@ -58,22 +54,32 @@ def test_starting_later_sees_what_an_uninterrupted_run_sees(shards, first_batch)
             np.testing.assert_array_equal(batch[name], expected[name])
 
 
+def test_names_of_the_examples_of_any_batch(shards):
+    """Told apart by their pixels, those of batches 2 to 4, across the end of an epoch."""
+    manifest = read_manifest(shards, "train")
+    names = {}
+    for name, image, _ in pipeline.examples(shards, manifest).as_numpy_iterator():
+        names[_identity_of(image[:64, :64])] = name.decode()
+    seen = [names[identity] for identity in _order(_batches(shards, 5))]
+    assert pipeline.training_ids(shards, manifest, 5, 2 * BATCH, 3 * BATCH) == seen[2 * BATCH :]
+
+
 def test_augmentation_differs_by_epoch_and_seed(shards):
-    manifest = tfrecord.read_manifest(shards, "train")
+    manifest = read_manifest(shards, "train")
     one_image = tf.constant(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
     def augment_same_image(image, label, seed):
         return Augmentation(32)(one_image, tf.zeros([64, 64, 1], tf.uint8), seed)
 
     for seed in (5, 6):
-        dataset = pipeline.training_batches(shards, manifest, augment_same_image, 10, seed, deterministic=True)
+        dataset = pipeline.training_batches(shards, manifest, augment_same_image, 10, seed)
         seen = {_identity_of(image) for batch in dataset.take(3) for image in batch["image"].numpy()}
         assert len(seen) >= 29  # 30 draws, each with a seed of its own
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
 def test_evaluation_counts_each_image_once_at_its_own_size(shards, batch_size):
-    manifest = tfrecord.read_manifest(shards, "val")
+    manifest = read_manifest(shards, "val")
     batches = pipeline.evaluation_batches(shards, manifest, batch_size)
     examples = list(pipeline.examples(shards, manifest).as_numpy_iterator())
     assert len(list(batches)) == -(-5 // batch_size)
@@ -93,7 +99,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(shards, batch_size):
 
 
 def test_evaluation_notices_a_shard_with_fewer_records(shards):
-    manifest = tfrecord.read_manifest(shards, "val")
-    more = tfrecord.Manifest(**{**vars(manifest), "num_examples": 7})
+    manifest = read_manifest(shards, "val")
+    more = Manifest(**{**vars(manifest), "num_examples": 7})
     with pytest.raises(tf.errors.FailedPreconditionError):
         list(pipeline.evaluation_batches(shards, more, 1))

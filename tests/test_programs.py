@@ -14,9 +14,11 @@ import pytest
 import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
+from tensorboard.plugins.hparams import metadata
 
 from deeplab import runs
-from deeplab.data import tfrecord, voc
+from deeplab.data import voc
+from deeplab.data.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +100,15 @@ def test_training_leaves_what_the_contract_says(run_dir):
         assert 0 <= record["pixel_accuracy"] <= 1
         assert 0 <= record["mean_accuracy"] <= 1
     assert (run_dir / "run" / "model.json").exists()
+    assert train[-1]["step_seconds"] == pytest.approx(4 / train[-1]["images_per_second"])
+    assert train[-1]["host_memory_bytes"] > 1e8
+    best, last = (json.loads((run_dir / "run" / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
+    assert last["val"] == val[-1]
+    assert best["val"] == max(val, key=lambda record: record["mean_iou"])
+    (start,) = [json.loads(line) for line in (run_dir / "run" / "starts.jsonl").read_text().splitlines()]
+    assert start["first_step"] == 0
+    assert start["command"][0] == "train.py"
+    assert start["versions"]["tensorflow"] == tf.__version__
     assert "--global_batch_size=4" in (run_dir / "run" / "flags.txt").read_text()
 
 
@@ -107,10 +118,24 @@ def test_tensorboard_has_the_same_numbers(run_dir):
     for path in (run_dir / "run" / "val").glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                seen[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    seen[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
     for step, record in records.items():
-        for tag in ("loss", "mean_iou", "pixel_accuracy"):
-            assert seen[tag, step] == pytest.approx(record[tag], rel=1e-6)
+        tags = {"loss": "loss/total", "mean_iou": "accuracy/mean_iou", "pixel_accuracy": "accuracy/pixel_accuracy"}
+        for name, tag in tags.items():
+            assert seen[tag, step] == pytest.approx(record[name], rel=1e-6)
+
+
+def test_runs_are_compared_by_what_changes_what_is_learnt(run_dir):
+    rows = []
+    for path in (run_dir / "run").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == metadata.SESSION_START_INFO_TAG:
+                    rows.append(metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content))
+    assert rows[0].hparams["backbone"].string_value == "mobilenet_v2"
+    assert rows[0].hparams["learning_rate"].number_value == 0.05
+    assert rows[0].hparams["others"].string_value == "--batch_norm_momentum=0.8 --deterministic"
 
 
 def test_log_lines_are_plain_and_tell_progress(run_dir):
@@ -131,6 +156,7 @@ def scored(run_dir):
         f"--tfrecord_dir={run_dir}/shards",
         f"--checkpoint={checkpoint}",
         f"--output_dir={output_dir}",
+        f"--report={output_dir}",
         "--num_gpus=0",
         "--eval_batch_size=3",
     )
@@ -165,6 +191,21 @@ def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scor
         expected = ((truth == index) & (predicted == index)).sum() / union if union else None
         assert metrics["per_class_iou"][name] == (None if expected is None else pytest.approx(expected))
     assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+
+
+def test_report_tells_what_was_measured(scored):
+    output_dir, _ = scored
+    page = (output_dir / "report.html").read_text()
+    metrics = json.loads((output_dir / "metrics.json").read_text())
+    assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
+    assert page.count("<figure>") == 5  # all of them, once each
+    assert page.count("<svg") == 3
+
+
+def test_start_up_notes_of_tensorflow_are_left_out(run_dir):
+    """Errors, as of a missing GPU driver, pass."""
+    lines = (run_dir / "stderr").read_text().splitlines()
+    assert not [line for line in lines if re.match(r"I\d{4} |WARNING: All log messages", line)]
 
 
 def test_eval_takes_the_best_checkpoint_unless_told(run_dir):
@@ -213,6 +254,25 @@ def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
 
 
+def test_a_run_goes_on_with_other_replicas_and_another_batch_and_says_so(run_dir):
+    """At the example where it stopped: 9 batches of 4 were made."""
+    shutil.copytree(run_dir / "run", run_dir / "other_replicas")
+    done = _run(
+        "train.py",
+        f"--tfrecord_dir={run_dir}/shards",
+        f"--model_dir={run_dir}/other_replicas",
+        *TRAIN_FLAGS,
+        "--num_cpu_replicas=1",
+        "--global_batch_size=2",
+        f"--train_steps={STEPS + 1}",
+    )
+    assert "replicas: 1 instead of 2" in done.stderr
+    assert "changed since the last start: --global_batch_size=4 -> --global_batch_size=2" in done.stderr
+    state = _variables(run_dir / "other_replicas", f"latest/ckpt-{STEPS + 1}")
+    (examples,) = [value for name, value in state.items() if name.startswith("state/examples/")]
+    assert examples == 4 * STEPS + 2
+
+
 def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
     """While weights load, shards are written and the model is built there is nothing to save, nor is anything left."""
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/unborn", *TRAIN_FLAGS]
@@ -225,7 +285,7 @@ def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
     assert process.wait() == 75
     assert lines[-1] == "train.py: SIGUSR1: stopped with nothing to save; the same command starts again\n"
     assert "Traceback" not in "".join(lines)
-    assert not (run_dir / "unborn").exists()
+    assert not set(run_dir.glob("unborn/*")) - {run_dir / "unborn" / ".lock"}
 
 
 def test_a_flipped_bit_in_a_shard_is_told(run_dir, tmp_path):
@@ -235,7 +295,8 @@ def test_a_flipped_bit_in_a_shard_is_told(run_dir, tmp_path):
     content[len(content) // 2] ^= 16
     shard.write_bytes(content)
     flags = [f"--model_dir={run_dir}/run", f"--tfrecord_dir={tmp_path}/shards", f"--output_dir={tmp_path}"]
-    _assert_one_line(_run("eval.py", *flags, expect=1), r"^eval\.py: a shard .* is damaged: .*; --verify says which")
+    damaged = rf"^eval\.py: .*{shard.name}: damaged at record \d; delete val.json and this file"
+    _assert_one_line(_run("eval.py", *flags, expect=1), damaged)
     _assert_one_line(_run("eval.py", *flags, "--verify", expect=1), f"not what was written, .*: {shard.name}; delete")
     assert not (tmp_path / "metrics.json").exists()
 
@@ -268,16 +329,43 @@ def test_eval_at_another_stride(run_dir):
     assert metrics["loss"] != pytest.approx(stride16[metrics["step"]]["cross_entropy"], rel=1e-4)
 
 
-def test_predict_writes_masks_and_overlays(run_dir, shapes_dir):
-    names = voc.read_split(shapes_dir, "val")[:2]
-    images = [shapes_dir / "JPEGImages" / f"{name}.jpg" for name in names]
-    _run("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={run_dir}/predicted", *images)
-    for name, path in zip(names, images, strict=True):
-        with Image.open(path) as image, Image.open(run_dir / "predicted" / "masks" / f"{name}.png") as mask:
-            assert mask.size == image.size
-            assert mask.mode == "P"
-            assert np.array(mask).max() < len(voc.CLASS_NAMES)
-        assert (run_dir / "predicted" / "overlays" / f"{name}.png").exists()
+def test_predict_writes_what_it_finds_of_a_folder_and_a_pattern(run_dir, shapes_dir, tmp_path):
+    """Also beside the truth; a file that is no picture is named at the end, and the others are segmented."""
+    names = voc.read_split(shapes_dir, "val")[:3]
+    for name, folder in zip(names, ("folder", "folder", "pattern"), strict=True):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(shapes_dir / "JPEGImages" / f"{name}.jpg", tmp_path / folder)
+    (tmp_path / "folder" / "text.jpg").write_text("no picture")
+    (tmp_path / "folder" / "notes.txt").write_text("left alone")
+    places = [f"--model_dir={run_dir}/run", f"--output_dir={tmp_path}/predicted"]
+    places.append(f"--truth_dir={shapes_dir}/SegmentationClass")
+    arguments = (tmp_path / "folder", f"{tmp_path}/pattern/*.jp*g")
+    done = _run("-m", "deeplab.predict", *places, *arguments, expect=1)
+    _assert_one_line(done, r"text\.jpg: cannot be read as an image: .*; 1 of 4 images left out$")
+    for name in names:
+        with Image.open(shapes_dir / "JPEGImages" / f"{name}.jpg") as image:
+            width, height = image.size
+        pictures = {
+            folder: Image.open(tmp_path / "predicted" / folder / f"{name}.png")
+            for folder in ("masks", "coloured", "overlays", "side_by_side")
+        }
+        mask = np.array(pictures["masks"])
+        assert (pictures["masks"].mode, mask.shape) == ("P", (height, width))
+        np.testing.assert_array_equal(np.array(pictures["coloured"]), voc.palette()[mask])
+        assert pictures["overlays"].height > height  # the legend
+        assert pictures["side_by_side"].width == 4 * width + 12
+        shares = re.search(rf"{name}\.jpg: (.*)", done.stderr).group(1)
+        background = 100 * (mask == 0).mean()
+        assert f"background {background:.1f}%" in shares or background == 0
+
+
+def test_predict_reads_standard_input(run_dir, shapes_dir, tmp_path):
+    name = voc.read_split(shapes_dir, "val")[0]
+    command = _command("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={tmp_path}", "-")
+    with (shapes_dir / "JPEGImages" / f"{name}.jpg").open("rb") as picture:
+        subprocess.run(command, cwd=ROOT, stdin=picture, check=True, timeout=300)
+    with Image.open(tmp_path / "masks" / "stdin.png") as mask:
+        assert mask.mode == "P"
 
 
 def test_predict_writes_what_the_evaluation_server_takes(run_dir, shapes_dir, tmp_path):
@@ -329,12 +417,14 @@ def test_training_on_real_voc_images(voc_sample, tmp_path):
         "--num_gpus=0",
     )
     assert "1 images" in done.stderr  # val has two
-    assert tfrecord.read_manifest(tmp_path / "shards", "train").num_examples == 5
+    assert read_manifest(tmp_path / "shards", "train").num_examples == 5
 
 
 MISTAKES = {
     # name: (flags after those of a good run, exit status, last line)
     "unknown flag": (["--bach_size=3"], 2, "Unknown command line flag 'bach_size'"),
+    "mistyped flag": (["--learning_rat=3"], 2, "'learning_rat'. Did you mean: learning_rate"),
+    "profiled steps": (["--profile_steps=9,3"], 2, "--profile_steps=9,3: a first and a last step"),
     "value of a wrong kind": (["--crop_size=many"], 2, "--crop_size=many"),
     "value out of range": (["--hue=2"], 2, "--hue=2"),
     "stray argument": (["VOC2012"], 2, "unexpected argument 'VOC2012'"),
@@ -392,7 +482,7 @@ def mistakes(tmp_path_factory):
             flags = []
         places = (f"--voc_dir={folder}/voc", f"--tfrecord_dir={folder}/shards", f"--model_dir={folder}/run")
         done = _run("train.py", *places, *TRAIN_FLAGS, *flags, expect=status)
-        assert not (folder / "run").exists()  # the next try may be of another model
+        assert not set(folder.glob("run/*")) - {folder / "run" / ".lock"}  # the next try may be of another model
         return done
 
     with ThreadPoolExecutor(2) as pool:
@@ -423,4 +513,4 @@ def test_eval_refuses_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
 
 @pytest.mark.parametrize("program", [["train.py"], ["eval.py"], ["-m", "deeplab.predict"]])
 def test_help_is_no_error(program):
-    assert "--model_dir" in _run(*program, "--help").stdout
+    assert re.search(r"^  --model_dir: Folder of the run", _run(*program, "--help").stdout, re.MULTILINE)

@@ -1,6 +1,7 @@
 """The compiled step: any number of replicas computes what one computes, and that is what NumPy computes."""
 
 import functools
+import time
 
 import keras
 import numpy as np
@@ -474,3 +475,55 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     ]
     assert result.losses["cross_entropy"] == pytest.approx(entropy, rel=1e-5)
     assert result.losses["dice"] == pytest.approx(np.mean(dice), rel=1e-5)
+
+
+def _initial_weights():
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = _small_model()
+    return {variable.path: variable.numpy() for variable in model.trainable_variables}
+
+
+def _norm(arrays):
+    return np.sqrt(sum(np.sum(np.square(array, dtype=np.float64)) for array in arrays))
+
+
+def test_norms_are_those_of_the_first_update():
+    """SGD's first update from rest is rate x gradient, so the weights tell what the gradient was."""
+    before = _initial_weights()
+    weights, totals = _train(1, calls=(1,))
+    rate = 0.05
+    gradient = [(before[path] - weights[path]) / rate for path in before]
+    assert totals["gradient_norm"] == pytest.approx(_norm(gradient), rel=1e-3)
+    assert totals["weight_norm"] == pytest.approx(_norm([weights[path] for path in before]), rel=1e-5)
+
+
+def test_gradient_norm_is_that_before_clipping_and_of_all_replicas():
+    expected = _train(1, calls=(1,))[1]["gradient_norm"]
+    for num_replicas in (1, 2):
+        clipped = _train(num_replicas, calls=(1,), step_options={"clip_norm": 1e-3})[1]
+        assert clipped["gradient_norm"] == pytest.approx(expected, rel=1e-4)
+    assert "gradient_norm" not in _train(2, calls=(1,))[1]
+
+
+def test_time_without_a_batch_is_told():
+    def slowly():
+        for batch in _batches():
+            time.sleep(0.3)
+            yield batch
+
+    signature = {
+        "image": tf.TensorSpec([BATCH, SIZE, SIZE, 3], tf.uint8),
+        "label": tf.TensorSpec([BATCH, SIZE, SIZE], tf.uint8),
+    }
+    strategy = make_strategy(1)
+    with strategy.scope():
+        model = _small_model()
+        schedule = Schedule("constant", 0.05, STEPS, 1, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, model.trainable_variables, False)
+    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+    slow = strategy.experimental_distribute_dataset(tf.data.Dataset.from_generator(slowly, output_signature=signature))
+    iterator = iter(slow)
+    train(iterator, tf.constant(1))  # while this is traced, batches pile up
+    waited = sum(float(train(iterator, tf.constant(1))["data_wait_seconds"]) for _ in range(STEPS - 1))
+    assert 0.2 < waited < 0.3 * STEPS + 1

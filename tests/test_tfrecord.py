@@ -1,8 +1,12 @@
 """Shards: what goes in comes out; what does not belong is refused."""
 
+import concurrent.futures
 import json
 import os
 import signal
+import struct
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +14,16 @@ import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
 
-from deeplab.data import tfrecord, voc
+from deeplab.data import pipeline, tfrecord, voc
+from deeplab.data.manifest import damage_named, read_manifest, verify_shards, write_manifest
 from deeplab.errors import DataError, DeepLabError
+from deeplab.files import locked
 
 NAMES = ("background", "one", "two")
 
 
 def _read(folder, split):
-    manifest = tfrecord.read_manifest(folder, split)
+    manifest = read_manifest(folder, split)
     records = tf.data.TFRecordDataset(manifest.shard_paths(folder))
     return {features["id"].numpy().decode(): features for features in map(tfrecord.parse_example, records)}
 
@@ -47,7 +53,7 @@ def test_real_voc_masks_round_trip(voc_sample, tmp_path):
 
 
 def test_manifest_counts_the_pixels_of_each_class(shapes_dir, shards):
-    manifest = tfrecord.read_manifest(shards, "train")
+    manifest = read_manifest(shards, "train")
     masks = []
     for pair in voc.pairs(shapes_dir, "train"):
         with Image.open(pair.mask) as mask:
@@ -74,7 +80,7 @@ def test_parallel_processes_write_what_one_writes(shapes_dir, shards, tmp_path, 
     monkeypatch.setattr(tfrecord, "EXAMPLES_PER_PROCESS", 5)
     monkeypatch.setattr(tfrecord.os, "cpu_count", lambda: 2)
     parallel = tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES, num_shards=3)
-    assert parallel == tfrecord.read_manifest(shards, "train")
+    assert parallel == read_manifest(shards, "train")
 
 
 def _rgb_mask(voc_dir):
@@ -98,6 +104,15 @@ def _broken_mask(voc_dir):
     path.write_bytes(path.read_bytes()[:60])
 
 
+def _changed_mask(voc_dir):
+    """Bits of the compressed rows, which Pillow would decode to other classes."""
+    path = voc_dir / "SegmentationClass" / "b.png"
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+    np.asarray(Image.open(path))  # no error
+
+
 def _text_mask(voc_dir):
     (voc_dir / "SegmentationClass" / "b.png").write_text("no picture")
 
@@ -115,6 +130,44 @@ def _missing_image(voc_dir):
     (voc_dir / "JPEGImages" / "b.jpg").unlink()
 
 
+def _missing_mask(voc_dir):
+    (voc_dir / "SegmentationClass" / "b.png").unlink()
+
+
+def _chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png(width, height, bit_depth, rows):
+    """A greyscale PNG, written from the format's description."""
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(rows)), _chunk(b"IEND", b"")]
+    )
+
+
+def _four_bit_mask(voc_dir):
+    """Class 1 everywhere; Pillow would read it as 17."""
+    (voc_dir / "SegmentationClass" / "b.png").write_bytes(_png(30, 20, 4, (b"\0" + b"\x11" * 15) * 20))
+
+
+def _sixteen_bit_mask(voc_dir):
+    Image.fromarray(np.ones((20, 30), np.uint16)).save(voc_dir / "SegmentationClass" / "b.png")
+
+
+def _bomb_mask(voc_dir):
+    (voc_dir / "SegmentationClass" / "b.png").write_bytes(_png(60000, 60000, 8, b""))
+
+
+def _bomb_image(voc_dir):
+    """A JPEG whose header claims 65000x65000 pixels."""
+    path = voc_dir / "JPEGImages" / "b.jpg"
+    content = bytearray(path.read_bytes())
+    size = content.index(b"\xff\xc0") + 5
+    content[size : size + 4] = struct.pack(">HH", 65000, 65000)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -123,17 +176,70 @@ def _missing_image(voc_dir):
         (_large_label, r"b\.png: label 3, but there are 3 classes"),
         (_other_size, r"b\.png: 31x20 pixels, its image b\.jpg is 30x20"),
         (_broken_mask, r"b\.png: unreadable PNG"),
+        (_changed_mask, r"b\.png: unreadable PNG"),
         (_text_mask, r"b\.png: unreadable PNG"),
         (_truncated_image, r"b\.jpg: unreadable JPEG"),
         (_png_image, r"b\.jpg: not a JPEG file"),
-        (_missing_image, r"b\.jpg: missing"),
+        (_missing_image, r"b\.jpg: missing, though its split names it"),
+        (_missing_mask, r"b\.png: missing, though its split names it"),
+        (_four_bit_mask, r"b\.png: a PNG of mode L, 4 bits"),
+        (_sixteen_bit_mask, r"b\.png: a PNG of mode I;16, 16 bits"),
+        (_bomb_mask, r"b\.png: .*(exceeds limit|more than)"),
+        (_bomb_image, r"b\.jpg: 65000x65000 pixels, more than 89,478,485"),
     ],
 )
 def test_bad_examples_are_refused_by_name_and_leave_no_manifest(tiny_voc, tmp_path, damage, reason):
     damage(tiny_voc)
     with pytest.raises(DataError, match=reason):
         tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, num_shards=1)
-    assert not list(tmp_path.glob("shards/*"))
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == [".lock"]
+
+
+def test_bad_examples_up_to_a_number_are_left_out_and_named(tiny_voc, tmp_path, caplog):
+    good = tfrecord.encode_example(voc.pairs(tiny_voc, "train")[0], 3)[0]
+    _rgb_mask(tiny_voc)
+    manifest = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, max_bad_examples=1)
+    assert (manifest.num_examples, manifest.num_bad_examples) == (1, 1)
+    records = tf.data.TFRecordDataset(manifest.shard_paths(tmp_path / "shards"))
+    assert list(records.as_numpy_iterator()) == [good]
+    (line,) = (tmp_path / "shards" / "train.bad_examples.txt").read_text().splitlines()
+    assert "b.png: a PNG of mode RGB" in line
+    assert "1 bad examples of train are left out" in caplog.text
+    assert tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, max_bad_examples=1) == manifest
+    with pytest.raises(DataError, match="names 1 bad examples that these shards leave out, --max_bad_examples=0"):
+        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+
+
+def test_a_split_of_bad_examples_alone_is_refused(tiny_voc, tmp_path):
+    for name in "ab":
+        (tiny_voc / "JPEGImages" / f"{name}.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.jpg: missing.*2 bad examples in all"):
+        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, max_bad_examples=5)
+
+
+def test_greyscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
+    """Against Pillow's own conversion; TensorFlow's inverse cosine transform is the faster, less exact one."""
+    image = Image.open(tiny_voc / "JPEGImages" / "a.jpg")
+    for mode in ("L", "CMYK"):
+        path = tiny_voc / "JPEGImages" / "b.jpg"
+        image.convert(mode).save(path, quality=95)
+        record, _ = tfrecord.encode_example(voc.Pair("b", path, tiny_voc / "SegmentationClass" / "b.png"), 3)
+        decoded, _ = tfrecord.decode_example(tfrecord.parse_example(record))
+        expected = np.asarray(Image.open(path).convert("RGB"), np.int32)
+        assert np.abs(decoded.numpy() - expected).max() <= 8
+
+
+def test_a_second_process_waits_for_the_first_and_takes_its_shards(tiny_voc, tmp_path):
+    with locked(tmp_path / "shards"):
+        pool = concurrent.futures.ThreadPoolExecutor()
+        second = pool.submit(tfrecord.prepare, tiny_voc, tmp_path / "shards", "train", NAMES)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            second.result(timeout=1)
+        pairs = voc.pairs(tiny_voc, "train")
+        first = tfrecord._write_shards(
+            pairs, tmp_path / "shards", "train", NAMES, 1, 0, tfrecord._fingerprint(pairs, NAMES)
+        )
+    assert second.result(timeout=60) == first
 
 
 def test_void_is_no_foreign_label(tiny_voc):
@@ -161,6 +267,30 @@ def _drop_key(folder):
     (folder / "train.json").write_text(json.dumps(fields))
 
 
+def _no_checksum(folder):
+    fields = json.loads((folder / "train.json").read_text())
+    del fields["checksum"]
+    (folder / "train.json").write_text(json.dumps(fields))
+
+
+def _rewrite(folder, **changes):
+    """A manifest with a checksum that fits, which this program did not write."""
+    manifest = read_manifest(folder, "train")
+    path = folder / "train.json"
+    path.unlink()
+    write_manifest(folder, replace(manifest, **changes))
+    return folder / f"{changes.get('split', 'train')}.json"
+
+
+def _other_split(folder):
+    _rewrite(folder, split="val").rename(folder / "train.json")
+
+
+def _shard_elsewhere(folder):
+    (shard, *_) = read_manifest(folder, "train").shards
+    _rewrite(folder, shards=(replace(shard, name=f"../shards/{shard.name}"),))
+
+
 def _other_format(folder):
     fields = json.loads((folder / "train.json").read_text())
     (folder / "train.json").write_text(json.dumps(fields | {"format_version": 99}))
@@ -172,7 +302,10 @@ def _other_format(folder):
         (_drop_shard, "missing, though train.json lists it"),
         (_shorten_shard, "damaged"),
         (_cut_manifest, "not a manifest"),
-        (_drop_key, "not a manifest"),
+        (_drop_key, "by its checksum"),
+        (_no_checksum, "not a manifest"),
+        (_other_split, "manifest of another split, 'val'"),
+        (_shard_elsewhere, "names a shard in another folder"),
         (_other_format, "format 99"),
     ],
 )
@@ -180,18 +313,35 @@ def test_damaged_shard_folders_are_refused(tiny_voc, tmp_path, damage, reason):
     tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
     damage(tmp_path / "shards")
     with pytest.raises(DataError, match=reason):
-        tfrecord.read_manifest(tmp_path / "shards", "train")
+        read_manifest(tmp_path / "shards", "train")
 
 
 def test_a_changed_byte_is_found_by_its_checksum(tiny_voc, tmp_path):
     manifest = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, num_shards=2)
-    tfrecord.verify_shards(tmp_path / "shards", manifest)
+    verify_shards(tmp_path / "shards", manifest)
     path = tmp_path / "shards" / manifest.shards[1].name
     content = path.read_bytes()
     path.write_bytes(content[:50] + bytes([content[50] ^ 4]) + content[51:])
-    assert tfrecord.read_manifest(tmp_path / "shards", "train") == manifest
+    assert read_manifest(tmp_path / "shards", "train") == manifest
     with pytest.raises(DataError, match=r"by its SHA-256: train-00001-of-00002\.tfrecord; delete train\.json"):
-        tfrecord.verify_shards(tmp_path / "shards", manifest)
+        verify_shards(tmp_path / "shards", manifest)
+
+
+@pytest.mark.parametrize("record", [0, 2])
+def test_a_damaged_record_is_named_with_its_file(shapes_dir, tmp_path, record):
+    manifest = tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES, num_shards=2)
+    path = tmp_path / manifest.shards[1].name
+    content = bytearray(path.read_bytes())
+    start = 0
+    for _ in range(record):  # length (8), its checksum (4), content, its checksum (4)
+        start += 16 + struct.unpack("<Q", content[start : start + 8])[0]
+    content[start + 100] ^= 1
+    path.write_bytes(content)
+    with (
+        pytest.raises(DataError, match=f"{path.name}: damaged at record {record}; delete train.json"),
+        damage_named(tmp_path, [manifest]),
+    ):
+        list(pipeline.examples(tmp_path, manifest))
 
 
 def _die(task):
@@ -208,4 +358,4 @@ def test_a_process_that_dies_while_writing_is_told(shapes_dir, tmp_path, monkeyp
 
 def test_missing_manifest_names_the_splits_that_are_there(shards):
     with pytest.raises(DataError, match="splits here: train, val"):
-        tfrecord.read_manifest(shards, "test")
+        read_manifest(shards, "test")

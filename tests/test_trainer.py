@@ -3,14 +3,21 @@
 import contextlib
 import json
 import os
+import re
+import resource
 import signal
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata
 
+from deeplab import visualize
 from deeplab.errors import DataError, DeepLabError, Interrupted
+from deeplab.monitor import Monitor, Profiler
 from deeplab.trainer import Plan, Trainer
 from deeplab.training.checkpoint import (
     Checkpoints,
@@ -18,12 +25,13 @@ from deeplab.training.checkpoint import (
     best_path,
     check_whole,
     checkpoint_step,
+    checkpoints_in,
     restore_model,
 )
 from deeplab.training.evaluation import Evaluation
 from deeplab.training.metrics import scores
 from deeplab.training.schedules import Schedule, make_optimizer
-from deeplab.training.summaries import RunLog
+from deeplab.training.summaries import TAGS, RunLog
 
 NAMES = ("background", "thing")
 
@@ -64,7 +72,7 @@ class Run:
         )
         self.restored = self.checkpoints.restore_latest()
         self.step = int(self.state.step)
-        self.overflows = False
+        self.overflows, self.seconds_per_step = False, 0.0
         self._val_ious, self._bad_step, self._signal_at = iter(val_ious), bad_step, signal_at
         self.trainer = Trainer(
             plan,
@@ -76,7 +84,7 @@ class Run:
             schedule,
             RunLog(model_dir),
             NAMES,
-            self.step,
+            example_names=lambda first, count: [f"image {number}" for number in range(first, first + count)],
         )
 
     def _train(self, _batches, count):
@@ -86,10 +94,11 @@ class Run:
         self.step += count
         if self._signal_at in steps:
             os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.seconds_per_step * count)
         return {
             "steps": tf.constant(float(count)),
             "loss": tf.constant(float(sum(steps))),
-            "non_finite": tf.constant(float(self._bad_step in steps)),
+            "non_finite": tf.constant(float(sum(self._bad_step is not None and n >= self._bad_step for n in steps))),
             "skipped": tf.constant(float(count if self.overflows else 0)),
             "confusion": tf.constant([[3, 1], [0, 4]], tf.int64),
         }
@@ -291,12 +300,22 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
         Run(tmp_path, Plan(2, steps_per_epoch=9, global_batch_size=1))
 
 
-def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path):
+@pytest.mark.parametrize("content", [None, b"", b"\x92\xff" * 50, b'model_checkpoint_path: "ckpt-99"'])
+def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, content):
+    """... and old ones are still deleted, in their order."""
     Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
     for name in ("latest", "best"):
-        (tmp_path / "checkpoints" / name / "checkpoint").unlink()
+        path = tmp_path / "checkpoints" / name / "checkpoint"
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 12
-    assert Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1)).step == 12
+    again = Run(tmp_path, Plan(18, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.6])
+    assert again.step == 12
+    again.trainer.run()
+    found = [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")]
+    assert found == [12, 15, 18]
+    assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "best")] == [18]
 
 
 def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
@@ -323,10 +342,56 @@ def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
-    run = Run(tmp_path, Plan(10, steps_per_epoch=2, global_batch_size=1, log_every_steps=1), [0.1] * 5, bad_step=3)
-    with pytest.raises(DeepLabError, match=r"not finite in 1 of the 1 steps before step 3; .*latest/ckpt-2"):
+    """The images named are those of the first step that failed, also where others came after it before a log line."""
+    run = Run(tmp_path, Plan(12, steps_per_epoch=2, global_batch_size=4, log_every_steps=6), [0.1] * 6, bad_step=3)
+    with pytest.raises(DeepLabError, match=r"not finite in step 3, at learning rate 0\.1; .*latest/ckpt-2"):
         run.trainer.run()
     assert checkpoint_step(run.checkpoints.latest_path) == 2
+    facts = json.loads((tmp_path / "non_finite.json").read_text())
+    assert facts["step"] == 3
+    assert facts["images"] == ["image 8", "image 9", "image 10", "image 11"]
+
+
+def test_half_a_line_that_a_killed_process_left_is_no_record(tmp_path):
+    plan = Plan(2, steps_per_epoch=2, global_batch_size=1, log_every_steps=1)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "sp')
+    Run(tmp_path, plan).trainer.run()
+    assert [record["step"] for record in _records(tmp_path)] == [1, 1, 2]
+
+
+def test_checkpoints_also_come_by_the_clock(tmp_path):
+    plan = Plan(6, steps_per_epoch=6, global_batch_size=1, log_every_steps=2, checkpoint_minutes=0.3 / 60)
+    run = Run(tmp_path, plan)
+    run.seconds_per_step = 0.1  # after 2 steps 0.2 seconds have gone, after 4 0.4
+    run.trainer.run()
+    assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")] == [4, 6]
+
+
+def test_another_batch_size_goes_on_at_the_same_example(tmp_path):
+    Run(tmp_path, Plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.run()
+    run = Run(tmp_path, Plan(5, steps_per_epoch=20, global_batch_size=4))
+    assert int(run.state.examples) == 24
+    run.trainer.run()
+    assert (int(run.state.step), int(run.state.examples)) == (5, 32)
+
+
+def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
+    """A limit on the size of files stands for the disk: the tensors no longer fit."""
+    plan = Plan(2, steps_per_epoch=1, global_batch_size=1)
+    Run(tmp_path, Plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.run()
+    before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
+    run = Run(tmp_path, plan)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(DeepLabError, match=r"no checkpoint could be written after step 2 .*whole one: .*ckpt-1"):
+            run.checkpoints.save_latest(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    left = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
+    assert left == before
+    assert checkpoint_step(Run(tmp_path, plan).restored) == 1
 
 
 def test_checkpoint_holds_everything(tmp_path):
@@ -369,3 +434,84 @@ def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
         best_path(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="ends in its step"):
         checkpoint_step("weights.h5")
+
+
+def test_best_and_last_metrics_stand_in_files_of_their_own(tmp_path):
+    plan = Plan(3, steps_per_epoch=1, global_batch_size=1, log_every_steps=1)
+    Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4]).trainer.run()
+    best, last = (json.loads((tmp_path / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
+    assert (best["val"]["step"], best["val"]["mean_iou"]) == (2, pytest.approx(0.3))
+    assert (last["val"]["step"], last["train"]["step"]) == (3, 3)
+    records = _records(tmp_path)
+    assert last["val"] == records[-1]
+    assert best["train"] == next(r for r in records if (r["split"], r["step"]) == ("train", 2))
+
+
+def test_calls_stop_before_and_after_the_profiled_steps(tmp_path):
+    plan = Plan(12, steps_per_epoch=99, global_batch_size=1, steps_per_call=10, profile_steps=(4, 6))
+    run = Run(tmp_path, plan)
+    run.trainer.run()
+    assert np.cumsum(run.calls).tolist() == [3, 6, 12]
+
+
+@pytest.mark.parametrize(("steps", "expected"), [((2, 3), [1, 3]), ((1, 9), [0, 4])])
+def test_the_profiler_traces_the_steps_named_or_what_there_is_of_them(tmp_path, monkeypatch, steps, expected):
+    seen = []
+    plan = Plan(4, steps_per_epoch=99, global_batch_size=1, profile_steps=steps)
+    run = Run(tmp_path, plan)
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda logdir: seen.append(run.step))
+    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: seen.append(run.step))
+    run.trainer._profiler = Profiler(tmp_path, *steps)
+    run.trainer.run()
+    assert seen == expected
+
+
+def _events(folder):
+    """(tag, step) -> value of each summary in a folder's events."""
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found[value.tag, event.step] = value
+    return found
+
+
+def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
+    rng = np.random.default_rng(0)
+    truths = [rng.integers(0, 2, (20, 30)).astype(np.uint8), rng.integers(0, 2, (25, 20)).astype(np.uint8)]
+    examples = [(f"picture_{n}".encode(), np.zeros((*t.shape, 3), np.uint8), t) for n, t in enumerate(truths)]
+    log = RunLog(tmp_path)
+    monitor = Monitor(log, "val", NAMES, examples)
+    confusion = np.array([[3, 1], [0, 4]])
+    for step in (5, 10):
+        for _ in range(2):  # only the first batch counts
+            monitor.on_predictions(iter([np.ones((25, 30), np.uint8)] * 3))
+        monitor.on_evaluation(step, Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
+    events = _events(tmp_path / "val")
+    tags = {"pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"}
+    assert set(events) == {(tag, step) for tag in tags for step in (5, 10)}
+    png = tf.make_ndarray(events["pictures/picture_1", 10].tensor)[2]
+    expected = visualize.panel(*examples[1][1:], np.ones((25, 20), np.uint8), NAMES)
+    np.testing.assert_array_equal(tf.io.decode_png(png, channels=3), np.array(expected))
+
+
+def test_events_of_a_run_hold_flags_hyperparameters_and_layout(tmp_path):
+    log = RunLog(tmp_path, "--optimizer=adam\n", {"optimizer": "adam", "learning_rate": 0.1, "freeze_batch_norm": True})
+    log.write(3, "train", {"loss": 2.0, "per_class_iou": {"thing": 0.5, "other": None}, "epoch": 1.0})
+    log.write_best(3, 0.25)
+    own, train = _events(tmp_path), _events(tmp_path / "train")
+    assert set(train) == {("loss/total", 3), ("per_class_iou/thing", 3)}
+    assert float(tf.make_ndarray(own["accuracy/best_mean_iou", 3].tensor)) == 0.25
+    assert b"--optimizer=adam" in tf.make_ndarray(own["flags", 0].tensor).item()
+    experiment = metadata.parse_experiment_plugin_data(own[metadata.EXPERIMENT_TAG, 0].metadata.plugin_data.content)
+    assert [info.name for info in experiment.hparam_infos] == ["optimizer", "learning_rate", "freeze_batch_norm"]
+    assert [info.type for info in experiment.hparam_infos] == [1, 3, 2]  # string, number, boolean
+    row = metadata.parse_session_start_info_plugin_data(
+        own[metadata.SESSION_START_INFO_TAG, 0].metadata.plugin_data.content
+    )
+    assert row.hparams["learning_rate"].number_value == 0.1
+    layout = layout_pb2.Layout.FromString(tf.make_ndarray(own["custom_scalars__config__", 0].tensor).item())
+    patterns = [chart.multiline.tag[0] for category in layout.category for chart in category.chart]
+    # Every chart shows something that is written.
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, f"{tag}/x" if tag == "per_class_iou" else tag) for tag in TAGS.values())

@@ -43,3 +43,52 @@ def test_images_are_read_as_rgb_and_turned_as_exif_says(tmp_path):
     assert read_image(tmp_path / "cmyk.jpg").shape == (2, 3, 3)
     assert (read_image(tmp_path / "grey.png") == 9).all()
     assert read_image(tmp_path / "turned.jpg").shape == (3, 2, 3)
+
+
+def test_error_map_shows_wrong_pixels_red_and_void_white():
+    image = np.full((1, 4, 3), 100, np.uint8)
+    truth, prediction = np.array([[0, 1, 255, 2]], np.uint8), np.array([[0, 2, 1, 2]], np.uint8)
+    pixels = np.array(visualize.error_map(image, truth, prediction))
+    np.testing.assert_array_equal(pixels[0], [[178] * 3, [230, 0, 60], [255] * 3, [178] * 3])
+
+
+def test_panel_has_four_pictures_and_void_is_white():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    truth = np.full((40, 60), 255, np.uint8)
+    prediction = np.full((40, 60), 1, np.uint8)
+    pixels = np.array(visualize.panel(image, truth, prediction, ("background", "thing")))
+    top = 19  # of the heading
+    assert pixels.shape[1] == 4 * 60 + 3 * 4
+    middle = pixels[top + 20, 30::64]
+    np.testing.assert_array_equal(middle, [[100] * 3, [255] * 3, [128, 0, 0], [255] * 3])
+    small = visualize.panel(image, truth, prediction, ("background", "thing"), largest_side=30)
+    assert small.width == 4 * 30 + 3 * 4
+
+
+def test_class_shares_leave_void_out():
+    mask = np.array([[3, 3, 3, 0], [255, 255, 255, 255]], np.uint8)
+    assert visualize.class_shares(mask) == [(3, 0.75), (0, 0.25)]
+    assert visualize.class_shares(np.full((2, 2), 255, np.uint8)) == []
+
+
+def test_legend_has_a_square_for_each_class_and_grows_with_long_names():
+    picture = visualize.legend({1: "a" * 100, 15: "person"}, 20)
+    pixels = np.array(picture)
+    assert picture.width > 500
+    assert tuple(pixels[10, 8]) == (128, 0, 0)
+    assert tuple(pixels[19 + 10, 8]) == (192, 128, 128)
+
+
+def test_confusion_picture_is_dark_where_a_class_is_found():
+    matrix = np.array([[9, 1, 0], [0, 0, 0], [5, 0, 5]])
+    pixels = np.array(visualize.confusion_picture(matrix, ("a", "b", "c"))).astype(int)
+    size = 32
+    margin = pixels.shape[0] - 1 - 3 * size
+    corners = pixels[margin + 4 :: size, margin + 4 :: size][:3, :3]  # clear of the numbers
+    expected = 255 + np.sqrt(np.array([[0.9, 0.1, 0], [0, 0, 0], [0.5, 0, 0.5]]))[..., None] * (
+        np.array([8, 48, 107]) - 255
+    )
+    expected[1] = 225  # a class without pixels
+    np.testing.assert_allclose(corners, expected, atol=0.51)
+    many = visualize.confusion_picture(np.eye(60, dtype=int), [str(index) for index in range(60)])
+    assert many.width < 1200

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,9 @@ from conftest import make_strategy
 from test_step import STEPS, assert_equal, train_small
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS_OF_THE_RUN = 12
 
 
 def tf_configs(num_workers):
@@ -68,3 +74,52 @@ def test_micro_batches_on_two_workers_equal_one_device(tmp_path):
     weights, _ = train_small(make_strategy(1), **options)
     (worker, _) = _run_workers(tmp_path, 1, {**options, "step_options": {"accumulate_steps": 2}})
     assert_equal(weights, {path: worker[path] for path in weights}, rtol=1e-6)
+
+
+def _start(folder, shapes_dir, configs):
+    """Two workers of train.py; the chief writes the shards. What each says goes to WORKER.log."""
+    command = [
+        *(sys.executable, "train.py", f"--voc_dir={shapes_dir}", f"--tfrecord_dir={folder}/shards"),
+        *(f"--model_dir={folder}/run", "--backbone=mobilenet_v2", "--backbone_weights=none", "--crop_size=65"),
+        *("--global_batch_size=4", f"--train_steps={STEPS_OF_THE_RUN}", "--eval_every_epochs=0", "--num_gpus=0"),
+        *("--log_every_steps=1", "--checkpoint_steps=2", "--deterministic"),
+    ]
+    processes = []
+    for index, config in enumerate(configs):
+        with (folder / f"{index}.log").open("w") as log:
+            environment = {**os.environ, "TF_CONFIG": config}
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+    return processes
+
+
+def _wait_for(folder, text, process):
+    """Until the chief says it."""
+    while text not in (folder / "0.log").read_text():
+        assert process.poll() is None, (folder / "0.log").read_text()[-3000:]
+        time.sleep(0.1)
+
+
+def _last_line(folder, index):
+    return (folder / f"{index}.log").read_text().splitlines()[-1]
+
+
+def test_workers_that_are_killed_or_stopped_go_on_together(shapes_dir, tmp_path):
+    """One is killed: the other ends with a reason. One gets a signal: both stop after one step. Then they finish."""
+    chief, other = _start(tmp_path, shapes_dir, tf_configs(2))
+    _wait_for(tmp_path, f"step 5/{STEPS_OF_THE_RUN}", chief)
+    other.kill()
+    assert chief.wait(timeout=60) == 1
+    assert _last_line(tmp_path, 0).startswith("train.py: another worker is lost (")
+
+    chief, other = _start(tmp_path, shapes_dir, tf_configs(2))
+    _wait_for(tmp_path, f"step 7/{STEPS_OF_THE_RUN}", chief)
+    other.send_signal(signal.SIGUSR1)
+    assert (chief.wait(timeout=60), other.wait(timeout=60)) == (75, 75)
+    assert "ckpt-4 at step 4" in (tmp_path / "0.log").read_text()
+    steps = [re.search(r"stopped after step (\d+),", _last_line(tmp_path, index)).group(1) for index in range(2)]
+    assert steps[0] == steps[1]
+
+    for process in _start(tmp_path, shapes_dir, tf_configs(2)):
+        assert process.wait(timeout=120) == 0
+    assert f"ckpt-{steps[0]} at step {steps[0]}" in (tmp_path / "0.log").read_text()
+    assert f"step {STEPS_OF_THE_RUN}/{STEPS_OF_THE_RUN}" in (tmp_path / "0.log").read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from deeplab.data import tfrecord, transforms
-from deeplab.data.tfrecord import Manifest
+from deeplab.data.manifest import Manifest
 from deeplab.data.voc import IGNORE_LABEL
 
 INTERLEAVED_SHARDS = 16
@@ -77,18 +77,40 @@ def training_batches(
     global_batch_size: int,
     seed: int,
     first_example: int = 0,
-    deterministic: bool = False,
     context: tf.distribute.InputContext = ALONE,
 ) -> tf.data.Dataset:
     """Endless batches of what `augment` makes of an image, its label and a seed.
 
     Each epoch takes every example once, in its own order, and batches run across epochs. Order and augmentation depend
     on `seed`, the epoch and the example's place in it alone, so that a run that starts at `first_example` (counted from
-    the start of training) sees exactly what an uninterrupted one sees, if `deterministic`; otherwise parallel maps may
-    swap neighbours. What is skipped is read, not decoded.
+    the start of training) sees exactly what an uninterrupted one sees. What is skipped is read, not decoded.
 
     Of each global batch the worker that `context` names decodes its part, and gets it in batches for one replica each.
     """
+
+    def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = tfrecord.parse_example(record)
+        image, label = tfrecord.decode_example(features)
+        return augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
+
+    dataset = (
+        _training_records(tfrecord_dir, manifest, seed, first_example)
+        .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    return dataset.with_options(_options())
+
+
+def training_ids(tfrecord_dir: Path, manifest: Manifest, seed: int, first_example: int, num_examples: int) -> list[str]:
+    """The names of the examples that `training_batches` takes from `first_example` on."""
+    records = _training_records(tfrecord_dir, manifest, seed, first_example).take(num_examples)
+    return [tfrecord.parse_example(record)["id"].numpy().decode() for _, record in records.with_options(_options())]
+
+
+def _training_records(tfrecord_dir: Path, manifest: Manifest, seed: int, first_example: int) -> tf.data.Dataset:
+    """Endless (index, record) from `first_example` on; the index counts from the start of training."""
     shard_paths, num_examples = manifest.shard_paths(tfrecord_dir), manifest.num_examples
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -96,30 +118,13 @@ def training_batches(
         records = (
             tf.data.Dataset.from_tensor_slices(shard_paths)
             .shuffle(len(shard_paths), epoch_seed, reshuffle_each_iteration=False)
-            # In a fixed order, whatever `deterministic`: all workers must agree on who takes which record.
-            .interleave(
-                tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-            )
+            .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=tf.data.AUTOTUNE)
             .shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
         )
         return records.enumerate(epoch * num_examples)
 
-    def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = tfrecord.parse_example(record)
-        image, label = tfrecord.decode_example(features)
-        return augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
-
     first_epoch, skipped = divmod(first_example, num_examples)
-    dataset = (
-        tf.data.Dataset.range(first_epoch, tf.int64.max)
-        .flat_map(one_epoch)
-        .skip(skipped)
-        .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
-        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
-    return dataset.with_options(_options(deterministic))
+    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(skipped)
 
 
 def evaluation_batches(
@@ -159,7 +164,7 @@ def evaluation_batches(
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
         .prefetch(2)
     )
-    return dataset.with_options(_options(deterministic=True))
+    return dataset.with_options(_options())
 
 
 def examples(tfrecord_dir: Path, manifest: Manifest) -> tf.data.Dataset:
@@ -179,7 +184,8 @@ def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.In
     return index % global_batch_size // (global_batch_size // context.num_input_pipelines) == context.input_pipeline_id
 
 
-def _options(deterministic: bool) -> tf.data.Options:
+def _options() -> tf.data.Options:
+    """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was."""
     options = tf.data.Options()
-    options.deterministic = deterministic
+    options.deterministic = True
     return options

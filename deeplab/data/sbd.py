@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab import flags
+from deeplab import flags, program
 from deeplab.data import voc
 from deeplab.errors import DataError, UsageError
 from deeplab.progress import Progress
@@ -92,4 +92,4 @@ def read_annotation(path: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_sbd_flags)
+    program.run(main, flags.define_sbd_flags)

@@ -1,4 +1,4 @@
-"""TFRecord shards of one split beside a JSON manifest: written once, whole or not at all, then only read.
+"""TFRecord shards of one split: written once, whole or not at all, then only read.
 
 A record holds the JPEG bytes as they are on disk and the mask as an 8-bit greyscale PNG of class indices, so that
 reading needs `tf.io` alone. The manifest is written last: a split without one has not been written.
@@ -8,30 +8,34 @@ import concurrent.futures
 import concurrent.futures.process
 import hashlib
 import io
-import json
 import logging
 import math
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from deeplab.data import voc
+from deeplab.data.manifest import FORMAT_VERSION, Manifest, Shard, manifest_path, read_manifest, write_manifest
 from deeplab.errors import DataError, DeepLabError
-from deeplab.files import digest, write_text, written_whole
+from deeplab.files import digest, locked, write_text, written_whole
 from deeplab.progress import Progress
 
 logger = logging.getLogger("deeplab")
 
-FORMAT_VERSION = 1
 EXAMPLES_PER_PROCESS = 100
 """A further process costs about four seconds of imports, and pays from about this many examples on."""
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+"""Of an image or mask: what Pillow holds to be safe, 89 million. A header of a few bytes can claim any size."""
+
+_PNG_BIT_DEPTH = 24  # where a PNG has it: signature, length, "IHDR", width, height
 _SHOWN_PROBLEMS = 20
 
 FEATURES = {
@@ -43,50 +47,11 @@ FEATURES = {
 }
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard file: its name in the folder, its records, its size in bytes and its SHA-256."""
-
-    name: str
-    num_examples: int
-    num_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What stands in the shards of one split.
-
-    `class_pixels[c]` counts the pixels of class c, `void_pixels` those labelled 255, over the whole split.
-    `max_height` and `max_width` are in pixels. `source` fingerprints the files that the shards were made from.
-    """
-
-    format_version: int
-    split: str
-    class_names: tuple[str, ...]
-    num_examples: int
-    max_height: int
-    max_width: int
-    class_pixels: tuple[int, ...]
-    void_pixels: int
-    source: str
-    shards: tuple[Shard, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, void not counted."""
-        return len(self.class_names)
-
-    def shard_paths(self, tfrecord_dir: Path) -> list[str]:
-        """The shard files, in order."""
-        return [str(tfrecord_dir / shard.name) for shard in self.shards]
-
-
 @dataclass
 class _ShardReport:
-    """What one worker has to say of the shard it wrote; with problems, no shard was written."""
+    """What one worker has to say of the shard it wrote, and of the examples that it left out of it."""
 
-    shard: Shard | None
+    shard: Shard
     class_pixels: np.ndarray
     void_pixels: int
     max_height: int
@@ -102,25 +67,55 @@ def prepare(
     class_names: tuple[str, ...],
     num_shards: int = 16,
     mask_dir: Path | None = None,
+    max_bad_examples: int = 0,
 ) -> Manifest:
     """Writes the shards of a split in parallel processes; shards that stand there are checked and kept.
 
-    `mask_dir`: where its masks are, if not in `voc_dir`/SegmentationClass.
+    Another process that writes there is waited for.
+
+    Args:
+        voc_dir: folder in VOC layout.
+        tfrecord_dir: where the shards go.
+        split: as `voc.read_split` takes it.
+        class_names: class 0 first.
+        num_shards: files to write.
+        mask_dir: where the masks are, if not in `voc_dir`/SegmentationClass.
+        max_bad_examples: so many at most are left out, and named in SPLIT.bad_examples.txt.
 
     Raises:
-        DataError: bad examples (all are logged, no manifest is written), or shards made from something else.
+        DataError: too many bad examples (all are logged, no manifest is written), or shards made from something else.
     """
     pairs = voc.pairs(voc_dir, split, mask_dir)
     source = _fingerprint(pairs, class_names)
-    if _manifest_path(tfrecord_dir, split).exists():
-        manifest = read_manifest(tfrecord_dir, split)
-        if manifest.source != source:
-            raise DataError(
-                f"{_manifest_path(tfrecord_dir, split)}: these shards were made from other files or classes than "
-                f"{voc_dir}, split {split}; name another --tfrecord_dir, or delete them"
-            )
-        return manifest
-    tfrecord_dir.mkdir(parents=True, exist_ok=True)
+    if not manifest_path(tfrecord_dir, split).exists():
+        with locked(tfrecord_dir, waits=True):
+            if not manifest_path(tfrecord_dir, split).exists():  # nor has another process written it in the meantime
+                return _write_shards(pairs, tfrecord_dir, split, class_names, num_shards, max_bad_examples, source)
+    manifest = read_manifest(tfrecord_dir, split)
+    if manifest.source != source:
+        raise DataError(
+            f"{manifest_path(tfrecord_dir, split)}: these shards were made from other files or classes than "
+            f"{voc_dir}, split {split}; name another --tfrecord_dir, or delete them"
+        )
+    if manifest.num_bad_examples > max_bad_examples:
+        raise DataError(
+            f"{_bad_examples_path(tfrecord_dir, split)}: names {manifest.num_bad_examples} bad examples that these "
+            f"shards leave out, --max_bad_examples={max_bad_examples}; mend them, or raise it"
+        )
+    return manifest
+
+
+def _write_shards(
+    pairs: list[voc.Pair],
+    tfrecord_dir: Path,
+    split: str,
+    class_names: tuple[str, ...],
+    num_shards: int,
+    max_bad_examples: int,
+    source: str,
+) -> Manifest:
+    for leftover in tfrecord_dir.glob(f".{split}-*.part"):  # of a run that was killed
+        leftover.unlink(missing_ok=True)
     num_shards = min(num_shards, len(pairs))
     tasks = [
         (
@@ -131,63 +126,41 @@ def prepare(
         for index in range(num_shards)
     ]
     reports = _run_tasks(tasks, len(pairs), f"writing {split} shards")
+    problems = [problem for report in reports for problem in report.problems]
+    if len(problems) > max_bad_examples or len(problems) == len(pairs):
+        for path, *_ in tasks:
+            path.unlink()
+        _refuse(problems)
+    if problems:
+        path = _bad_examples_path(tfrecord_dir, split)
+        write_text(path, "".join(f"{problem}\n" for problem in problems))
+        logger.warning("%d bad examples of %s are left out: %s names them", len(problems), split, path)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         split=split,
         class_names=class_names,
-        num_examples=len(pairs),
+        num_examples=len(pairs) - len(problems),
+        num_bad_examples=len(problems),
         max_height=max(report.max_height for report in reports),
         max_width=max(report.max_width for report in reports),
         class_pixels=tuple(sum(report.class_pixels for report in reports).tolist()),  # type: ignore[union-attr]
         void_pixels=sum(report.void_pixels for report in reports),
         source=source,
-        shards=tuple(report.shard for report in reports if report.shard is not None),
+        shards=tuple(report.shard for report in reports),
     )
-    write_text(_manifest_path(tfrecord_dir, split), json.dumps(asdict(manifest), indent=1) + "\n")
+    write_manifest(tfrecord_dir, manifest)
     return manifest
 
 
-def read_manifest(tfrecord_dir: Path, split: str) -> Manifest:
-    """Reads a split's manifest and checks that its shards are there with the sizes it gives.
-
-    Raises:
-        DataError: no manifest, a damaged or foreign one, a shard missing or of another size.
-    """
-    path = _manifest_path(tfrecord_dir, split)
-    if not path.exists():
-        found = sorted(file.stem for file in tfrecord_dir.glob("*.json"))
-        hint = f"splits here: {', '.join(found)}" if found else "train.py writes them: --prepare_only --voc_dir=..."
-        raise DataError(f"{path}: no such manifest, so no shards of split {split!r}; {hint}")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["format_version"] != FORMAT_VERSION:
-            raise DataError(
-                f"{path}: format {fields['format_version']}, this program reads {FORMAT_VERSION}; write the shards anew"
-            )
-        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        fields["class_names"] = tuple(fields["class_names"])
-        fields["class_pixels"] = tuple(fields["class_pixels"])
-        manifest = Manifest(**fields)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards anew") from error
-    for shard in manifest.shards:
-        file = tfrecord_dir / shard.name
-        if not file.is_file():
-            raise DataError(f"{file}: missing, though {path.name} lists it")
-        if file.stat().st_size != shard.num_bytes:
-            raise DataError(f"{file}: {file.stat().st_size:,} bytes, {path.name} says {shard.num_bytes:,}; damaged")
-    return manifest
+def _refuse(problems: list[str]) -> NoReturn:
+    for problem in problems[1:_SHOWN_PROBLEMS]:
+        logger.error("%s", problem)
+    count = f" ({len(problems)} bad examples in all, no manifest written)" if len(problems) > 1 else ""
+    raise DataError(problems[0] + count)
 
 
-def verify_shards(tfrecord_dir: Path, manifest: Manifest) -> None:
-    """Compares every shard's SHA-256 with the manifest's; raises DataError that names those that differ."""
-    damaged = [shard.name for shard in manifest.shards if digest(tfrecord_dir / shard.name, "sha256") != shard.sha256]
-    if damaged:
-        raise DataError(
-            f"{tfrecord_dir}: not what was written, by its SHA-256: {', '.join(damaged)}; delete "
-            f"{manifest.split}.json and these, and write the shards anew"
-        )
-    logger.info("%s: %d shards of %s verified", tfrecord_dir, len(manifest.shards), manifest.split)
+def _bad_examples_path(tfrecord_dir: Path, split: str) -> Path:
+    return tfrecord_dir / f"{split}.bad_examples.txt"
 
 
 def encode_example(pair: voc.Pair, num_classes: int) -> tuple[bytes, np.ndarray]:
@@ -196,11 +169,14 @@ def encode_example(pair: voc.Pair, num_classes: int) -> tuple[bytes, np.ndarray]
     Raises:
         DataError: names the file and what is wrong with it.
     """
-    jpeg = pair.image.read_bytes()
+    jpeg = _read_bytes(pair.image)
     if not jpeg.startswith(b"\xff\xd8"):
         raise DataError(f"{pair.image}: not a JPEG file")
     try:
-        height, width = tf.io.decode_jpeg(jpeg, channels=3).shape[:2]
+        height, width, _ = tf.io.extract_jpeg_shape(jpeg).numpy().tolist()
+        if height * width > MAX_PIXELS:
+            raise DataError(f"{pair.image}: {width}x{height} pixels, more than {MAX_PIXELS:,}")
+        tf.io.decode_jpeg(jpeg, channels=3)
     except tf.errors.InvalidArgumentError as error:
         raise DataError(f"{pair.image}: unreadable JPEG ({_first_words(error.message)})") from error
     mask = read_mask(pair.mask, num_classes)
@@ -227,14 +203,22 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
     Raises:
         DataError: unreadable, not a palettised or 8-bit greyscale PNG, or an index without a class.
     """
+    png = _read_bytes(path)
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            mode = image.mode
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+            mode, bit_depth = image.mode, png[_PNG_BIT_DEPTH]
+            image.verify()  # the checksums, at which decoding does not look
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             mask = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: unreadable PNG ({_first_words(str(error))})") from error
-    if mode not in ("P", "L"):
-        raise DataError(f"{path}: a PNG of mode {mode}; a mask holds class indices (palette, or 8-bit greyscale)")
+    # Pillow stretches greyscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
+    if mode != "P" and (mode, bit_depth) != ("L", 8):
+        raise DataError(
+            f"{path}: a PNG of mode {mode}, {bit_depth} bits; a mask holds class indices (palette, or 8-bit greyscale)"
+        )
     foreign = np.setdiff1d(np.unique(mask), [*range(num_classes), voc.IGNORE_LABEL])
     if foreign.size:
         raise DataError(
@@ -242,6 +226,15 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
             f"and {voc.IGNORE_LABEL} for void"
         )
     return mask
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing, though its split names it") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def parse_example(record: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -275,13 +268,6 @@ def _run_tasks(tasks: list[tuple[Path, list[voc.Pair], int]], num_examples: int,
                 collect(pool.map(_write_shard, tasks))
             except concurrent.futures.process.BrokenProcessPool as error:
                 raise DeepLabError(f"{label}: a process died (killed, or out of memory?); start again") from error
-    problems = [problem for report in reports for problem in report.problems]
-    if problems:
-        progress.clear()
-        for problem in problems[1:_SHOWN_PROBLEMS]:
-            logger.error("%s", problem)
-        more = f" ({len(problems)} bad examples in all, no manifest written)" if len(problems) > 1 else ""
-        raise DataError(problems[0] + more)
     progress.close()
     return reports
 
@@ -294,36 +280,35 @@ def _start_worker() -> None:
 
 def _write_shard(task: tuple[Path, list[voc.Pair], int]) -> _ShardReport:
     path, pairs, num_classes = task
-    report = _ShardReport(None, np.zeros(num_classes, np.int64), 0, 0, 0, len(pairs), [])
+    counts, sizes, problems = np.zeros(256, np.int64), [(0, 0)], []
     with written_whole(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for pair in pairs:
             try:
                 record, mask = encode_example(pair, num_classes)
             except DataError as error:
-                report.problems.append(str(error))
+                problems.append(str(error))
                 continue
             writer.write(record)
-            counts = np.bincount(mask.ravel(), minlength=256)
-            report.class_pixels += counts[:num_classes]
-            report.void_pixels += int(counts[voc.IGNORE_LABEL])
-            report.max_height = max(report.max_height, mask.shape[0])
-            report.max_width = max(report.max_width, mask.shape[1])
-    if report.problems:
-        path.unlink()
-        return report
-    report.shard = Shard(path.name, len(pairs), path.stat().st_size, digest(path, "sha256"))
-    return report
-
-
-def _manifest_path(tfrecord_dir: Path, split: str) -> Path:
-    return tfrecord_dir / f"{split}.json"
+            counts += np.bincount(mask.ravel(), minlength=256)
+            sizes.append(mask.shape)
+    max_height, max_width = np.max(sizes, 0).tolist()
+    return _ShardReport(
+        shard=Shard(path.name, len(pairs) - len(problems), path.stat().st_size, digest(path, "sha256")),
+        class_pixels=counts[:num_classes],
+        void_pixels=int(counts[voc.IGNORE_LABEL]),
+        max_height=max_height,
+        max_width=max_width,
+        num_examples=len(pairs),
+        problems=problems,
+    )
 
 
 def _fingerprint(pairs: list[voc.Pair], class_names: tuple[str, ...]) -> str:
     """SHA-256 over the class names and each example's name and file sizes (contents are not read)."""
     checksum = hashlib.sha256("\n".join(class_names).encode())
     for pair in pairs:
-        checksum.update(f"\n{pair.name} {pair.image.stat().st_size} {pair.mask.stat().st_size}".encode())
+        image_size, mask_size = (path.stat().st_size if path.exists() else None for path in (pair.image, pair.mask))
+        checksum.update(f"\n{pair.name} {image_size} {mask_size}".encode())
     return checksum.hexdigest()
 
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from deeplab.errors import UsageError
-from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, AtrousConv2D, atrous_backbone
+from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES, AtrousConv2D, atrous_backbone
 from deeplab.model.normalization import BatchNormalization
 
 HEAD_FILTERS = 256
@@ -44,11 +44,22 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict) -> "ModelConfig":
-        """The inverse of `to_json`; raises TypeError for fields that do not belong."""
+        """The inverse of `to_json`; raises TypeError or ValueError for fields that do not belong."""
         settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        return cls(**settings)
+        config = cls(**settings)
+        for name, value in asdict(config).items():
+            kind = type(getattr(_EXAMPLE, name))
+            items = value if kind is tuple else ()
+            if type(value) is not kind or any(type(item) is not type(getattr(_EXAMPLE, name)[0]) for item in items):
+                raise ValueError(f"{name}: {value!r}")
+        if config.backbone not in BACKBONES or config.output_stride not in OUTPUT_STRIDES or not config.class_names:
+            raise ValueError(f"{config.backbone} at stride {config.output_stride}, {config.num_classes} classes")
+        return config
+
+
+_EXAMPLE = ModelConfig(("background",))
 
 
 class Preprocess(keras.layers.Layer):

@@ -2,12 +2,14 @@
 
 import logging
 import re
+import shutil
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from deeplab.errors import DataError
+from deeplab.errors import DataError, DeepLabError
+from deeplab.files import sync, write_text
 
 logger = logging.getLogger("deeplab")
 
@@ -18,12 +20,15 @@ class TrainingState(tf.Module):
     """What the loop must remember over a restart, beside weights and optimizer. Host variables.
 
     `step` counts global batches, also those whose update float16's loss scaling skipped; the optimizer's own count
-    leaves those out.
+    leaves those out. `examples` counts what they held: the position in the data, whatever batch size comes next.
+    `num_replicas` is how many computed the last of them.
     """
 
     def __init__(self) -> None:
         super().__init__(name="training_state")
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.num_replicas = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
         self.evaluations_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -34,7 +39,7 @@ class Checkpoints:
     """`latest/` and `best/` below a folder, both whole checkpoints written by `tf.train.CheckpointManager`.
 
     They are restored from `directory` and written to `save_directory`, which is another one for all workers but the
-    chief.
+    chief. One that could not be written leaves those that stand as they were.
 
     A checkpoint holds the model, what its training adds to it (an auxiliary head), the optimizer with its slots and
     loss scale, the schedule's scale, the state of dropout's random numbers (which Keras leaves out of a model's
@@ -60,10 +65,10 @@ class Checkpoints:
             state=state,
             random_state=[v.value for v in training_model.variables if v.path.endswith("seed_generator_state")],
         )
-        self._checkpoint, self._state = checkpoint, state
+        self._checkpoint = checkpoint
         self._restore_directory = directory / LATEST
-        self._latest = tf.train.CheckpointManager(checkpoint, str(save_directory / LATEST), max_to_keep=keep)
-        self._best = tf.train.CheckpointManager(checkpoint, str(save_directory / BEST), max_to_keep=1)
+        self._latest = _manager(checkpoint, save_directory / LATEST, keep)
+        self._best = _manager(checkpoint, save_directory / BEST, 1)
 
     def restore_latest(self) -> str | None:
         """Restores the newest checkpoint that is whole and returns its path; None if there never was one.
@@ -85,19 +90,51 @@ class Checkpoints:
         return None
 
     def save_latest(self, step: int) -> str:
-        """Writes a checkpoint to resume from, after `step` global batches; returns its path."""
-        self._state.step.assign(step)
-        return self._latest.save(checkpoint_number=step)
+        """Writes a checkpoint to resume from, after `step` global batches; returns its path.
+
+        Raises:
+            DeepLabError: the disk is full, or not to be written.
+        """
+        return _save(self._latest, step)
 
     def save_best(self, step: int) -> str:
-        """Writes the checkpoint that `eval.py` uses; the one before goes once it stands."""
-        self._state.step.assign(step)
-        return self._best.save(checkpoint_number=step)
+        """Writes the checkpoint that `eval.py` uses; the one before goes once it stands. Raises as `save_latest`."""
+        return _save(self._best, step)
 
     @property
     def latest_path(self) -> str | None:
         """The newest checkpoint to resume from."""
         return self._latest.latest_checkpoint
+
+
+def _manager(checkpoint: tf.train.Checkpoint, folder: Path, keep: int) -> tf.train.CheckpointManager:
+    """A manager that knows the checkpoints which stand in the folder, whatever became of TensorFlow's list of them."""
+    (folder / "checkpoint").unlink(missing_ok=True)
+    lines = []
+    for path in checkpoints_in(folder):
+        # Without its time a checkpoint would be kept for ever.
+        lines.append(f'all_model_checkpoint_paths: "{Path(path).name}"')
+        lines.append(f"all_model_checkpoint_timestamps: {Path(f'{path}.index').stat().st_mtime}")
+    if lines:
+        newest = lines[-2].replace("all_model_checkpoint_paths", "model_checkpoint_path")
+        write_text(folder / "checkpoint", "\n".join([newest, *lines]) + "\n")
+    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
+
+
+def _save(manager: tf.train.CheckpointManager, step: int) -> str:
+    try:
+        path = manager.save(checkpoint_number=step)
+    except (tf.errors.OpError, OSError) as error:
+        for leftover in Path(manager.directory).glob(f"ckpt-{step}_temp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        raise DeepLabError(
+            f"{manager.directory}: no checkpoint could be written after step {step} ({str(error).splitlines()[0]}); "
+            f"newest whole one: {manager.latest_checkpoint or 'none'}"
+        ) from error
+    for file in Path(path).parent.glob(f"{Path(path).name}.*"):
+        sync(file)
+    sync(Path(path).parent)
+    return path
 
 
 def restore_model(model: keras.Model, path: str) -> None:

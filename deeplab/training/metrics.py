@@ -71,6 +71,13 @@ def scores(matrix: np.ndarray) -> Scores:
     )
 
 
+def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
+    """As `confusion_matrix`, of NumPy masks on the host: int64 [num_classes, num_classes]."""
+    valid = truth != ignore_label
+    bins = truth[valid].astype(np.int64) * num_classes + prediction[valid]
+    return np.bincount(bins, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def table(class_names: Sequence[str], result: Scores) -> str:
     """Per-class IoU and the means in per cent, as text of one line a class."""
     width = max(len(name) for name in (*class_names, "pixel accuracy"))

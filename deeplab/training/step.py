@@ -52,6 +52,7 @@ class ReplicaStep:
         self._finish = finish
         self._output_weights = (1.0, auxiliary_weight)[: len(model.outputs)]
         self._scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        self._sums_gradients = self._scaled or clip_norm > 0
         # Moving statistics, and the state of dropout's random numbers.
         self._state = [variable.value for variable in model.non_trainable_variables]
 
@@ -119,11 +120,16 @@ class ReplicaStep:
         found |= {name: context.all_reduce("SUM", found[name]) for name in ("sums", "confusion")}
         parts = [self._loss.parts(sums) for sums in found["sums"]]
         gradients = self._with_weight_decay(found["gradients"], num_replicas)
-        if self._scaled or self._clip_norm:
+        if self._sums_gradients:
             # Keras clips, and looks for overflows, before the sum over replicas. Then it sums, so each gives 1/n.
             gradients = context.all_reduce("SUM", gradients)
+        norms = {}
+        if self._sums_gradients or num_replicas == 1:
+            norm = tf.linalg.global_norm(gradients)
+            norms["gradient_norm"] = norm / self._loss_scaled(tf.constant(1.0))
             if self._clip_norm:
-                gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm))
+                gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
+        if self._sums_gradients:
             gradients = [gradient / num_replicas for gradient in gradients]
         not_finite = tf.reduce_any([tf.reduce_any(~tf.math.is_finite(gradient)) for gradient in gradients])
         not_finite = context.all_reduce("SUM", tf.cast(not_finite, tf.float32)) > 0
@@ -134,22 +140,30 @@ class ReplicaStep:
         if self._scaled:
             for variable, before in zip(self._state, state_before, strict=True):
                 variable.assign(tf.where(skipped, before, variable))
+        norms["weight_norm"] = tf.linalg.global_norm([v.value for v in self._model.trainable_variables])
         failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
         # A skipped batch has no loss that could be added up.
         losses = dict(parts[0])
         for auxiliary_parts in parts[1:]:
             losses["auxiliary"] = auxiliary_parts["loss"]
         return {
-            **{name: tf.where(skipped, 0.0, value) for name, value in losses.items()},
+            **{name: tf.where(skipped, 0.0, value) for name, value in (losses | norms).items()},
             "confusion": found["confusion"],
             "non_finite": tf.cast(failed, tf.float32),
             "skipped": tf.cast(skipped, tf.float32),
         }
 
-    @property
-    def total_names(self) -> tuple[str, ...]:
+    def total_names(self, num_replicas: int) -> tuple[str, ...]:
         """Keys of what `update` returns, `confusion` left out."""
-        return (*self._loss.part_names, *("auxiliary",) * (len(self._output_weights) - 1), "non_finite", "skipped")
+        has_gradient_norm = self._sums_gradients or num_replicas == 1
+        return (
+            *self._loss.part_names,
+            *("auxiliary",) * (len(self._output_weights) - 1),
+            *("gradient_norm",) * has_gradient_norm,
+            "weight_norm",
+            "non_finite",
+            "skipped",
+        )
 
     def _loss_scaled(self, value: tf.Tensor) -> tf.Tensor:
         return self._optimizer.scale_loss(value) if self._scaled else value
@@ -180,7 +194,11 @@ def make_train_function(
     Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch, and of `auxiliary`, the
     loss of a model's second output; `confusion` (int64 [classes, classes]) of the predictions that the steps were
     trained on; `non_finite`, the number of steps whose loss or gradient was not finite; `skipped`, the number whose
-    update loss scaling (float16) left out because a gradient overflowed, which is no failure.
+    update loss scaling (float16) left out because a gradient overflowed, which is no failure. And, summed like the
+    loss: `weight_norm`, of all trainable variables after the update; `gradient_norm`, of the whole gradient before
+    clipping, where the sum over replicas is at hand (one replica, clipping, float16), since elsewhere it would cost
+    another all-reduce; `data_wait_seconds`, unless `deterministic`, for which the host, done with one step, had no
+    batch for the next. A GPU may still be computing in that time.
 
     With `accumulate_steps` each replica goes through its part of a batch in so many micro-batches, one after the other,
     which takes less memory and gives the same update, up to batch normalisation, which sees a micro-batch at a time.
@@ -225,16 +243,24 @@ def make_train_function(
             )
         return strategy.run(compiled(step.update), args=(found, state_before))
 
+    has_clock = not deterministic  # TensorFlow refuses it then
+
     @tf.function
     def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
-        totals = {name: tf.zeros([]) for name in ("steps", *step.total_names)}
+        names = ("steps", *("data_wait_seconds",) * has_clock, *step.total_names(strategy.num_replicas_in_sync))
+        totals = {name: tf.zeros([]) for name in names}
         totals["confusion"] = tf.zeros([loss.num_classes, loss.num_classes], tf.int64)
         for _ in tf.range(num_steps):
+            done_at = _time_after(totals["weight_norm"]) if has_clock else 0.0  # the last thing of an update
+            batch = next(iterator)
+            ready_at = _time_after(done_at, batch) if has_clock else 0.0
             step_totals = {
                 name: strategy.experimental_local_results(value)[0]  # the same on all replicas
-                for name, value in update(next(iterator)).items()
+                for name, value in update(batch).items()
             }
             step_totals["steps"] = tf.constant(1.0)
+            if has_clock:
+                step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
         return totals
 
@@ -270,6 +296,12 @@ def make_evaluate_function(
         return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions
 
     return evaluate
+
+
+def _time_after(*values: object) -> tf.Tensor:
+    """Seconds (float64 scalar) when the host has all of these values, or has handed out the work for them."""
+    with tf.device("CPU:0"), tf.control_dependencies(tf.nest.flatten(values, expand_composites=True)):
+        return tf.timestamp()
 
 
 def _on_device(values: Nested) -> Nested:

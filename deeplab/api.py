@@ -1,0 +1,81 @@
+"""The program as a library, without flags: build a network, load a run or an export, segment arrays."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab import runs
+from deeplab.errors import DataError
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.inference import Inference, make_predictor
+
+DESCRIPTION = "deeplab.json"
+"""What an exported folder says of itself: class names, palette, and what goes in and comes out."""
+
+ONE_PASS = Inference()
+
+__all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load"]
+
+
+class Model:
+    """A trained network that segments images of any size.
+
+    Attributes:
+        class_names: by index.
+    """
+
+    def __init__(self, segment_batch: tf.types.experimental.GenericFunction, class_names: tuple[str, ...]) -> None:
+        self._segment_batch, self.class_names = segment_batch, class_names
+
+    @classmethod
+    def from_run(
+        cls,
+        model_dir: str | Path,
+        checkpoint: str | None = None,
+        output_stride: int | None = None,
+        inference: Inference = ONE_PASS,
+    ) -> "Model":
+        """The model of a run of train.py; see `runs.load_model`, which says what is raised, and `Inference`."""
+        network, config, _ = runs.load_model(Path(model_dir), checkpoint, output_stride)
+        predict = make_predictor(network, inference)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+        def segment_batch(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            scores = predict(images)
+            return {"classes": tf.cast(tf.argmax(scores, -1), tf.uint8), "probabilities": tf.nn.softmax(scores)}
+
+        return cls(segment_batch, config.class_names)
+
+    @classmethod
+    def from_export(cls, export_dir: str | Path) -> "Model":
+        """The SavedModel that `deeplab.export` wrote; DataError if there is none."""
+        path = Path(export_dir) / DESCRIPTION
+        try:
+            class_names = tuple(json.loads(path.read_text(encoding="utf-8"))["class_names"])
+            signature = tf.saved_model.load(str(export_dir)).signatures["images"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: not the folder of an export: {error}") from error
+        return cls(lambda images: signature(images=images), class_names)
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [height, width, 3] (or a batch of them) -> class indices, uint8 [height, width] (or a batch)."""
+        return self._run(image, "classes")
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [height, width, 3] (or a batch of them) -> float32 [height, width, classes] (or a batch)."""
+        return self._run(image, "probabilities")
+
+    def _run(self, image: np.ndarray, output: str) -> np.ndarray:
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+            raise DataError(f"an image of {image.dtype} {list(image.shape)}: uint8 RGB [height, width, 3] is needed")
+        batch = image if image.ndim == 4 else image[np.newaxis]
+        result = self._segment_batch(tf.constant(batch))[output].numpy()
+        return result if image.ndim == 4 else result[0]
+
+
+def load(folder: str | Path) -> Model:
+    """The model of a run's folder (its best checkpoint) or of an exported one; DataError if it is neither."""
+    is_export = (Path(folder) / DESCRIPTION).exists()
+    return Model.from_export(folder) if is_export else Model.from_run(folder)

@@ -1,0 +1,79 @@
+"""Line charts as inline SVG, with a text alternative."""
+
+import html
+import math
+from collections.abc import Iterable
+
+Points = list[tuple[float, float]]
+
+_WIDTH, _HEIGHT = 480, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 38
+_COLOURS = {"train": "#2166ac", "val": "#b2182b"}
+_CHARTS = {"mean_iou": "mean IoU", "loss": "loss", "learning_rate": "learning rate"}
+
+
+def training_curves(records: Iterable[dict]) -> str:
+    """A chart over the steps for each of mean IoU, loss and rate, of training and validation; empty without records."""
+    records = list(records)
+    charts = []
+    for field, title in _CHARTS.items():
+        series = {
+            split: [(r["step"], r[field]) for r in records if r["split"] == split and r.get(field) is not None]
+            for split in _COLOURS
+        }
+        series = {split: points for split, points in series.items() if points}
+        if series:
+            charts.append(line_chart(title, series))
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def line_chart(title: str, series: dict[str, Points]) -> str:
+    """An SVG element; series: name -> points (step, value), by step."""
+    steps = [step for points in series.values() for step, _ in points]
+    values = [value for points in series.values() for _, value in points]
+    first, last = min(steps), max(steps)
+    ticks = nice_ticks(min(values), max(values))
+    low, high = ticks[0], ticks[-1]
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = _LEFT + (step - first) / max(last - first, 1) * (_WIDTH - _LEFT - _RIGHT)
+        return x, _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = []
+    for tick in ticks:
+        _, y = place(first, tick)
+        parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
+        parts.append(_text(_LEFT - 6, y + 4, f"{tick:.4g}", "end"))
+    for step in dict.fromkeys((first, last)):
+        x, _ = place(step, low)
+        parts.append(_text(x, _HEIGHT - _BOTTOM + 18, f"{step:,}", "start" if step == first else "end"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "step", "middle"))
+    summary = []
+    for number, (name, points) in enumerate(series.items()):
+        places = [place(step, value) for step, value in points]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        colour = _COLOURS[name]
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<circle cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="3" fill="{colour}"/>')
+        parts.append(_text(_WIDTH - _RIGHT - 64 * (len(series) - 1 - number), 20, name, "end", colour))
+        summary.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
+    label = html.escape(f"{title} over steps {first:,} to {last:,}: {', '.join(summary)}", quote=True)
+    heading = f'<text x="{_LEFT}" y="20" font-weight="bold">{html.escape(title)}</text>'
+    return (
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'font-size="13" font-family="system-ui, sans-serif">{heading}{"".join(parts)}</svg>'
+    )
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Three to six multiples of 1, 2 or 5 times a power of ten, from at or below `low` to at or above `high`."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    unit = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first, last = math.floor(low / unit), math.ceil(high / unit)
+    return [number * unit for number in range(first, max(last, first + 1) + 1)]
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: str = "#444") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{html.escape(text)}</text>'

@@ -1,0 +1,188 @@
+"""Writes a trained model as a SavedModel that needs TensorFlow alone; on request as ONNX and TensorFlow Lite, too.
+
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tflite photo1.jpg photo2.jpg
+
+Named images are segmented by what was written and by the model itself, and the share of equal pixels is told.
+"""
+
+import functools
+import importlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deeplab.quiet  # noqa: F401
+
+# isort: split
+import keras
+import numpy as np
+import tensorflow as tf
+
+from deeplab import flags, program, runs
+from deeplab.api import DESCRIPTION
+from deeplab.data.voc import IGNORE_LABEL, palette
+from deeplab.errors import DeepLabError, UsageError
+from deeplab.files import write_text
+from deeplab.flags import FLAGS
+from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.inference import make_predictor
+from deeplab.predict import read_image
+
+logger = logging.getLogger("deeplab")
+
+ONNX, TFLITE, TFLITE_DYNAMIC = "model.onnx", "model.tflite", "model_dynamic_range.tflite"
+MIN_EQUAL_PIXELS = 0.999
+_ONNX_OPSET = 17
+_IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+
+Segment = Callable[[np.ndarray], np.ndarray]
+"""uint8 RGB [1, height, width, 3] -> class indices [1, height, width]."""
+
+
+class Segmenter(tf.Module):
+    """The network with what surrounds it in use: uint8 images or encoded ones in, classes and probabilities out."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self._predict = make_predictor(model)
+        self.weights = [variable.value for variable in model.variables]
+
+    @tf.function(input_signature=[_IMAGES])
+    def segment(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """uint8 RGB [batch, height, width, 3], any size -> `classes` uint8 [batch, height, width], `probabilities`."""
+        logits = self._predict(images)
+        return {"classes": tf.cast(tf.argmax(logits, -1), tf.uint8), "probabilities": tf.nn.softmax(logits)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def segment_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """JPEG, PNG, BMP or GIF files [batch] that decode to one size -> as `segment`."""
+
+        def decode(content: tf.Tensor) -> tf.Tensor:
+            return tf.io.decode_image(content, channels=3, expand_animations=False)
+
+        images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
+        return self.segment(images)
+
+
+def main(argv: list[str]) -> None:
+    """Checkpoint -> folder with the SavedModel, `deeplab.json` and, on request, the other formats; then the check."""
+    flags.require("model_dir", "export_dir")
+    export_dir = flags.path("export_dir")
+    if export_dir.exists():
+        raise UsageError(f"--export_dir={export_dir}: is there already; name another folder")
+    for module in ("tf2onnx", "onnxruntime") * FLAGS.onnx + ("ai_edge_litert.interpreter",) * FLAGS.tflite:
+        _extra(module)
+    images = [read_image(Path(argument)) for argument in argv[1:]]
+    model, config, checkpoint = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride())
+    segmenter = Segmenter(model)
+    partial = export_dir.with_name(f".{export_dir.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_saved_model(segmenter, config, checkpoint, partial)
+    if FLAGS.onnx:
+        write_onnx(segmenter, partial / ONNX)
+    if FLAGS.tflite:
+        write_tflite(segmenter, partial)
+    partial.rename(export_dir)
+    logger.info("%s -> %s", checkpoint, export_dir)
+    check(segmenter, export_dir, images)
+
+
+def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str, export_dir: Path) -> None:
+    """The SavedModel, and beside it `deeplab.json`: class names, palette, and what goes in and comes out.
+
+    Signatures: `serving_default` takes `image_bytes` (string [batch]), `images` takes `images` (uint8). Both return
+    `classes` (uint8 [batch, height, width]) and `probabilities` (float32 [batch, height, width, classes]).
+    """
+    signatures = {"serving_default": segmenter.segment_bytes, "images": segmenter.segment}
+    tf.saved_model.save(segmenter, str(export_dir), signatures)
+    description = {
+        "class_names": config.class_names,
+        "palette": palette()[: config.num_classes].tolist(),
+        "void": IGNORE_LABEL,
+        "preprocessing": "none: uint8 RGB of any size, as decoded; the graph does what the backbone expects. "
+        "An EXIF orientation is not applied.",
+        "outputs": {"classes": "index into class_names and palette", "probabilities": "by pixel and class"},
+        "checkpoint": checkpoint,
+        "model": config.to_json(),
+    }
+    write_text(export_dir / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+
+
+def write_onnx(segmenter: Segmenter, path: Path) -> None:
+    """The signature `images` as ONNX; raises UsageError without tf2onnx."""
+    tf2onnx = _extra("tf2onnx")
+    model, _ = tf2onnx.convert.from_function(segmenter.segment, [_IMAGES], opset=_ONNX_OPSET)
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            _pad_explicitly(node)
+    path.write_bytes(model.SerializeToString())
+
+
+def _pad_explicitly(node: Any) -> None:  # noqa: ANN401
+    """ONNX Runtime has no "same" padding of dilated kernels; at stride 1 it is dilation x (size - 1) / 2 all around."""
+    settings = {attribute.name: attribute for attribute in node.attribute}
+    if "auto_pad" in settings and "dilations" in settings and max(settings["dilations"].ints) > 1:
+        sizes = zip(settings["dilations"].ints, settings["kernel_shape"].ints, strict=True)
+        around = [dilation * (size - 1) // 2 for dilation, size in sizes]
+        node.attribute.remove(settings["auto_pad"])
+        node.attribute.add(name="pads", ints=around * 2, type=settings["dilations"].type)
+
+
+def write_tflite(segmenter: Segmenter, folder: Path) -> None:
+    """The signature `images` for TensorFlow Lite, one image at a time: float32, and with 8-bit weights."""
+    one_image = tf.TensorSpec([1, None, None, 3], tf.uint8, "images")
+    function = segmenter.segment.get_concrete_function(one_image)
+    for name, optimizations in ((TFLITE, []), (TFLITE_DYNAMIC, [tf.lite.Optimize.DEFAULT])):
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], segmenter)
+        converter.optimizations = optimizations
+        (folder / name).write_bytes(converter.convert())
+
+
+def check(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> None:
+    """Logs, for each format in the folder, the share of pixels for which it gives the class that the model gives.
+
+    Raises:
+        DeepLabError: less than 99.9 % in a float format.
+    """
+    expected = [segmenter.segment(image[np.newaxis])["classes"].numpy() for image in images]
+    for name, segment in _written(export_dir).items():
+        equal = [segment(image[np.newaxis]) == classes for image, classes in zip(images, expected, strict=True)]
+        if not equal:
+            continue
+        share = float(np.mean(np.concatenate([pixels.ravel() for pixels in equal])))
+        logger.info("%s: %.4f %% of the pixels of %d images as the model has them", name, 100 * share, len(images))
+        if share < MIN_EQUAL_PIXELS and name != TFLITE_DYNAMIC:
+            raise DeepLabError(f"{export_dir / name}: only {share:.2%} of the pixels are as the model has them")
+
+
+def _written(export_dir: Path) -> dict[str, Segment]:
+    """Each format that stands in the folder, and how to segment by it."""
+    images = tf.saved_model.load(str(export_dir)).signatures["images"]
+    found: dict[str, Segment] = {"saved_model.pb": lambda image: images(images=tf.constant(image))["classes"].numpy()}
+    if (export_dir / ONNX).exists():
+        session = _extra("onnxruntime").InferenceSession(str(export_dir / ONNX), providers=["CPUExecutionProvider"])
+        found[ONNX] = lambda image: session.run(["classes"], {"images": image})[0]
+    for name in (TFLITE, TFLITE_DYNAMIC):
+        if (export_dir / name).exists():
+            interpreter = _extra("ai_edge_litert.interpreter").Interpreter(str(export_dir / name))
+            found[name] = functools.partial(_run_tflite, interpreter)
+    return found
+
+
+def _run_tflite(interpreter: Any, image: np.ndarray) -> np.ndarray:  # noqa: ANN401
+    return interpreter.get_signature_runner()(images=image)["classes"]
+
+
+def _extra(module: str) -> Any:  # noqa: ANN401
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{module} is not installed: pip install '.[export]'") from error
+
+
+if __name__ == "__main__":
+    program.run(main, flags.define_export_flags)

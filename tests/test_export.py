@@ -1,0 +1,148 @@
+"""What is exported gives what the model gives, without this package; and the package as a library."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import deeplab
+from deeplab import export, runs
+from deeplab.data import voc
+from deeplab.errors import DataError
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+
+pytestmark = pytest.mark.slow
+
+CONFIG = ModelConfig(("background", "thing", "other"), backbone="mobilenet_v2")
+
+SERVE = """
+import sys
+import numpy as np
+import tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+result = serve(image_bytes=tf.constant([open(sys.argv[2], "rb").read()]))
+assert not any(name.startswith("deeplab") for name in sys.modules)
+np.savez(sys.argv[3], **{name: value.numpy() for name, value in result.items()})
+"""
+
+
+@pytest.fixture(scope="module")
+def jpeg(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "image.jpg"
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize((131, 97), Image.Resampling.NEAREST).save(path)
+    return path
+
+
+def _pixels(jpeg):
+    """As TensorFlow decodes them; Pillow's differ by a few levels, which matters to a network of random weights."""
+    return tf.io.decode_jpeg(jpeg.read_bytes()).numpy()
+
+
+@pytest.fixture(scope="module")
+def model_dir(jpeg, tmp_path_factory):
+    """A run with random weights, scaled so that each class is found in the image."""
+    folder = tmp_path_factory.mktemp("run")
+    keras.utils.set_random_seed(1)
+    model = build_deeplabv3(CONFIG, batch_norm_momentum=0.0)
+    image = _pixels(jpeg)[np.newaxis].astype(np.float32)
+    model(image, training=True)  # batch normalisation takes this image's statistics
+    logits, head = model(image, training=False).numpy(), model.get_layer("logits")
+    head.kernel.assign(head.kernel / logits.std((0, 1, 2)))
+    head.bias.assign(-logits.mean((0, 1, 2)) / logits.std((0, 1, 2)))
+    runs.record_run(folder, CONFIG, "")
+    tf.train.Checkpoint(model=model).save(str(folder / "checkpoints" / "best" / "ckpt"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(model_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "export"
+    command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={folder}"]
+    subprocess.run(command, check=True, timeout=300)
+    return folder
+
+
+def _expected(model_dir, images):
+    """Probabilities by the Keras model itself, of uint8 images [batch, height, width, 3]."""
+    model, _, _ = runs.load_model(model_dir)
+    logits = tf.function(lambda batch: model(batch, training=False))(tf.cast(images, tf.float32))
+    return tf.nn.softmax(logits).numpy()
+
+
+def test_another_process_serves_it_with_tensorflow_alone(model_dir, exported, jpeg, tmp_path):
+    command = [sys.executable, "-c", SERVE, str(exported), str(jpeg), str(tmp_path / "served.npz")]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
+    served = np.load(tmp_path / "served.npz")
+    expected = _expected(model_dir, _pixels(jpeg)[np.newaxis])
+    assert served["classes"].shape == (1, 97, 131)
+    assert set(np.unique(served["classes"])) == {0, 1, 2}
+    np.testing.assert_allclose(served["probabilities"], expected, atol=1e-3)
+    assert (served["classes"] == expected.argmax(-1)).mean() >= 0.999
+
+
+def test_it_says_what_it_is(exported):
+    description = json.loads((exported / "deeplab.json").read_text())
+    assert description["class_names"] == list(CONFIG.class_names)
+    assert description["palette"] == voc.palette()[:3].tolist()
+    assert description["checkpoint"].endswith("ckpt-1")
+    assert description["void"] == 255
+
+
+def test_an_export_is_not_overwritten(model_dir, exported):
+    command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("is there already; name another folder")
+
+
+def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    segmenter = export.Segmenter(runs.load_model(model_dir)[0])
+    export.write_tflite(segmenter, tmp_path)
+    image = _pixels(jpeg)[np.newaxis]
+    run = litert.Interpreter(str(tmp_path / export.TFLITE)).get_signature_runner()
+    assert (run(images=image)["classes"] == _expected(model_dir, image).argmax(-1)).mean() >= 0.999
+
+
+def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export.write_onnx(export.Segmenter(runs.load_model(model_dir)[0]), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    image = _pixels(jpeg)[np.newaxis]
+    classes = session.run(["classes"], {"images": image})[0]
+    assert (classes == _expected(model_dir, image).argmax(-1)).mean() >= 0.999
+
+
+def test_runs_and_exports_load_alike_in_python(model_dir, exported, jpeg):
+    image = _pixels(jpeg)
+    expected = _expected(model_dir, image[np.newaxis])[0]
+    for folder in (model_dir, str(exported)):
+        model = deeplab.load(folder)
+        assert model.class_names == CONFIG.class_names
+        np.testing.assert_allclose(model.probabilities(image), expected, atol=1e-3)
+        assert (model.segment(image) == expected.argmax(-1)).mean() >= 0.999
+        assert model.segment(np.stack([image, image])).shape == (2, 97, 131)
+        with pytest.raises(DataError, match=r"an image of float32 \[97, 131, 3\]: uint8 RGB .* is needed"):
+            model.segment(image.astype(np.float32))
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"model\.json: no such file"):
+        deeplab.load(tmp_path)
+    (tmp_path / "deeplab.json").write_text("{}")
+    with pytest.raises(DataError, match="not the folder of an export"):
+        deeplab.load(tmp_path)
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    check = "import sys, deeplab; assert 'tensorflow' not in sys.modules; assert 'load' in dir(deeplab)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        _ = deeplab.lode

@@ -1,0 +1,142 @@
+"""The HTML report of an evaluation: its numbers, its order of images, and that it asks for nothing outside itself."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from deeplab import charts, report
+from deeplab.training.evaluation import Evaluation
+from deeplab.training.metrics import confusion_counts, scores
+
+NAMES = ("background", "<thing>", "absent")
+
+
+def _example(seed, share_wrong):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, (30, 40)).astype(np.uint8)
+    truth[0] = 255
+    prediction = np.where(rng.random(truth.shape) < share_wrong, 1 - np.minimum(truth, 1), np.minimum(truth, 1))
+    return rng.integers(0, 256, (30, 40, 3)).astype(np.uint8), truth, prediction.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def page():
+    ranking, confusion = report.ImageRanking(len(NAMES), count=2), np.zeros((3, 3), np.int64)
+    for number in range(6):
+        image, truth, prediction = _example(number, share_wrong=number / 10)
+        ranking.add(f"image_{number}", image, truth, prediction)
+        confusion += confusion_counts(truth, prediction, 3, 255)
+    ranking.add("void", image, np.full_like(truth, 255), prediction)
+    evaluation = Evaluation({"loss": 0.25}, scores(confusion), confusion, 6)
+    records = [
+        {"step": step, "split": split, "loss": 1 / step, "mean_iou": step / 20, "learning_rate": 0.1}
+        for step in (5, 10)
+        for split in ("train", "val")
+    ]
+    return report.render("run & val", NAMES, evaluation, ranking, records, {"checkpoint": "ckpt-10"}), evaluation
+
+
+class _Parser(html.parser.HTMLParser):
+    """Notes every element, and that each that is opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def parsed(page):
+    parser = _Parser()
+    parser.feed(page[0])
+    assert parser.open == []
+    return parser
+
+
+def test_nothing_is_asked_for_outside_the_file(parsed):
+    for tag, attributes in parsed.elements:
+        assert tag not in ("script", "iframe", "object", "embed")
+        for name in ("src", "href", "srcset", "data"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert "url(" not in attributes.get("style", "")
+
+
+def test_pictures_have_texts(parsed):
+    pictures = [attributes for tag, attributes in parsed.elements if tag == "img"]
+    assert len(pictures) == 1 + 4 * 4  # the confusion matrix; two best and two worst of four pictures each
+    assert all(len(attributes["alt"]) > 10 for attributes in pictures)
+    curves = [attributes for tag, attributes in parsed.elements if tag == "svg"]
+    assert len(curves) == 3
+    assert "train from 0.2 to 0.1, val from 0.2 to 0.1" in curves[1]["aria-label"]
+
+
+def test_numbers_are_those_of_the_evaluation(page, parsed):
+    text, result = "|".join(parsed.text), page[1].scores
+    assert f"{100 * result.mean_iou:.1f} %|mean IoU" in text
+    assert f"{100 * result.pixel_accuracy:.1f} %|pixel accuracy" in text
+    matrix = page[1].confusion
+    iou, recall = result.per_class_iou[1], matrix[1, 1] / matrix[1].sum()
+    precision, share = matrix[1, 1] / matrix[:, 1].sum(), matrix[1].sum() / matrix.sum()
+    row = "|".join(f"{100 * value:.1f} %" for value in (iou, recall, precision, share))
+    assert f"<thing>|{row}" in text
+    assert "absent|-|-|-|0.0 %" in text
+
+
+def test_best_and_worst_are_in_order_and_void_is_neither(page):
+    captions = re.findall(r"<figcaption><b>(\w+)</b>: mean IoU ([\d.]+) %", page[0])
+    assert [name for name, _ in captions] == ["image_5", "image_4", "image_0", "image_1"]
+    assert captions[2][1] == "100.0"
+
+
+def test_of_few_images_each_is_shown_once():
+    ranking = report.ImageRanking(2, count=4)
+    for number in range(5):
+        ranking.add(str(number), *_example(number, number / 10))
+    assert [item.name for item in ranking.best] == ["0", "1", "2", "3"]
+    assert [item.name for item in ranking.worst] == ["4"]
+
+
+def test_of_two_records_of_a_step_the_later_counts(tmp_path):
+    lines = [
+        {"step": 2, "split": "val", "loss": 9},
+        {"step": 1, "split": "val"},
+        {"step": 2, "split": "val", "loss": 3},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = report.read_records(tmp_path / "metrics.jsonl")
+    assert [(record["step"], record.get("loss")) for record in records] == [(1, None), (2, 3)]
+    assert report.read_records(tmp_path / "none.jsonl") == []
+    assert charts.training_curves([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 1.0, [0, 0.5, 1.0]), (0.13, 0.52, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), (3.0, 3.0, [3, 4]), (0, 0, [0, 0.5])],
+)
+def test_ticks_are_round_and_cover_the_values(low, high, expected):
+    np.testing.assert_allclose(charts.nice_ticks(low, high), expected, atol=1e-12)
+
+
+def test_lines_go_where_their_values_are():
+    svg = charts.line_chart("loss", {"train": [(0, 0.0), (50, 1.0), (100, 0.5)]})
+    points = [tuple(map(float, point.split(","))) for point in re.search(r'points="([^"]+)"', svg).group(1).split()]
+    left, middle, right = points
+    assert middle[0] == pytest.approx((left[0] + right[0]) / 2)
+    assert right[1] == pytest.approx((left[1] + middle[1]) / 2)
+    assert left[1] > middle[1]  # downwards
