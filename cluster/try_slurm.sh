@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tries slurm_nodes.sbatch on this machine: two workers train the demo's data on the CPU, once without interruption, once
-# taken from the nodes by `scontrol requeue` and once by the time limit's signal; all must end with the same weights.
+# Tries the job scripts on this machine's CPU, on the demo's data. Two workers train once without interruption, once taken
+# from their nodes by `scontrol requeue` and once by the time limit's signal; all must end with the same weights. Then one
+# node, and an array of two runs.
 #
 #   cluster/try_slurm.sh FOLDER        for a throw-away Debian machine and root; see local_slurm.sh
 set -euo pipefail
@@ -11,36 +12,44 @@ export SLURM_CONF=$folder/slurm/slurm.conf
 trap 'cluster/local_slurm.sh stop "$folder/slurm"' EXIT
 [ -d "$folder/data" ] || .venv/bin/python -m deeplab.data.shapes "$folder/data"
 
-submit() {  # name, sbatch's options
-    local name=$1
+train=(--flagfile=configs/demo.flags --voc_dir="$folder/data" --tfrecord_dir="$folder/shards" --epochs=0
+    --learning_rate=0.003 --eval_every_epochs=0.5 --log_every_steps=5 --deterministic)
+
+submit() {  # name, script, options of sbatch -- flags of train.py
+    local name=$1 script=$2 options=()
+    shift 2
+    while [ "$1" != -- ]; do options+=("$1"); shift; done
     shift
-    sbatch --parsable --gpus-per-node=0 --cpus-per-task=1 --output="$folder/$name.log" "$@" cluster/slurm_nodes.sbatch \
-        --flagfile=configs/demo.flags --voc_dir="$folder/data" --tfrecord_dir="$folder/shards" \
-        --model_dir="$folder/$name" --epochs=0 --train_steps=60 --eval_every_epochs=0.5 --log_every_steps=5 \
-        --learning_rate=0.003 --deterministic
+    sbatch --parsable --gpus-per-node=0 --cpus-per-task=1 --output="$folder/$name.log" "${options[@]}" \
+        "cluster/$script" "${train[@]}" "$@"
 }
 
-finished() {  # job
-    [[ $(scontrol show job "$1" | grep -o 'JobState=[A-Z]*') =~ COMPLETED|FAILED|CANCELLED|TIMEOUT ]]
+nodes() {  # name, options of sbatch: 60 steps of two workers
+    submit "$1" slurm_nodes.sbatch "${@:2}" -- --train_steps=60 --model_dir="$folder/$1"
 }
 
 wait_for() {  # job
-    until finished "$1"; do sleep 2; done
-    scontrol show job "$1" | grep -E 'JobState|Restarts|NodeList=node'
+    while [ -n "$(squeue --noheader --jobs="$1" 2> /dev/null)" ]; do sleep 2; done
+    scontrol show job "$1" | grep -E 'JobState|Restarts| NodeList=node'
 }
 
-echo "== without interruption"
-wait_for "$(submit whole)"
-echo "== scontrol requeue at step 25"
-job=$(submit requeued)
+echo "== two nodes, without interruption"
+wait_for "$(nodes whole)"
+echo "== two nodes, scontrol requeue at step 25"
+job=$(nodes requeued)
 until grep -qs 'step 25/' "$folder/requeued.log"; do sleep 0.2; done
 scontrol requeue "$job"
 wait_for "$job"
-echo "== time limit of 2 minutes, signal a minute before"
-wait_for "$(submit limited --time=2 --signal=USR1@60)"
+echo "== two nodes, time limit of 2 minutes, signal a minute before"
+wait_for "$(nodes limited --time=2 --signal=USR1@60)"
 for name in whole requeued limited; do
-    grep -HE 'resuming|changed|SIG|signal|validation at step 60' "$folder/$name.log" | sed "s|$folder/||g" || true
+    grep -HE 'resuming|SIG|signal|validation at step 60' "$folder/$name.log" | sed "s|$folder/||g" || true
 done
+echo "== one node"
+wait_for "$(submit node slurm_node.sbatch -- --train_steps=5 --model_dir="$folder/node")"
+echo "== an array of two runs"
+wait_for "$(RUNS=$folder/sweep RATES="0.003 0.007" SEEDS=1 submit array slurm_array.sbatch --array=0-1 -- --train_steps=5)"
+ls "$folder"/sweep
 .venv/bin/python - "$folder"/{whole,requeued,limited} <<'PY'
 import hashlib
 import sys
