@@ -65,7 +65,8 @@ def measure(num_replicas: int) -> tuple[float, float, int]:
     @tf.function
     def add(values: list[tf.Tensor]) -> tf.Tensor:
         def replica(values: list[tf.Tensor]) -> tf.Tensor:
-            sums = tf.distribute.get_replica_context().all_reduce("SUM", values)
+            on_device = [tf.identity(value) for value in values]
+            sums = tf.distribute.get_replica_context().all_reduce("SUM", on_device)
             return tf.add_n([tf.reshape(value, [-1])[0] for value in sums])  # all are needed, so none is left out
 
         return strategy.run(replica, args=(values,))

@@ -5,6 +5,8 @@ import signal
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """What schedulers and people send to stop a program; Slurm's --signal is mostly set to SIGUSR1."""
 
+signals_seen: list[int] = []
+"""Those that came before the training loop. What they raise may be lost in a library's callback; this is not."""
 
 EXIT_STATUSES = {
     0: "done",

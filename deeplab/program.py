@@ -19,7 +19,7 @@ from absl import flags as absl_flags
 from absl import logging as absl_logging
 
 import deeplab.flags
-from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError
+from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError, signals_seen
 from deeplab.flags import FLAGS
 
 _LOST_WORKER = (
@@ -70,6 +70,7 @@ def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
 def _stop_now(number: int, frame: FrameType | None) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)  # a second one ends the program at once
+    signals_seen.append(number)
     raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; the same command starts again")
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import tensorflow as tf
 
-from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted
+from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, signals_seen
 from deeplab.monitor import Monitor, Profiler
 from deeplab.progress import Progress, duration
 from deeplab.training.checkpoint import Checkpoints, TrainingState
@@ -126,7 +126,7 @@ class Trainer:
         self._works_alone = any_worker is None
         self._monitor, self._profiler = monitor, profiler
         self._saved_at = time.monotonic()
-        self._signal: int | None = None
+        self._signal: int | None = signals_seen[0] if signals_seen else None
         self._is_stopping = False
         self._is_evaluating = False
 
@@ -145,6 +145,7 @@ class Trainer:
         progress = Progress("training", plan.train_steps, "steps", initial=self._step, every_seconds=math.inf)
         if self._evaluate_if_due():  # a signal came between this step and the end of its evaluation
             self._save()
+        self._is_stopping = self._is_stopping_anywhere()
         while not self._is_stopping and self._step < plan.train_steps and not self._should_stop_early():
             if self._profiler:
                 self._profiler.after(self._step)

@@ -214,6 +214,14 @@ def test_bad_examples_up_to_a_number_are_left_out_and_named(tiny_voc, tmp_path, 
         tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
 
 
+def test_classes_without_a_pixel_are_told(tiny_voc, tmp_path, caplog):
+    """As of masks of 0 and 255, where 255 was meant to be class 1."""
+    for name in "ab":
+        write_mask(tiny_voc / "SegmentationClass" / f"{name}.png", np.repeat([[0, 255]], 20, 0).repeat(15, 1))
+    tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+    assert "train has no pixel of one, two (255 is void, no class)" in caplog.text
+
+
 def test_a_split_of_bad_examples_alone_is_refused(tiny_voc, tmp_path):
     for name in "ab":
         (tiny_voc / "JPEGImages" / f"{name}.jpg").unlink()

@@ -217,6 +217,14 @@ def test_signal_saves_and_says_so(tmp_path):
     assert (sum(again.calls), again.evaluated_at) == (7, [5, 10])
 
 
+def test_a_signal_that_came_before_the_loop_and_was_lost_on_the_way_stops_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("deeplab.trainer.signals_seen", [signal.SIGTERM])
+    run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after step 0, newest checkpoint None"):
+        run.trainer.run()
+    assert run.calls == []
+
+
 @pytest.mark.parametrize("signal_at", [4, 5, 6])
 def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
     plan = Plan(10, steps_per_epoch=5, global_batch_size=1)

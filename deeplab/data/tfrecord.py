@@ -149,6 +149,9 @@ def _write_shards(
         shards=tuple(report.shard for report in reports),
     )
     write_manifest(tfrecord_dir, manifest)
+    absent = [name for name, pixels in zip(class_names, manifest.class_pixels, strict=True) if not pixels]
+    if absent:
+        logger.warning("%s has no pixel of %s (255 is void, no class)", split, ", ".join(absent))
     return manifest
 
 
