@@ -8,10 +8,12 @@ Prints tables and a JSON line.
 """
 
 import json
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import keras
 import numpy as np
@@ -45,6 +47,9 @@ def timed(function: Callable[[], None]) -> float:
 
 def measure(num_replicas: int) -> tuple[float, float, int]:
     """Seconds of a whole step, seconds of the sum of its gradients, bytes of the gradients."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
+    keras.utils.set_random_seed(1)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(num_replicas)])
     with strategy.scope():
         model = build_deeplabv3(ModelConfig(tuple(map(str, range(21)))))
@@ -89,14 +94,13 @@ def ring_seconds(num_bytes: int, num_gpus: int, bytes_per_second: float) -> floa
 
 def main() -> None:
     """Both tables."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * max(REPLICAS))
-    keras.utils.set_random_seed(1)
     shares = {}
     num_bytes = 0
     print("replicas  step [ms]  all-reduce [ms]  share")
     for num_replicas in REPLICAS:
-        step, reduced, num_bytes = measure(num_replicas)
+        # Strategies of different sizes do not share a process.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            step, reduced, num_bytes = pool.submit(measure, num_replicas).result()
         shares[num_replicas] = reduced / step
         print(f"{num_replicas:8}  {1000 * step:9.0f}  {1000 * reduced:15.0f}  {100 * shares[num_replicas]:4.1f} %")
         sys.stdout.flush()
