@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/python eval.py --model_dir=runs/demo --tfrecord_dir=runs/demo/shards --split=val --output_dir=runs/demo/eval \
 	    --report=runs/demo/eval
 	@echo "scores:      runs/demo/eval/metrics.json"
-	@echo "pictures:    runs/demo/eval/side_by_side/ (image | prediction | truth)"
+	@echo "pictures:    runs/demo/eval/side_by_side/ (image | truth | prediction | errors)"
 	@echo "report:      runs/demo/eval/report.html"
 	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs/demo"
 

@@ -6,7 +6,7 @@ python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_d
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import deeplab.quiet  # noqa: F401
 
 # isort: split
 import numpy as np
-from PIL import Image
 
 from deeplab import distribution, flags, program, report, runs, visualize
 from deeplab.data import pipeline, voc
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
     logger.info("scoring %s on %s, %d images", checkpoint, FLAGS.split, manifest.num_examples)
 
     output_dir, report_dir = flags.optional_path("output_dir"), flags.optional_path("report")
-    writer = _PictureWriter(output_dir) if output_dir is not None else None
+    writer = _PictureWriter(output_dir, config.class_names) if output_dir is not None else None
     ranking = report.ImageRanking(config.num_classes) if report_dir is not None else None
     loss = Loss("cross_entropy", config.num_classes, ignore_label=voc.IGNORE_LABEL)
     inference = flags.inference()
@@ -115,18 +114,18 @@ def _pairing(tfrecord_dir: Path, manifest: Manifest, takers: list[Callable]) -> 
 
 
 class _PictureWriter:
-    """Writes masks/ID.png (palettised prediction) and side_by_side/ID.png (image | prediction | truth)."""
+    """Writes masks/ID.png (palettised prediction) and side_by_side/ID.png (image | truth | prediction | errors)."""
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, class_names: Sequence[str]) -> None:
+        self._class_names = class_names
         self._masks, self._rows = output_dir / "masks", output_dir / "side_by_side"
         self._masks.mkdir(parents=True, exist_ok=True)
         self._rows.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
         """One example and its prediction."""
-        mask = visualize.colour_mask(prediction)
-        visualize.save(mask, self._masks / f"{name}.png")
-        row = visualize.side_by_side(Image.fromarray(image), mask, visualize.colour_mask(label))
+        visualize.save(visualize.colour_mask(prediction), self._masks / f"{name}.png")
+        row = visualize.panel(image, label, prediction, self._class_names, largest_side=max(label.shape))
         visualize.save(row, self._rows / f"{name}.png")
 
 

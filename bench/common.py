@@ -1,5 +1,6 @@
 """What the scripts here share: variants that take turns, a table and a JSON line of ratios, images of VOC's size."""
 
+import gc
 import json
 import os
 import statistics
@@ -21,6 +22,8 @@ def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict
     """What each variant measures in each round, after one that does not count; so other load meets all of them."""
     for variant in variants.values():
         variant()
+    gc.collect()
+    gc.freeze()  # else Python looks through all graphs ever traced, for seconds, in whichever variant it happens to
     measured: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():

@@ -12,7 +12,8 @@ export SLURM_CONF=$folder/slurm/slurm.conf
 trap 'cluster/local_slurm.sh stop "$folder/slurm"' EXIT
 [ -d "$folder/data" ] || .venv/bin/python -m deeplab.data.shapes "$folder/data"
 
-train=(--flagfile=configs/demo.flags --voc_dir="$folder/data" --tfrecord_dir="$folder/shards" --epochs=0
+train=(--flagfile=configs/demo.flags --voc_dir="$folder/data" --class_names="$folder/data/class_names.txt"
+    --tfrecord_dir="$folder/shards" --epochs=0
     --learning_rate=0.003 --eval_every_epochs=0.5 --log_every_steps=5 --deterministic)
 
 submit() {  # name, script, options of sbatch -- flags of train.py

@@ -241,6 +241,9 @@ def define_predict_flags() -> None:
         "voc_dir", None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
     flags.DEFINE_string("split", "test", "Split of --voc_dir.")
+    flags.DEFINE_integer(
+        "batch_size", 8, "Most neighbouring images of one size that are segmented together.", lower_bound=1
+    )
     _define_inference_flags()
 
 

@@ -12,6 +12,7 @@ import io
 import logging
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from deeplab.progress import Progress
 logger = logging.getLogger("deeplab")
 
 STANDARD_INPUT = Path("-")
+BATCH_PIXELS = 2**22
+"""Of a batch; four million pixels of 21 classes are 0.35 GB of probabilities. A larger picture goes alone."""
 
 
 def main(argv: list[str]) -> None:
@@ -51,33 +54,63 @@ def main(argv: list[str]) -> None:
 
     progress = Progress("segmenting", len(images), "images")
     unread: list[DataError] = []
-    for number, path in enumerate(images, 1):
-        name = "stdin" if path == STANDARD_INPUT else path.stem
-        try:
-            image = read_image(path)
-        except DataError as error:
+    number = 0
+    for batch in batches_of_one_size(images, unread, FLAGS.batch_size):
+        masks = model.segment(np.stack([image for _, image in batch]))
+        for (path, image), mask in zip(batch, masks, strict=True):
+            name = "stdin" if path == STANDARD_INPUT else path.stem
+            shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in visualize.class_shares(mask)}
+            pictures = [visualize.colour_mask(mask)]
+            if voc_dir is None:
+                pictures += pictures_to_look_at(name, image, mask, shares, model.class_names)
+            for folder, picture in zip(folders, pictures, strict=True):
+                visualize.save(picture, folder / f"{name}.png")
             progress.clear()
-            logger.error("%s", error)
-            unread.append(error)
-            continue
-        mask = model.segment(image)
-        shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in visualize.class_shares(mask)}
-        pictures = [visualize.colour_mask(mask)]
-        if voc_dir is None:
-            overlay = visualize.overlay(image, mask)
-            pictures += [visualize.coloured(mask), visualize.stack(overlay, visualize.legend(shares, overlay.width))]
-        if voc_dir is None and FLAGS.truth_dir:
-            truth = read_truth(flags.path("truth_dir") / f"{name}.png", mask.shape, len(model.class_names))
-            pictures.append(visualize.panel(image, truth, mask, model.class_names, max(mask.shape)))
-        for folder, picture in zip(folders, pictures, strict=True):
-            visualize.save(picture, folder / f"{name}.png")
-        progress.clear()
-        logger.info("%s: %s", path, ", ".join(shares.values()))
-        progress.update(number)
-    progress.close()
+            logger.info("%s: %s", path, ", ".join(shares.values()))
+            number += 1
+            progress.update(number)
+    if number:
+        progress.close()
     if unread:
         left_out = f"; {len(unread)} of {len(images)} images left out" if len(images) > 1 else ""
         raise DataError(f"{unread[0]}{left_out}")
+
+
+def batches_of_one_size(
+    paths: Sequence[Path], unread: list[DataError], batch_size: int
+) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Neighbouring pictures of one size, as many as `batch_size` and BATCH_PIXELS let, at least one.
+
+    What cannot be read is left out, logged, and its error put into `unread`.
+    """
+    batch: list[tuple[Path, np.ndarray]] = []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except DataError as error:
+            unread.append(error)
+            if len(paths) > 1:
+                logger.error("%s", error)
+            continue
+        most = min(batch_size, BATCH_PIXELS // (image.shape[0] * image.shape[1]))
+        if batch and (len(batch) >= most or batch[0][1].shape != image.shape):
+            yield batch
+            batch = []
+        batch.append((path, image))
+    if batch:
+        yield batch
+
+
+def pictures_to_look_at(
+    name: str, image: np.ndarray, mask: np.ndarray, shares: dict[int, str], class_names: Sequence[str]
+) -> list[Image.Image]:
+    """For the folders coloured, overlays and, with --truth_dir, side_by_side."""
+    overlay = visualize.overlay(image, mask)
+    pictures = [visualize.coloured(mask), visualize.stack(overlay, visualize.legend(shares, overlay.width))]
+    if FLAGS.truth_dir:
+        truth = read_truth(flags.path("truth_dir") / f"{name}.png", mask.shape, len(class_names))
+        pictures.append(visualize.panel(image, truth, mask, class_names, max(mask.shape)))
+    return pictures
 
 
 def named_images(arguments: list[str]) -> list[Path]:

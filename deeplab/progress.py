@@ -75,5 +75,6 @@ class Progress:
         """Ends with a plain line that says how much was done in what time."""
         self.clear()
         elapsed = time.monotonic() - self._start
-        self._stream.write(f"{self._label}: {self._done:,} {self._unit} in {duration(elapsed)}\n")
+        unit = self._unit.removesuffix("s") if self._done == 1 else self._unit
+        self._stream.write(f"{self._label}: {self._done:,} {unit} in {duration(elapsed)}\n")
         self._stream.flush()

@@ -95,16 +95,22 @@ def test_multi_grid_sets_the_rates_of_conv5():
         atrous_backbone("mobilenet_v2", 16, None, (1, 2, 4))
 
 
-@pytest.mark.parametrize("rate", [2, 6, 18])
-def test_direct_dilated_convolution_equals_kerass(rate):
+@pytest.mark.parametrize(
+    ("kernel_size", "rate", "padding"),
+    [(3, 2, "same"), (3, 6, "same"), (3, 12, "same"), (3, 18, "same"), ((5, 3), (2, 4), "same"), (3, 3, "valid")],
+)
+def test_direct_dilated_convolution_equals_kerass(kernel_size, rate, padding):
+    """Also where taps lie on padding alone, as at rate 12 to all but one column, and at 18."""
     rng = np.random.default_rng(0)
     inputs = tf.constant(rng.normal(size=(2, 13, 11, 5)), tf.float32)
-    direct = AtrousConv2D(7, 3, padding="same", dilation_rate=rate)
-    plain = keras.layers.Conv2D(7, 3, padding="same", dilation_rate=rate)
+    direct = AtrousConv2D(7, kernel_size, padding=padding, dilation_rate=rate)
+    plain = keras.layers.Conv2D(7, kernel_size, padding=padding, dilation_rate=rate)
     results = []
     for layer in (direct, plain):
         layer.build(inputs.shape)
-        layer.set_weights([rng.normal(size=(3, 3, 5, 7)), np.ones(7)] if layer is direct else direct.get_weights())
+        layer.set_weights(
+            [rng.normal(size=direct.kernel.shape), np.ones(7)] if layer is direct else direct.get_weights()
+        )
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = layer(inputs)

@@ -183,7 +183,7 @@ def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scor
         predicted.append(np.array(Image.open(output_dir / "masks" / f"{pair.name}.png")))
         assert predicted[-1].shape == truth[-1].shape
         with Image.open(output_dir / "side_by_side" / f"{pair.name}.png") as row:
-            assert row.size == (3 * truth[-1].shape[1] + 8, truth[-1].shape[0])
+            assert row.width == 4 * truth[-1].shape[1] + 12  # image | truth | prediction | errors, and three gaps
     truth, predicted = (np.concatenate([mask.ravel() for mask in masks]) for masks in (truth, predicted))
     truth, predicted = truth[truth != 255], predicted[truth != 255]
     for index, name in enumerate(voc.CLASS_NAMES):
@@ -397,6 +397,8 @@ def test_predict_refuses_what_is_no_image(run_dir, tmp_path):
         expect=1,
     )
     _assert_one_line(done, r"text\.jpg: cannot be read as an image")
+    assert done.stderr.count("cannot be read") == 1
+    assert "segmenting" not in done.stderr
 
 
 def test_training_on_real_voc_images(voc_sample, tmp_path):
@@ -416,7 +418,7 @@ def test_training_on_real_voc_images(voc_sample, tmp_path):
         "--train_steps=2",
         "--num_gpus=0",
     )
-    assert "1 images" in done.stderr  # val has two
+    assert "1 image in" in done.stderr  # val has two
     assert read_manifest(tmp_path / "shards", "train").num_examples == 5
 
 

@@ -21,7 +21,7 @@ def test_shapes_are_the_same_every_time_and_in_voc_layout(shapes_dir, tmp_path):
     shapes.write_shapes(tmp_path / "again", num_train=10, num_val=5)
     files = _files(tmp_path / "again")
     assert files == _files(shapes_dir)
-    assert len(files) == 2 * 15 + 2
+    assert len(files) == 2 * 15 + 3
     splits = {split: voc.read_split(shapes_dir, split) for split in ("train", "val")}
     assert [len(names) for names in splits.values()] == [10, 5]
     assert not set(splits["train"]) & set(splits["val"])
@@ -35,7 +35,8 @@ def test_shapes_have_void_between_object_and_background(shapes_dir):
         for first, second in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1])):
             touching = (first != second) & (first != 255) & (second != 255)
             assert not touching.any()
-    assert classes == {0, 255} | {voc.CLASS_NAMES.index(name) for name in ("aeroplane", "bird", "bottle", "bus", "cat")}
+    assert classes == {0, 1, 2, 3, 4, 5, 255}
+    assert voc.read_class_names(shapes_dir / "class_names.txt") == shapes.CLASS_NAMES
 
 
 def test_shapes_never_overwrite(tmp_path):

@@ -1,6 +1,6 @@
 """A small synthetic data set in VOC layout, so that the program runs where no data is.
 
-Five of VOC's class names stand for five textured shapes on textured backgrounds; every object has a void border,
+Five textured shapes on textured backgrounds are its classes, named in class_names.txt; every object has a void border,
 as VOC's have. The same seed gives the same files. `python -m deeplab.data.shapes FOLDER` writes it.
 """
 
@@ -14,14 +14,14 @@ from deeplab.data import voc
 from deeplab.progress import Progress
 
 SIZE = 128
-_SHAPES = {"aeroplane": "triangle", "bird": "disc", "bottle": "bar", "bus": "square", "cat": "ring"}
 _COLOURS = {
-    "aeroplane": (200, 60, 60),
-    "bird": (70, 90, 210),
-    "bottle": (60, 170, 80),
-    "bus": (220, 190, 60),
-    "cat": (180, 80, 190),
+    "triangle": (200, 60, 60),
+    "disc": (70, 90, 210),
+    "bar": (60, 170, 80),
+    "square": (220, 190, 60),
+    "ring": (180, 80, 190),
 }
+CLASS_NAMES = ("background", *_COLOURS)
 
 
 def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: int = 0) -> None:
@@ -44,6 +44,7 @@ def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: i
     progress.close()
     for split, members in (("train", names[:num_train]), ("val", names[num_train:])):
         (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
+    (partial / "class_names.txt").write_text("\n".join(CLASS_NAMES) + "\n")
     partial.rename(voc_dir)
 
 
@@ -53,13 +54,13 @@ def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
     image = _texture(rng, (width, height), rng.integers(60, 200, 3))
     mask = Image.new("L", (width, height), 0)
     for _ in range(rng.integers(1, 4)):
-        name = str(rng.choice(list(_SHAPES)))
+        shape = str(rng.choice(CLASS_NAMES[1:]))
         outline = Image.new("L", (width, height), 0)
-        _draw_shape(ImageDraw.Draw(outline), rng, _SHAPES[name], width, height)
-        image.paste(_texture(rng, (width, height), np.array(_COLOURS[name])), mask=outline)
+        _draw_shape(ImageDraw.Draw(outline), rng, shape, width, height)
+        image.paste(_texture(rng, (width, height), np.array(_COLOURS[shape])), mask=outline)
         border = outline.filter(ImageFilter.MaxFilter(3))
         mask.paste(voc.IGNORE_LABEL, mask=border)
-        mask.paste(voc.CLASS_NAMES.index(name), mask=outline.filter(ImageFilter.MinFilter(3)))
+        mask.paste(CLASS_NAMES.index(shape), mask=outline.filter(ImageFilter.MinFilter(3)))
     mask.putpalette(voc.palette().tobytes())
     return image, mask
 

@@ -221,6 +221,7 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
     if mode != "P" and (mode, bit_depth) != ("L", 8):
         raise DataError(
             f"{path}: a PNG of mode {mode}, {bit_depth} bits; a mask holds class indices (palette, or 8-bit greyscale)"
+            "; docs/moving.md makes them of colours"
         )
     foreign = np.setdiff1d(np.unique(mask), [*range(num_classes), voc.IGNORE_LABEL])
     if foreign.size:
