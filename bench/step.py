@@ -2,13 +2,14 @@
 
 python bench/step.py
 
-ResNet-50, output stride 16, 21 classes, 384x384, cross-entropy, SGD with momentum; the variants take turns.
+ResNet-50, 21 classes, 384x384, cross-entropy, SGD with momentum; the variants take turns. The limit is the rate of
+matrix products on the same cores: what it would take to make the multiply-adds of the convolutions, and nothing else.
 TORCH_PYTHON in the environment names a Python with torch, if this one has none.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import keras
@@ -19,15 +20,15 @@ from common import pytorch, ratio, report, take_turns
 from deeplab.distribution import PRECISIONS
 from deeplab.model.backbone import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.inference import make_predictor
 from deeplab.training.losses import Loss
-from deeplab.training.step import make_train_function
+from deeplab.training.step import make_evaluate_function, make_train_function
 
 SIZE = 384
 NUM_CLASSES = 21
 STEPS = 2  # of a measurement
 ROUNDS = 3
 MATRIX = 2048
-OUTPUT_STRIDE = 16
 CROSS_ENTROPY = Loss("cross_entropy", NUM_CLASSES)
 
 
@@ -54,9 +55,10 @@ def our_step(
     batch: dict[str, tf.Tensor],
     steps: int = STEPS,
     loss: Loss = CROSS_ENTROPY,
+    weight_decay: float = 1e-4,
 ) -> Callable[[], object]:
-    """As train.py has it, with loss, confusion matrix and all checks."""
-    train = make_train_function(tf.distribute.get_strategy(), model, sgd(model), loss, weight_decay=1e-4)
+    """As train.py has it, with loss, confusion matrix, norms and checks."""
+    train = make_train_function(tf.distribute.get_strategy(), model, sgd(model), loss, weight_decay=weight_decay)
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
     return lambda: float(train(batches, tf.constant(steps))["loss"])
 
@@ -77,12 +79,24 @@ def bare_step(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], o
     return lambda: [step().numpy() for _ in range(STEPS)]
 
 
-def keras_fit(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
-    """`model.fit` with Keras's own cross-entropy."""
+def keras_fit(model: keras.Model, batch: dict[str, tf.Tensor], metrics: Sequence[keras.Metric] = ()) -> Callable:
+    """A function that measures a step of `model.fit` with Keras's own cross-entropy, between the ends of its steps.
+
+    Apart from them, fit was seen to take two seconds for its own end.
+    """
+    model = keras.Model(model.input, model.output)  # the same layers, compiled for itself
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
-    model.compile(sgd(model), loss)
+    model.compile(sgd(model), loss, metrics=list(metrics))
     data = tf.data.Dataset.from_tensors((batch["image"], batch["label"])).cache().repeat()
-    return lambda: model.fit(data, steps_per_epoch=STEPS, verbose=0)
+    ends: list[float] = []
+    stamp = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: ends.append(time.perf_counter()))
+
+    def measure() -> float:
+        ends.clear()
+        model.fit(data, steps_per_epoch=1 + STEPS, verbose=0, callbacks=[stamp])
+        return (ends[-1] - ends[0]) / STEPS
+
+    return measure
 
 
 def matrix_product(dtype: tf.DType) -> Callable[[], float]:
@@ -129,55 +143,66 @@ def useful_gflop(model: keras.Model, size: int) -> float:
     return total / 1e9
 
 
-def compare(precision: str, batch_size: int, thorough: bool) -> tuple[list[tuple], dict[str, object]]:
-    """Rows of the table and figures for one precision and batch size."""
+def evaluation(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
+    """As train.py and eval.py have it, with loss and confusion matrix."""
+    evaluate = make_evaluate_function(tf.distribute.get_strategy(), make_predictor(model), CROSS_ENTROPY)
+    examples = batch | {"is_example": tf.ones_like(batch["label"][:, 0, 0], tf.int64)}
+    return lambda: [np.asarray(evaluate(examples)[1]) for _ in range(STEPS)]
+
+
+def compare(precision: str, batch_size: int, output_stride: int, thorough: bool) -> tuple[list[tuple], dict]:
+    """Rows of the table and figures for one precision, batch size and stride."""
     keras.config.set_dtype_policy(PRECISIONS[precision])
-    model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), output_stride=OUTPUT_STRIDE))
+    model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), output_stride=output_stride))
     rng = np.random.default_rng(0)
     batch = {
         "image": tf.constant(rng.integers(0, 256, (batch_size, SIZE, SIZE, 3), np.uint8)),
         "label": tf.constant(rng.integers(0, NUM_CLASSES, (batch_size, SIZE, SIZE), np.uint8)),
     }
-    variants = {"ours": seconds_per_step(our_step(model, batch))}
+    variants = {"ours": seconds_per_step(our_step(model, batch, weight_decay=0.0))}
     if thorough:
         variants["bare step"] = seconds_per_step(bare_step(model, batch))
-        variants["model.fit"] = seconds_per_step(keras_fit(model, batch))
-    settings = (precision, batch_size, SIZE, OUTPUT_STRIDE, STEPS)
-    if measure := pytorch("pytorch_step.py", *map(str, settings)):
-        variants["PyTorch"] = measure
+        variants["model.fit"] = keras_fit(model, batch)
+        mean_iou = keras.metrics.MeanIoU(NUM_CLASSES, ignore_class=255, sparse_y_pred=False)
+        variants["model.fit with MeanIoU"] = keras_fit(model, batch, [mean_iou])
+        variants["ours with weight decay"] = seconds_per_step(our_step(model, batch))
+    if thorough or output_stride == 8:
+        variants["evaluation"] = seconds_per_step(evaluation(model, batch))
+    if output_stride == 16:
+        settings = map(str, (precision, batch_size, SIZE, output_stride, STEPS))
+        if measure := pytorch("pytorch_step.py", *settings):
+            variants["PyTorch"] = measure
     variants["matrix products"] = matrix_product(tf.as_dtype(precision))
     measured = take_turns(variants, ROUNDS)
     products = measured.pop("matrix products")
-    useful = [3 * batch_size * useful_gflop(model, SIZE) / seconds for seconds in measured["ours"]]
+    gflop = useful_gflop(model, SIZE)
     rows: list[tuple] = []
-    figures: dict[str, object] = {"useful_rate_over_matrix_products": ratio(useful, products)}
+    figures: dict[str, object] = {}
     for name, seconds in measured.items():
+        needed = batch_size * gflop * (1 if name == "evaluation" else 3)
+        of_limit = ratio([needed / each for each in seconds], products)
+        over_ours = "" if name == "evaluation" else ratio(seconds, measured["ours"])
         rate = batch_size / statistics.median(seconds)
-        rows.append((precision, batch_size, name, rate, ratio(seconds, measured["ours"])))
-        if name != "ours":
-            figures[f"{name}_seconds_over_ours"] = ratio(seconds, measured["ours"])
-    rows.append(
-        (
-            precision,
-            batch_size,
-            "matrix products allow",
-            statistics.median(products) / 3 / useful_gflop(model, SIZE),
-            figures["useful_rate_over_matrix_products"],
-        )
-    )
-    return rows, {f"{precision}_batch_{batch_size}_{name}": figure for name, figure in figures.items()}
+        rows.append((precision, batch_size, output_stride, name, rate, over_ours, of_limit))
+        figures[f"{name} of limit"] = of_limit
+        if name not in ("ours", "evaluation"):
+            figures[f"{name} over ours"] = over_ours
+    rows.append((precision, batch_size, output_stride, "limit", statistics.median(products) / 3 / gflop, "", 1))
+    return rows, {f"{precision} {batch_size} {output_stride} {name}": figure for name, figure in figures.items()}
 
 
 def main() -> None:
-    """All precisions and batch sizes."""
+    """All precisions, batch sizes and strides."""
     rows: list[tuple] = []
     figures: dict[str, object] = {}
     for precision in ("float32", "bfloat16"):
-        for batch_size in (2, 4):
-            more_rows, more_figures = compare(precision, batch_size, thorough=batch_size == 2)
+        for batch_size, output_stride in ((2, 16), (4, 16), (2, 8)):
+            thorough = (batch_size, output_stride) == (2, 16)
+            more_rows, more_figures = compare(precision, batch_size, output_stride, thorough)
             rows += more_rows
             figures |= more_figures
-    report("step", ("precision", "batch", "step", "images/s", "seconds over ours"), rows, figures)
+    header = ("precision", "batch", "stride", "step", "images/s", "seconds over ours", "of the limit")
+    report("step", header, rows, figures)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,56 @@
-"""Imports TensorFlow without the notes of its start; its warnings and errors pass. Programs import this first."""
+"""Imports TensorFlow and Keras: without the notes of their start, and a signal ends it with one line.
+
+Warnings and errors pass. Programs import this first.
+"""
 
 import os
 import re
+import signal
 import sys
 import tempfile
+from pathlib import Path
+from types import FrameType
+
+from deeplab.errors import STOP_SIGNALS, Interrupted
 
 _NOTES = re.compile(r"I\d{4} |\d{4}-\d\d-\d\d \S+ I |WARNING: All log messages before absl::InitializeLog")
+_NO_DRIVER = re.compile(r"E\d{4} .*failed call to cuInit")
 
 
 def _import_tensorflow() -> None:
     """TensorFlow 2.21 asks its log level only after its libraries are loaded, so their notes are caught on the way."""
     stderr = os.dup(2)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        line = f"{signal.Signals(number).name}: stopped while starting; the same command starts again\n"
+        os.write(stderr, line.encode())
+        os._exit(Interrupted.exit_status)
+
+    handlers = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
     with tempfile.TemporaryFile("w+", errors="replace") as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            import tensorflow  # noqa: F401, PLC0415
+            import keras  # noqa: F401, PLC0415
+            import tensorflow as tf  # noqa: PLC0415
+
+            tf.config.list_physical_devices()  # tells here what it has to say of drivers
         finally:
             os.dup2(stderr, 2)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             os.close(stderr)
             caught.seek(0)
-            sys.stderr.writelines(line for line in caught if not _NOTES.match(line))
+            sys.stderr.writelines(line for line in caught if not _is_noise(line))
+
+
+def _is_noise(line: str) -> bool:
+    return bool(_NOTES.match(line) or (_NO_DRIVER.match(line) and not _has_nvidia_device()))
+
+
+def _has_nvidia_device() -> bool:
+    """By the PCI bus, on Linux: a GPU whose driver does not work is worth a line, none is not."""
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(vendor.read_text(encoding="ascii").strip() == "0x10de" for vendor in vendors)
 
 
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") != "0":
