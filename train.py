@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import deeplab.quiet  # noqa: F401
+from deeplab.quiet import without_noise
 
 # isort: split
 import keras
@@ -123,8 +123,8 @@ def train(
     runs.record_run(output_dir, config, flags.as_flagfile())
     provenance.record_start(output_dir, int(state.step))
 
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: pipeline.training_batches(
+    def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        return pipeline.training_batches(
             tfrecord_dir,
             manifest,
             make_augmentation(),
@@ -133,7 +133,9 @@ def train(
             first_example=int(state.examples),
             context=context,
         )
-    )
+
+    with without_noise():
+        batches = iter(strategy.distribute_datasets_from_function(make_batches))
     log = RunLog(output_dir, flags.as_flagfile(), flags.hyperparameters())
     evaluate, monitor = make_validation(strategy, model, loss, val_manifest, log) if val_manifest else (None, None)
 
@@ -152,7 +154,7 @@ def train(
             deterministic=FLAGS.deterministic,
             finish=make_augmentation().finish,
         ),
-        iter(batches),
+        batches,
         evaluate,
         checkpoints,
         state,

@@ -1,6 +1,6 @@
-"""Imports TensorFlow and Keras: without the notes of their start, and a signal ends it with one line.
+"""Keeps TensorFlow's noise from the log. Programs import this first, which imports TensorFlow and Keras.
 
-Warnings and errors pass. Programs import this first.
+Warnings and errors pass, but for two that mean nothing. A signal meanwhile ends the program with one line.
 """
 
 import os
@@ -8,6 +8,8 @@ import re
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,36 +17,47 @@ from deeplab.errors import STOP_SIGNALS, Interrupted
 
 _NOTES = re.compile(r"I\d{4} |\d{4}-\d\d-\d\d \S+ I |WARNING: All log messages before absl::InitializeLog")
 _NO_DRIVER = re.compile(r"E\d{4} .*failed call to cuInit")
+_OWN_ITERATORS = re.compile(r"W\d{4} .*Input of GeneratorDatasetOp::Dataset will not be optimized")
+"""Said of tf.distribute's own data sets whenever an iterator over a distributed one is made."""
 
 
-def _import_tensorflow() -> None:
-    """TensorFlow 2.21 asks its log level only after its libraries are loaded, so their notes are caught on the way."""
+@contextmanager
+def without_noise() -> Iterator[int]:
+    """Catches what goes to stderr, also from C++, and passes it on at the end, but for noise; gives the real stderr."""
     stderr = os.dup(2)
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        line = f"{signal.Signals(number).name}: stopped while starting; the same command starts again\n"
-        os.write(stderr, line.encode())
-        os._exit(Interrupted.exit_status)
-
-    handlers = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
     with tempfile.TemporaryFile("w+", errors="replace") as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            import keras  # noqa: F401, PLC0415
-            import tensorflow as tf  # noqa: PLC0415
-
-            tf.config.list_physical_devices()  # tells here what it has to say of drivers
+            yield stderr
         finally:
             os.dup2(stderr, 2)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             os.close(stderr)
             caught.seek(0)
             sys.stderr.writelines(line for line in caught if not _is_noise(line))
 
 
+def _import_tensorflow() -> None:
+    """TensorFlow 2.21 asks its log level only after its libraries are loaded, so their notes are caught on the way."""
+    with without_noise() as stderr:
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            line = f"{signal.Signals(number).name}: stopped while starting; the same command starts again\n"
+            os.write(stderr, line.encode())
+            os._exit(Interrupted.exit_status)
+
+        handlers = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
+        import keras  # noqa: F401, PLC0415
+        import tensorflow as tf  # noqa: PLC0415
+
+        tf.config.list_physical_devices()  # tells here what it has to say of drivers
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _is_noise(line: str) -> bool:
-    return bool(_NOTES.match(line) or (_NO_DRIVER.match(line) and not _has_nvidia_device()))
+    if _NO_DRIVER.match(line):
+        return not _has_nvidia_device()
+    return bool(_NOTES.match(line) or _OWN_ITERATORS.match(line))
 
 
 def _has_nvidia_device() -> bool:

@@ -455,7 +455,10 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     def make_batches(context):
         return _dataset(batches).rebatch(context.get_per_replica_batch_size(BATCH))
 
-    result = make_evaluation(strategy, model, loss, make_batches, num_batches=STEPS)(seen.extend)
+    evaluate = make_evaluation(strategy, model, loss, make_batches, num_batches=STEPS)
+    result, again = evaluate(seen.extend), evaluate()
+    np.testing.assert_array_equal(again.confusion, result.confusion)
+    assert again.losses == pytest.approx(result.losses)
 
     images = np.concatenate([batch["image"] for batch in batches])
     labels = np.concatenate([batch["label"] for batch in batches])

@@ -5,6 +5,7 @@ batch size; tf.distribute splits them over the replicas. What of the augmentatio
 does to them inside the compiled step.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from deeplab.data.manifest import Manifest
 from deeplab.data.voc import IGNORE_LABEL
 
 INTERLEAVED_SHARDS = 16
+PREFETCHED_BATCHES = 4
+PARALLEL_CALLS = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""One for each core, and one that waits its turn."""
+
 ALONE = tf.distribute.InputContext()
 """One worker, and one replica for all of a batch."""
 
@@ -96,9 +101,9 @@ def training_batches(
     dataset = (
         _training_records(tfrecord_dir, manifest, seed, first_example)
         .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
-        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(decode, num_parallel_calls=PARALLEL_CALLS)
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(PREFETCHED_BATCHES)
     )
     return dataset.with_options(_options())
 
@@ -118,7 +123,7 @@ def _training_records(tfrecord_dir: Path, manifest: Manifest, seed: int, first_e
         records = (
             tf.data.Dataset.from_tensor_slices(shard_paths)
             .shuffle(len(shard_paths), epoch_seed, reshuffle_each_iteration=False)
-            .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=tf.data.AUTOTUNE)
+            .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=INTERLEAVED_SHARDS)
             .shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
         )
         return records.enumerate(epoch * num_examples)
@@ -159,10 +164,10 @@ def evaluation_batches(
     fillers = tf.data.Dataset.range(num_examples, num_in_all)
     dataset = (
         records.filter(lambda index, record: _is_mine(index, global_batch_size, context))
-        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(decode, num_parallel_calls=PARALLEL_CALLS)
         .concatenate(fillers.filter(lambda index: _is_mine(index, global_batch_size, context)).map(fill))
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
-        .prefetch(2)
+        .prefetch(PREFETCHED_BATCHES)
     )
     return dataset.with_options(_options())
 
@@ -176,7 +181,8 @@ def examples(tfrecord_dir: Path, manifest: Manifest) -> tf.data.Dataset:
         return features["id"], image, label[..., 0]
 
     records = tf.data.TFRecordDataset(manifest.shard_paths(tfrecord_dir))
-    return records.map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    dataset = records.map(decode, num_parallel_calls=PARALLEL_CALLS).prefetch(PREFETCHED_BATCHES)
+    return dataset.with_options(_options())
 
 
 def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.InputContext) -> tf.Tensor:
@@ -185,7 +191,12 @@ def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.In
 
 
 def _options() -> tf.data.Options:
-    """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was."""
+    """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was.
+
+    Not tuned by tf.data, since the number of parallel calls is known, and to end the thread that tunes can take long
+    (`make_evaluation`).
+    """
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False
     return options

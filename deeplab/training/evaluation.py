@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.progress import Progress
+from deeplab.quiet import without_noise
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Scores, scores
 from deeplab.training.step import make_evaluate_function
@@ -40,16 +41,19 @@ def make_evaluation(
         num_batches: number of global batches.
         deterministic: as `confusion_matrix` takes it.
 
-    The function takes, if wanted, `on_predictions`: a callable that gets, a batch at a time, an iterator over the class
-    indices (uint8 [height, width], padding included) of its images, in the order of the data set.
+    The function is of no more use once an evaluation was broken off. It takes, if wanted, `on_predictions`: a callable
+    that gets, a batch at a time, an iterator over the class indices (uint8 [height, width], padding included) of its
+    images, in the order of the data set.
     """
     evaluate_batch = make_evaluate_function(strategy, predict, loss, deterministic)
-    distributed = strategy.distribute_datasets_from_function(make_batches)
+    # One iterator for all evaluations. To drop it can take as long as it lived, up to a minute: in TensorFlow 2.21 the
+    # thread that tunes it, once woken to end, may look for the cancellation before that is marked, and sleeps on.
+    with without_noise():
+        batches = iter(strategy.distribute_datasets_from_function(lambda context: make_batches(context).repeat()))
 
     def evaluate(on_predictions: Callable[[Iterator[np.ndarray]], None] | None = None) -> Evaluation:
         progress = Progress("evaluating", num_batches, "batches")
         totals: dict[str, tf.Tensor] = {}
-        batches = iter(distributed)
         for number in range(1, num_batches + 1):
             batch_totals, predictions = evaluate_batch(next(batches))
             totals = {name: value + totals[name] if totals else value for name, value in batch_totals.items()}
