@@ -1,6 +1,6 @@
 """Keeps TensorFlow's noise from the log. Programs import this first, which imports TensorFlow and Keras.
 
-Warnings and errors pass, but for two that mean nothing. A signal meanwhile ends the program with one line.
+Warnings and errors pass, but for three that mean nothing. A signal meanwhile ends the program with one line.
 """
 
 import os
@@ -17,8 +17,11 @@ from deeplab.errors import STOP_SIGNALS, Interrupted
 
 _NOTES = re.compile(r"I\d{4} |\d{4}-\d\d-\d\d \S+ I |WARNING: All log messages before absl::InitializeLog")
 _NO_DRIVER = re.compile(r"E\d{4} .*failed call to cuInit")
-_OWN_ITERATORS = re.compile(r"W\d{4} .*Input of GeneratorDatasetOp::Dataset will not be optimized")
-"""Said of tf.distribute's own data sets whenever an iterator over a distributed one is made."""
+_OF_ITERATORS = re.compile(
+    r"W\d{4} .*Input of GeneratorDatasetOp::Dataset will not be optimized"  # tf.distribute's own
+    r"|E\d{4} .*oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back"  # of tf.transpose, everywhere
+)
+"""Said when an iterator over a distributed data set is made; TensorFlow's own kernels are as good."""
 
 
 @contextmanager
@@ -57,7 +60,7 @@ def _import_tensorflow() -> None:
 def _is_noise(line: str) -> bool:
     if _NO_DRIVER.match(line):
         return not _has_nvidia_device()
-    return bool(_NOTES.match(line) or _OWN_ITERATORS.match(line))
+    return bool(_NOTES.match(line) or _OF_ITERATORS.match(line))
 
 
 def _has_nvidia_device() -> bool:
