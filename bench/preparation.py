@@ -17,7 +17,7 @@ from common import images_of_vocs_size, ratio, report, take_turns, write_voc
 from deeplab.data import tfrecord, voc
 
 EXAMPLES = 2000
-ROUNDS = 3
+ROUNDS = 1
 
 
 def main() -> None:
