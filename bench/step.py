@@ -27,7 +27,7 @@ from deeplab.training.step import make_evaluate_function, make_train_function
 SIZE = 384
 NUM_CLASSES = 21
 STEPS = 1  # of a measurement
-ROUNDS = 5
+ROUNDS = 4
 MATRIX = 2048
 CROSS_ENTROPY = Loss("cross_entropy", NUM_CLASSES)
 
