@@ -59,9 +59,12 @@ def main() -> None:
         mark("second step")
         for count in (2, 3, 1):
             train(batches, tf.constant(count))
-        tracings = train.experimental_get_tracing_count()
+        evaluate = train_program.step.make_evaluate_function(strategy, train_program.make_predictor(model), loss)
+        for batch in train_program.pipeline.evaluation_batches(folder, manifest, BATCH).take(3):
+            evaluate(batch)
+        tracings = [function.experimental_get_tracing_count() for function in (train, evaluate)]
     seconds = {name: end - start for (_, start), (name, end) in itertools.pairwise(marks)}
-    figures = {**seconds, "train_function_tracings": tracings}
+    figures = {**seconds, "tracings_of_train_and_evaluate": tracings}
     common.report("start_up", ("part", "seconds"), list(seconds.items()), figures)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deeplab import flags, program, visualize
 from deeplab.api import Model
@@ -150,6 +150,8 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(sys.stdin.buffer.read()) if path == STANDARD_INPUT else path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: cannot be read as an image: of no format that Pillow knows, or cut short") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from deeplab.data import voc
 from deeplab.data.manifest import FORMAT_VERSION, Manifest, Shard, manifest_path, read_manifest, write_manifest
@@ -215,6 +215,8 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
             image.verify()  # the checksums, at which decoding does not look
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             mask = np.asarray(image)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: unreadable PNG (of another format, or cut short)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: unreadable PNG ({_first_words(str(error))})") from error
     # Pillow stretches greyscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
