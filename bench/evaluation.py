@@ -20,7 +20,7 @@ from deeplab.training.step import make_evaluate_function
 
 HEIGHT, WIDTH, BATCH = 375, 500, 2
 SCALES = (0.75, 1.0, 1.25)
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main() -> None:

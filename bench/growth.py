@@ -20,7 +20,7 @@ from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_function
 
 BASE = {"crop": 257, "batch": 4, "classes": 21, "replicas": 1}
-GROWTH = {"crop": (257, 385, 513, 769), "batch": (1, 2, 4, 8), "classes": (21, 150), "replicas": (1, 2, 4)}
+GROWTH = {"crop": (257, 385, 513, 769), "batch": (1, 4, 8), "classes": (21, 150), "replicas": (1, 2, 4)}
 
 
 def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> float:

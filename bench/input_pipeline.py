@@ -26,7 +26,7 @@ from deeplab.data.pipeline import Augmentation
 
 EXAMPLES = 336
 BATCH = 8
-ROUNDS = 4
+ROUNDS = 3
 CROP = 513
 TEXTBOOK_CROP, TEXTBOOK_SIZE = 384, 444
 HUE, BRIGHTNESS, CONTRAST = 0.1, 0.1, 0.2

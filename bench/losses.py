@@ -21,7 +21,7 @@ from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deepla
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
 
-ROUNDS = 4
+ROUNDS = 3
 Sums = dict[str, tf.Tensor]
 LOSS = Loss("cross_entropy_dice", NUM_CLASSES)
 

@@ -16,7 +16,7 @@ from common import images_of_vocs_size, ratio, report, take_turns, write_voc
 
 from deeplab.data import tfrecord, voc
 
-EXAMPLES = 2000
+EXAMPLES = 1000
 ROUNDS = 1
 
 
