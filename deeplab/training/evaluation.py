@@ -46,8 +46,8 @@ def make_evaluation(
     images, in the order of the data set.
     """
     evaluate_batch = make_evaluate_function(strategy, predict, loss, deterministic)
-    # One iterator for all evaluations. To drop it can take as long as it lived, up to a minute: in TensorFlow 2.21 the
-    # thread that tunes it, once woken to end, may look for the cancellation before that is marked, and sleeps on.
+    # One iterator for all evaluations: in TensorFlow 2.21, to drop it can take as long as it lived, up to a minute
+    # (BUILD-NOTES.md).
     with without_noise():
         batches = iter(strategy.distribute_datasets_from_function(lambda context: make_batches(context).repeat()))
 
