@@ -501,6 +501,14 @@ def test_norms_are_those_of_the_first_update():
     assert totals["weight_norm"] == pytest.approx(_norm([weights[path] for path in before]), rel=1e-5)
 
 
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_weight_norm_is_that_after_the_last_step_of_a_call(num_replicas):
+    trainable = _initial_weights().keys()
+    weights, totals = _train(num_replicas, calls=(STEPS,))
+    expected = STEPS * _norm([weights[path] for path in trainable])
+    assert totals["weight_norm"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradient_norm_is_that_before_clipping_and_of_all_replicas():
     expected = _train(1, calls=(1,))[1]["gradient_norm"]
     for num_replicas in (1, 2):

@@ -140,7 +140,6 @@ class ReplicaStep:
         if self._scaled:
             for variable, before in zip(self._state, state_before, strict=True):
                 variable.assign(tf.where(skipped, before, variable))
-        norms["weight_norm"] = tf.linalg.global_norm([v.value for v in self._model.trainable_variables])
         failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
         # A skipped batch has no loss that could be added up.
         losses = dict(parts[0])
@@ -160,7 +159,6 @@ class ReplicaStep:
             *self._loss.part_names,
             *("auxiliary",) * (len(self._output_weights) - 1),
             *("gradient_norm",) * has_gradient_norm,
-            "weight_norm",
             "non_finite",
             "skipped",
         )
@@ -195,9 +193,9 @@ def make_train_function(
     loss of a model's second output; `confusion` (int64 [classes, classes]) of the predictions that the steps were
     trained on; `non_finite`, the number of steps whose loss or gradient was not finite; `skipped`, the number whose
     update loss scaling (float16) left out because a gradient overflowed, which is no failure. And, summed like the
-    loss: `weight_norm`, of all trainable variables after the update; `gradient_norm`, of the whole gradient before
-    clipping, where the sum over replicas is at hand (one replica, clipping, float16), since elsewhere it would cost
-    another all-reduce; `data_wait_seconds`, unless `deterministic`, for which the host, done with one step, had no
+    loss: `weight_norm`, of all trainable variables after the last of the steps; `gradient_norm`, of the whole gradient
+    before clipping, where the sum over replicas is at hand (one replica, clipping, float16), since elsewhere it would
+    cost another all-reduce; `data_wait_seconds`, unless `deterministic`, for which the host, done with one step, had no
     batch for the next. A GPU may still be computing in that time.
 
     With `accumulate_steps` each replica goes through its part of a batch in so many micro-batches, one after the other,
@@ -245,13 +243,16 @@ def make_train_function(
 
     has_clock = not deterministic  # TensorFlow refuses it then
 
+    def read_weights() -> list[tf.Tensor]:
+        return [variable.value.read_value() for variable in model.trainable_variables]
+
     @tf.function
     def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
         names = ("steps", *("data_wait_seconds",) * has_clock, *step.total_names(strategy.num_replicas_in_sync))
         totals = {name: tf.zeros([]) for name in names}
         totals["confusion"] = tf.zeros([loss.num_classes, loss.num_classes], tf.int64)
+        done_at = _time_after() if has_clock else 0.0
         for _ in tf.range(num_steps):
-            done_at = _time_after(totals["weight_norm"]) if has_clock else 0.0  # the last thing of an update
             batch = next(iterator)
             ready_at = _time_after(done_at, batch) if has_clock else 0.0
             step_totals = {
@@ -262,6 +263,9 @@ def make_train_function(
             if has_clock:
                 step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
+            done_at = _time_after(read_weights()) if has_clock else 0.0
+        # As if it were the same after each step: one norm is enough to watch it.
+        totals["weight_norm"] = (totals["steps"] - totals["skipped"]) * tf.linalg.global_norm(read_weights())
         return totals
 
     return train
