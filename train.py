@@ -19,7 +19,7 @@ from deeplab import distribution, flags, program, provenance, runs, trainer
 from deeplab.data import manifest as manifests
 from deeplab.data import pipeline, tfrecord, voc
 from deeplab.data.manifest import Manifest, damage_named
-from deeplab.errors import UsageError
+from deeplab.errors import DataError, UsageError
 from deeplab.flags import FLAGS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
 from deeplab.model.inference import make_predictor
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     all_manifests = [each for each in (manifest, val_manifest) if each is not None]
     with runs.output_folder(model_dir, is_chief) as output_dir, damage_named(tfrecord_dir, all_manifests):
         train(strategy, manifest, val_manifest, output_dir, any_worker)
-    logger.info("done: %s; score it with eval.py --model_dir=%s", model_dir, model_dir)
+    logger.info("done; score it: python eval.py --model_dir=%s --tfrecord_dir=%s", model_dir, tfrecord_dir)
 
 
 def train(
@@ -183,6 +183,12 @@ def write_shards() -> None:
 def read_manifests() -> tuple[Manifest, Manifest | None]:
     """Of the training and the validation split, if there is one."""
     manifest = read_manifest(FLAGS.train_split)
+    if sum(pixels > 0 for pixels in manifest.class_pixels) < 2:
+        path = manifests.manifest_path(flags.path("tfrecord_dir"), manifest.split)
+        raise DataError(
+            f"{path}: all pixels are of one class or void (255); masks hold class indices, so those of two classes are "
+            "0 and 1, not 0 and 255"
+        )
     val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
     if val_manifest is not None and val_manifest.class_names != manifest.class_names:
         raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")

@@ -111,6 +111,12 @@ def bomb_jpeg(folder: Path) -> None:
     image(folder).write_bytes(content)
 
 
+def masks_of_255(folder: Path) -> None:
+    """Masks of 0 and 255, as drawing programs make them of two classes."""
+    for path in mask(folder).parent.iterdir():
+        Image.fromarray(np.where(np.array(Image.open(path)) > 0, 255, 0).astype(np.uint8)).save(path)
+
+
 def four_bits(folder: Path) -> None:
     """Class 1 everywhere, in four bits a pixel."""
     width, height = Image.open(mask(folder)).size
@@ -255,6 +261,7 @@ DATA_CASES = (
     Case("empty line among classes", 1, "line 2 is empty", ("--class_names={0}/names.txt",), names("a\n\nb\n")),
     Case("256 classes", 1, "at most 255", ("--class_names={0}/names.txt",), names("\n".join(map(str, range(256))))),
     Case("fewer classes than labels", 1, "but there are 2 classes", ("--class_names={0}/names.txt",), names("a\nb\n")),
+    Case("masks of 0 and 255", 1, "all pixels are of one class or void", damage=masks_of_255),
     Case("RGB mask", 1, "a PNG of mode RGB", damage=saved(Image.new("RGB", (128, 128)), mask)),
     Case("mask with alpha", 1, "a PNG of mode LA", damage=saved(Image.new("LA", (128, 128)), mask)),
     Case("1-bit mask", 1, "a PNG of mode 1", damage=saved(Image.new("1", (128, 128)), mask)),

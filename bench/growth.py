@@ -2,8 +2,8 @@
 
 python bench/growth.py
 
-Each setting in a process of its own, since logical devices are made once; the base is 257x257, batch 4, 21 classes,
-one replica. Replicas share the same cores: what more of them cost is what they add.
+Each number of replicas in a process of its own, since logical devices are made once; the base is 257x257, batch 4, 21
+classes, one replica. Replicas share the same cores: what more of them cost is what they add.
 """
 
 import multiprocessing
@@ -46,20 +46,32 @@ def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> flo
     return seconds[1] / batch
 
 
+def measure(settings: list[dict[str, int]]) -> list[float]:
+    """One setting after the other, all of one number of replicas."""
+    seconds = []
+    for setting in settings:
+        seconds.append(seconds_per_image(**setting))
+        keras.backend.clear_session()
+    return seconds
+
+
 def main() -> None:
     """Seconds per image of each setting, and per pixel beside the base's."""
-    rows, figures = [], {}
+    settings = {(name, value): BASE | {name: value} for name, values in GROWTH.items() for value in values}
+    for setting in settings.values():
+        if setting["crop"] > 513:
+            setting["batch"] = 1
+    seconds: dict[tuple[int, ...], float] = {}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        base = pool.apply(seconds_per_image, kwds=BASE)
-        for setting, values in GROWTH.items():
-            for value in values:
-                changed = BASE | {setting: value}
-                if changed["crop"] > 513:
-                    changed["batch"] = 1
-                seconds = base if changed == BASE else pool.apply(seconds_per_image, kwds=changed)
-                per_pixel = seconds / base * (BASE["crop"] / changed["crop"]) ** 2
-                rows.append((setting, value, seconds, per_pixel))
-                figures[f"{setting}_{value}"] = per_pixel
+        for replicas in GROWTH["replicas"]:
+            alike = {tuple(each.values()): each for each in settings.values() if each["replicas"] == replicas}
+            seconds |= zip(alike, pool.apply(measure, [list(alike.values())]), strict=True)
+    rows, figures = [], {}
+    for (name, value), setting in settings.items():
+        of_setting = seconds[tuple(setting.values())]
+        per_pixel = of_setting / seconds[tuple(BASE.values())] * (BASE["crop"] / setting["crop"]) ** 2
+        rows.append((name, value, of_setting, per_pixel))
+        figures[f"{name}_{value}"] = per_pixel
     report("growth", ("what grows", "to", "seconds per image", "per pixel, of the base's"), rows, figures)
 
 

@@ -49,8 +49,6 @@ def main(argv: list[str]) -> None:
         images = [voc_dir / "JPEGImages" / f"{name}.jpg" for name in voc.read_split(voc_dir, FLAGS.split)]
         folders = [output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{FLAGS.split}_cls"]
     model = Model.from_run(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride(), flags.inference())
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
 
     progress = Progress("segmenting", len(images), "images")
     unread: list[DataError] = []
@@ -64,6 +62,7 @@ def main(argv: list[str]) -> None:
             if voc_dir is None:
                 pictures += pictures_to_look_at(name, image, mask, shares, model.class_names)
             for folder, picture in zip(folders, pictures, strict=True):
+                folder.mkdir(parents=True, exist_ok=True)
                 visualize.save(picture, folder / f"{name}.png")
             progress.clear()
             logger.info("%s: %s", path, ", ".join(shares.values()))
@@ -150,6 +149,8 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(sys.stdin.buffer.read()) if path == STANDARD_INPUT else path) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: cannot be read as an image: of no format that Pillow knows, or cut short") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

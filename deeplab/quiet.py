@@ -44,8 +44,8 @@ def _import_tensorflow() -> None:
     with without_noise() as stderr:
 
         def leave(number: int, frame: FrameType | None) -> None:
-            line = f"{signal.Signals(number).name}: stopped while starting; the same command starts again\n"
-            os.write(stderr, line.encode())
+            reason = f"{signal.Signals(number).name}: stopped while starting; the same command starts again"
+            os.write(stderr, f"{Path(sys.argv[0]).name}: {reason}\n".encode())
             os._exit(Interrupted.exit_status)
 
         handlers = {number: signal.signal(number, leave) for number in STOP_SIGNALS}

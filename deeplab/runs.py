@@ -99,6 +99,8 @@ def read_config(model_dir: Path) -> ModelConfig:
     """
     path = model_dir / _CONFIG
     if not path.exists():
+        if (model_dir / "saved_model.pb").exists():
+            raise DataError(f"{model_dir}: an export; name the folder of the run that it was made of")
         raise DataError(f"{path}: no such file; is this the folder of a run of train.py?")
     try:
         return ModelConfig.from_json(json.loads(path.read_text(encoding="utf-8")))

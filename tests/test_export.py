@@ -136,6 +136,9 @@ def test_runs_and_exports_load_alike_in_python(model_dir, exported, jpeg):
 def test_a_folder_that_is_neither_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"model\.json: no such file"):
         deeplab.load(tmp_path)
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(DataError, match="an export; name the folder of the run"):
+        runs.load_model(tmp_path)
     (tmp_path / "deeplab.json").write_text("{}")
     with pytest.raises(DataError, match="not the folder of an export"):
         deeplab.load(tmp_path)

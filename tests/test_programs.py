@@ -397,6 +397,7 @@ def test_predict_refuses_what_is_no_image(run_dir, tmp_path):
         expect=1,
     )
     _assert_one_line(done, r"text\.jpg: cannot be read as an image")
+    assert not list(tmp_path.glob("*/"))
     assert done.stderr.count("cannot be read") == 1
     assert "segmenting" not in done.stderr
 
@@ -439,6 +440,7 @@ MISTAKES = {
     "no such VOC folder": (["--voc_dir=/nowhere"], 1, "no such split; no list files in /nowhere"),
     "RGB mask": ("rgb", 1, r"a\.png: a PNG of mode RGB"),
     "label without a class": ("label", 1, r"a\.png: label 21, but there are 21 classes"),
+    "masks of 0 and 255": ("255", 1, "train.json: all pixels are of one class or void"),
     "mask of another size": ("size", 1, r"a\.png: 30x19 pixels, its image a\.jpg is 30x20"),
     "missing mask": ("no mask", 1, r"a\.png: missing"),
     "missing image": ("no image", 1, r"a\.jpg: missing"),
@@ -453,6 +455,9 @@ def _damage(voc_dir, kind):
         Image.new("RGB", (30, 20)).save(mask)
     elif kind == "label":
         write_mask(mask, np.full((20, 30), 21))
+    elif kind == "255":
+        for each in mask.parent.iterdir():
+            write_mask(each, np.repeat([[0, 255]], 20, 0).repeat(15, 1))
     elif kind == "size":
         write_mask(mask, np.zeros((19, 30)))
     elif kind == "no mask":
@@ -475,7 +480,7 @@ def mistakes(tmp_path_factory):
             (folder / "voc" / part).mkdir(parents=True)
         for image in "ab":
             Image.new("RGB", (30, 20), "teal").save(folder / "voc" / "JPEGImages" / f"{image}.jpg")
-            write_mask(folder / "voc" / "SegmentationClass" / f"{image}.png", np.full((20, 30), 2))
+            write_mask(folder / "voc" / "SegmentationClass" / f"{image}.png", np.repeat([[0, 2]], 20, 0).repeat(15, 1))
         for split in ("train", "val"):
             (folder / "voc" / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\nb\n")
         flags, status, _ = MISTAKES[name]

@@ -219,7 +219,7 @@ def test_classes_without_a_pixel_are_told(tiny_voc, tmp_path, caplog):
     for name in "ab":
         write_mask(tiny_voc / "SegmentationClass" / f"{name}.png", np.repeat([[0, 255]], 20, 0).repeat(15, 1))
     tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
-    assert "train has no pixel of one, two (255 is void, no class)" in caplog.text
+    assert "train has no pixel of one, two (masks hold class indices; 255 is void)" in caplog.text
 
 
 def test_a_split_of_bad_examples_alone_is_refused(tiny_voc, tmp_path):

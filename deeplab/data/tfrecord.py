@@ -151,7 +151,7 @@ def _write_shards(
     write_manifest(tfrecord_dir, manifest)
     absent = [name for name, pixels in zip(class_names, manifest.class_pixels, strict=True) if not pixels]
     if absent:
-        logger.warning("%s has no pixel of %s (255 is void, no class)", split, ", ".join(absent))
+        logger.warning("%s has no pixel of %s (masks hold class indices; 255 is void)", split, ", ".join(absent))
     return manifest
 
 
