@@ -52,6 +52,11 @@ def main(argv: list[str]) -> None:
     if FLAGS.prepare_only:
         return
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
+    if sum(pixels > 0 for pixels in manifest.class_pixels) < 2:
+        raise DataError(
+            f"{manifests.manifest_path(tfrecord_dir, manifest.split)}: all pixels are of one class or void (255); masks "
+            "hold class indices, so those of two classes are 0 and 1, not 0 and 255"
+        )
     all_manifests = [each for each in (manifest, val_manifest) if each is not None]
     with runs.output_folder(model_dir, is_chief) as output_dir, damage_named(tfrecord_dir, all_manifests):
         train(strategy, manifest, val_manifest, output_dir, any_worker)
@@ -183,12 +188,6 @@ def write_shards() -> None:
 def read_manifests() -> tuple[Manifest, Manifest | None]:
     """Of the training and the validation split, if there is one."""
     manifest = read_manifest(FLAGS.train_split)
-    if sum(pixels > 0 for pixels in manifest.class_pixels) < 2:
-        path = manifests.manifest_path(flags.path("tfrecord_dir"), manifest.split)
-        raise DataError(
-            f"{path}: all pixels are of one class or void (255); masks hold class indices, so those of two classes are "
-            "0 and 1, not 0 and 255"
-        )
     val_manifest = read_manifest(FLAGS.val_split) if FLAGS.val_split else None
     if val_manifest is not None and val_manifest.class_names != manifest.class_names:
         raise UsageError(f"--tfrecord_dir: {manifest.split} and {val_manifest.split} have different classes")

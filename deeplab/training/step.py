@@ -263,7 +263,7 @@ def make_train_function(
             if has_clock:
                 step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
-            done_at = _time_after(read_weights()) if has_clock else 0.0
+            done_at = _time_after(read_weights()) if has_clock else 0.0  # the update is the last thing of a step
         # As if it were the same after each step: one norm is enough to watch it.
         totals["weight_norm"] = (totals["steps"] - totals["skipped"]) * tf.linalg.global_norm(read_weights())
         return totals
