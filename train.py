@@ -54,8 +54,8 @@ def main(argv: list[str]) -> None:
     model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
     if sum(pixels > 0 for pixels in manifest.class_pixels) < 2:
         raise DataError(
-            f"{manifests.manifest_path(tfrecord_dir, manifest.split)}: all pixels are of one class or void (255); masks "
-            "hold class indices, so those of two classes are 0 and 1, not 0 and 255"
+            f"{manifests.manifest_path(tfrecord_dir, manifest.split)}: all pixels are of one class or void (255); "
+            "masks hold class indices, so those of two classes are 0 and 1, not 0 and 255"
         )
     all_manifests = [each for each in (manifest, val_manifest) if each is not None]
     with runs.output_folder(model_dir, is_chief) as output_dir, damage_named(tfrecord_dir, all_manifests):
