@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import signal
 import struct
@@ -15,18 +14,20 @@ import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
 
-from deeplab.data import pipeline, tfrecord, voc
-from deeplab.data.manifest import damage_named, read_manifest, verify_shards, write_manifest
+from deeplab.data import records, voc
+from deeplab.data import shards as shards_module
+from deeplab.data.shards import ShardSettings, prepare
+from deeplab.data.split import Split
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import locked
 
 NAMES = ("background", "one", "two")
 
 
-def _read(folder, split):
-    manifest = read_manifest(folder, split)
-    records = tf.data.TFRecordDataset(manifest.shard_paths(folder))
-    return {features["id"].numpy().decode(): features for features in map(tfrecord.parse_example, records)}
+def _read(folder, name):
+    split = Split.read(folder, name)
+    stored = tf.data.TFRecordDataset(split.shard_paths)
+    return {features["id"].numpy().decode(): features for features in map(records.parse_example, stored)}
 
 
 def test_shards_round_trip_bit_for_bit(shapes_dir, shards):
@@ -37,51 +38,36 @@ def test_shards_round_trip_bit_for_bit(shapes_dir, shards):
         assert features["image/jpeg"].numpy() == pair.image.read_bytes()
         with Image.open(pair.mask) as mask:
             expected = np.array(mask)
-        image, label = tfrecord.decode_example(features)
+        image, label = records.decode_example(features)
         np.testing.assert_array_equal(label[..., 0], expected)
         assert (int(features["height"]), int(features["width"])) == expected.shape == image.shape[:2]
 
 
 def test_real_voc_masks_round_trip(voc_sample, tmp_path):
-    tfrecord.prepare(voc_sample, tmp_path, "trainval", voc.CLASS_NAMES)
+    prepare(ShardSettings(voc_dir=voc_sample), tmp_path, "trainval", voc.CLASS_NAMES)
     examples = _read(tmp_path, "trainval")
     assert len(examples) == 7
     for pair in voc.pairs(voc_sample, "trainval"):
         with Image.open(pair.mask) as mask:
             expected = np.array(mask)
-        _, label = tfrecord.decode_example(examples[pair.name])
+        _, label = records.decode_example(examples[pair.name])
         np.testing.assert_array_equal(label[..., 0], expected)
 
 
-def test_manifest_counts_the_pixels_of_each_class(shapes_dir, shards):
-    manifest = read_manifest(shards, "train")
-    masks = []
-    for pair in voc.pairs(shapes_dir, "train"):
-        with Image.open(pair.mask) as mask:
-            masks.append(np.array(mask))
-    for index, count in enumerate(manifest.class_pixels):
-        assert count == sum(int((mask == index).sum()) for mask in masks)
-    assert manifest.void_pixels == sum(int((mask == 255).sum()) for mask in masks) > 0
-    assert manifest.max_height == max(mask.shape[0] for mask in masks)
-    assert manifest.max_width == max(mask.shape[1] for mask in masks)
-    assert manifest.num_examples == sum(shard.num_examples for shard in manifest.shards) == 10
-    assert len(manifest.shards) == 3
-
-
 def test_shards_that_stand_are_kept_and_others_refused(tiny_voc, tmp_path):
-    first = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+    first = prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
-    assert tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES) == first
+    assert prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == times
     with pytest.raises(DataError, match="made from other files or classes"):
-        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", (*NAMES, "three"))
+        prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", (*NAMES, "three"))
 
 
 def test_parallel_processes_write_what_one_writes(shapes_dir, shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(tfrecord, "EXAMPLES_PER_PROCESS", 5)
-    monkeypatch.setattr(tfrecord.os, "cpu_count", lambda: 2)
-    parallel = tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES, num_shards=3)
-    assert parallel == read_manifest(shards, "train")
+    monkeypatch.setattr(shards_module, "EXAMPLES_PER_PROCESS", 5)
+    monkeypatch.setattr(shards_module.os, "cpu_count", lambda: 2)
+    parallel = prepare(ShardSettings(voc_dir=shapes_dir, num_shards=3), tmp_path, "train", voc.CLASS_NAMES)
+    assert replace(parallel, folder=shards) == Split.read(shards, "train")
 
 
 def _rgb_mask(voc_dir):
@@ -195,30 +181,30 @@ def _bomb_image(voc_dir):
 def test_bad_examples_are_refused_by_name_and_leave_no_manifest(tiny_voc, tmp_path, damage, reason):
     damage(tiny_voc)
     with pytest.raises(DataError, match=reason):
-        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, num_shards=1)
+        prepare(ShardSettings(voc_dir=tiny_voc, num_shards=1), tmp_path / "shards", "train", NAMES)
     assert [path.name for path in (tmp_path / "shards").iterdir()] == [".lock"]
 
 
 def test_bad_examples_up_to_a_number_are_left_out_and_named(tiny_voc, tmp_path, caplog):
-    good = tfrecord.encode_example(voc.pairs(tiny_voc, "train")[0], 3)[0]
+    good = records.encode_example(voc.pairs(tiny_voc, "train")[0], 3)[0]
     _rgb_mask(tiny_voc)
-    manifest = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, max_bad_examples=1)
-    assert (manifest.num_examples, manifest.num_bad_examples) == (1, 1)
-    records = tf.data.TFRecordDataset(manifest.shard_paths(tmp_path / "shards"))
-    assert list(records.as_numpy_iterator()) == [good]
+    split = prepare(ShardSettings(voc_dir=tiny_voc, max_bad_examples=1), tmp_path / "shards", "train", NAMES)
+    assert (split.num_examples, split.num_bad_examples) == (1, 1)
+    stored = tf.data.TFRecordDataset(split.shard_paths)
+    assert list(stored.as_numpy_iterator()) == [good]
     (line,) = (tmp_path / "shards" / "train.bad_examples.txt").read_text().splitlines()
     assert "b.png: a PNG of mode RGB" in line
     assert "1 bad examples of train are left out" in caplog.text
-    assert tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, max_bad_examples=1) == manifest
+    assert prepare(ShardSettings(voc_dir=tiny_voc, max_bad_examples=1), tmp_path / "shards", "train", NAMES) == split
     with pytest.raises(DataError, match="names 1 bad examples that these shards leave out, --max_bad_examples=0"):
-        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+        prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
 
 
 def test_classes_without_a_pixel_are_told(tiny_voc, tmp_path, caplog):
     """As of masks of 0 and 255, where 255 was meant to be class 1."""
     for name in "ab":
         write_mask(tiny_voc / "SegmentationClass" / f"{name}.png", np.repeat([[0, 255]], 20, 0).repeat(15, 1))
-    tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
+    prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
     assert "train has no pixel of one, two (masks hold class indices; 255 is void)" in caplog.text
 
 
@@ -226,134 +212,19 @@ def test_a_split_of_bad_examples_alone_is_refused(tiny_voc, tmp_path):
     for name in "ab":
         (tiny_voc / "JPEGImages" / f"{name}.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.jpg: missing.*2 bad examples in all"):
-        tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, max_bad_examples=5)
-
-
-def test_greyscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
-    """Against Pillow's own conversion; TensorFlow's inverse cosine transform is the faster, less exact one."""
-    image = Image.open(tiny_voc / "JPEGImages" / "a.jpg")
-    for mode in ("L", "CMYK"):
-        path = tiny_voc / "JPEGImages" / "b.jpg"
-        image.convert(mode).save(path, quality=95)
-        record, _ = tfrecord.encode_example(voc.Pair("b", path, tiny_voc / "SegmentationClass" / "b.png"), 3)
-        decoded, _ = tfrecord.decode_example(tfrecord.parse_example(record))
-        expected = np.asarray(Image.open(path).convert("RGB"), np.int32)
-        assert np.abs(decoded.numpy() - expected).max() <= 8
+        prepare(ShardSettings(voc_dir=tiny_voc, max_bad_examples=5), tmp_path / "shards", "train", NAMES)
 
 
 def test_a_second_process_waits_for_the_first_and_takes_its_shards(tiny_voc, tmp_path):
     with locked(tmp_path / "shards"):
         pool = concurrent.futures.ThreadPoolExecutor()
-        second = pool.submit(tfrecord.prepare, tiny_voc, tmp_path / "shards", "train", NAMES)
+        second = pool.submit(prepare, ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
         with pytest.raises(concurrent.futures.TimeoutError):
             second.result(timeout=1)
         pairs = voc.pairs(tiny_voc, "train")
-        first = tfrecord._write_shards(
-            pairs, tmp_path / "shards", "train", NAMES, 1, 0, tfrecord._fingerprint(pairs, NAMES)
-        )
+        source = shards_module._fingerprint(pairs, NAMES)
+        first = shards_module._write(ShardSettings(num_shards=1), tmp_path / "shards", "train", NAMES, pairs, source)
     assert second.result(timeout=60) == first
-
-
-def test_void_is_no_foreign_label(tiny_voc):
-    mask = tfrecord.read_mask(tiny_voc / "SegmentationClass" / "a.png", num_classes=3)
-    assert set(np.unique(mask)) == {0, 1, 2, 255}
-
-
-def _drop_shard(folder):
-    next(folder.glob("*.tfrecord")).unlink()
-
-
-def _shorten_shard(folder):
-    path = next(folder.glob("*.tfrecord"))
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _cut_manifest(folder):
-    path = folder / "train.json"
-    path.write_text(path.read_text()[:100])
-
-
-def _drop_key(folder):
-    fields = json.loads((folder / "train.json").read_text())
-    del fields["shards"]
-    (folder / "train.json").write_text(json.dumps(fields))
-
-
-def _no_checksum(folder):
-    fields = json.loads((folder / "train.json").read_text())
-    del fields["checksum"]
-    (folder / "train.json").write_text(json.dumps(fields))
-
-
-def _rewrite(folder, **changes):
-    """A manifest with a checksum that fits, which this program did not write."""
-    manifest = read_manifest(folder, "train")
-    path = folder / "train.json"
-    path.unlink()
-    write_manifest(folder, replace(manifest, **changes))
-    return folder / f"{changes.get('split', 'train')}.json"
-
-
-def _other_split(folder):
-    _rewrite(folder, split="val").rename(folder / "train.json")
-
-
-def _shard_elsewhere(folder):
-    (shard, *_) = read_manifest(folder, "train").shards
-    _rewrite(folder, shards=(replace(shard, name=f"../shards/{shard.name}"),))
-
-
-def _other_format(folder):
-    fields = json.loads((folder / "train.json").read_text())
-    (folder / "train.json").write_text(json.dumps(fields | {"format_version": 99}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (_drop_shard, "missing, though train.json lists it"),
-        (_shorten_shard, "damaged"),
-        (_cut_manifest, "not a manifest"),
-        (_drop_key, "by its checksum"),
-        (_no_checksum, "not a manifest"),
-        (_other_split, "manifest of another split, 'val'"),
-        (_shard_elsewhere, "names a shard in another folder"),
-        (_other_format, "format 99"),
-    ],
-)
-def test_damaged_shard_folders_are_refused(tiny_voc, tmp_path, damage, reason):
-    tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES)
-    damage(tmp_path / "shards")
-    with pytest.raises(DataError, match=reason):
-        read_manifest(tmp_path / "shards", "train")
-
-
-def test_a_changed_byte_is_found_by_its_checksum(tiny_voc, tmp_path):
-    manifest = tfrecord.prepare(tiny_voc, tmp_path / "shards", "train", NAMES, num_shards=2)
-    verify_shards(tmp_path / "shards", manifest)
-    path = tmp_path / "shards" / manifest.shards[1].name
-    content = path.read_bytes()
-    path.write_bytes(content[:50] + bytes([content[50] ^ 4]) + content[51:])
-    assert read_manifest(tmp_path / "shards", "train") == manifest
-    with pytest.raises(DataError, match=r"by its SHA-256: train-00001-of-00002\.tfrecord; delete train\.json"):
-        verify_shards(tmp_path / "shards", manifest)
-
-
-@pytest.mark.parametrize("record", [0, 2])
-def test_a_damaged_record_is_named_with_its_file(shapes_dir, tmp_path, record):
-    manifest = tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES, num_shards=2)
-    path = tmp_path / manifest.shards[1].name
-    content = bytearray(path.read_bytes())
-    start = 0
-    for _ in range(record):  # length (8), its checksum (4), content, its checksum (4)
-        start += 16 + struct.unpack("<Q", content[start : start + 8])[0]
-    content[start + 100] ^= 1
-    path.write_bytes(content)
-    with (
-        pytest.raises(DataError, match=f"{path.name}: damaged at record {record}; delete train.json"),
-        damage_named(tmp_path, [manifest]),
-    ):
-        list(pipeline.examples(tmp_path, manifest))
 
 
 def _die(task):
@@ -361,13 +232,8 @@ def _die(task):
 
 
 def test_a_process_that_dies_while_writing_is_told(shapes_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(tfrecord, "EXAMPLES_PER_PROCESS", 5)
-    monkeypatch.setattr(tfrecord, "_write_shard", _die)
+    monkeypatch.setattr(shards_module, "EXAMPLES_PER_PROCESS", 5)
+    monkeypatch.setattr(shards_module, "_write_shard", _die)
     with pytest.raises(DeepLabError, match="writing train shards: a process died"):
-        tfrecord.prepare(shapes_dir, tmp_path, "train", voc.CLASS_NAMES)
+        prepare(ShardSettings(voc_dir=shapes_dir), tmp_path, "train", voc.CLASS_NAMES)
     assert not (tmp_path / "train.json").exists()
-
-
-def test_missing_manifest_names_the_splits_that_are_there(shards):
-    with pytest.raises(DataError, match="splits here: train, val"):
-        read_manifest(shards, "test")
