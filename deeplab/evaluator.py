@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data import pipeline
+from deeplab.data.pipeline import EvaluationBatches
 from deeplab.data.split import Split
 from deeplab.distribute.devices import check_batch_size
 from deeplab.errors import DataError
@@ -30,11 +30,11 @@ class EvaluationSettings:
         None, "Images per evaluation batch. Default: 4 a replica.", lower=1, compared=False
     )
 
-    def batch_size(self, num_replicas: int) -> int:
-        """Of all replicas; raises UsageError unless it divides among them."""
-        size = self.eval_batch_size or 4 * num_replicas
+    def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:
+        """Of a split; raises UsageError unless the batch divides among the replicas."""
+        size = self.eval_batch_size or num_replicas
         check_batch_size("eval_batch_size", size, num_replicas)
-        return size
+        return EvaluationBatches(split, size // num_replicas)
 
 
 class Evaluator:
@@ -46,8 +46,7 @@ class Evaluator:
         strategy: whose replicas share each batch.
         predict: images -> logits or log-probabilities [batch, height, width, classes].
         loss: evaluated over the whole split.
-        split: what is scored.
-        batch_size: images per batch, over all replicas.
+        batches: of the split that is scored.
         viewers: see each example of the split with its prediction. One whose `wants_more` is False sees no more.
         deterministic: as `confusion_matrix` takes it.
     """
@@ -57,21 +56,18 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         predict: Callable[[tf.Tensor], tf.Tensor],
         loss: Loss,
-        split: Split,
-        batch_size: int,
+        batches: EvaluationBatches,
         viewers: Sequence[Viewer] = (),
         deterministic: bool = False,
     ) -> None:
-        self._strategy, self._loss, self._split, self._viewers = strategy, loss, split, viewers
-        self._num_steps = pipeline.num_evaluation_steps(split, batch_size)
+        self._strategy, self._loss, self._folder, self._viewers = strategy, loss, batches.split.folder, viewers
+        replicas_per_worker = len(strategy.extended.worker_devices)
+        num_workers = strategy.num_replicas_in_sync // replicas_per_worker
+        self._num_steps = batches.num_steps(num_workers, replicas_per_worker)
         self._evaluate_step = make_evaluate_step(strategy, predict, loss, deterministic)
         # One iterator for all evaluations: in TensorFlow 2.21, dropping it can take as long as it lived, up to a minute
         # (docs/design.md, data).
-        self._batches = iter(
-            strategy.distribute_datasets_from_function(
-                lambda context: pipeline.evaluation_batches(split, batch_size, context).repeat()
-            )
-        )
+        self._batches = iter(strategy.distribute_datasets_from_function(batches.for_worker))
 
     def __call__(self) -> Evaluation:
         """Runs over the whole split, once."""
@@ -96,6 +92,6 @@ class Evaluator:
                 if not is_example:
                     continue
                 if not is_plain_name(name.decode(errors="replace")):
-                    raise DataError(f"{self._split.folder}: an example is called {name!r}, not a plain file name")
+                    raise DataError(f"{self._folder}: an example is called {name!r}, not a plain file name")
                 for viewer in viewers:
                     viewer(name.decode(), *pictures)

@@ -101,6 +101,46 @@ def read(cls: type[Settings], **computed: object) -> Settings:
     return cls(**values, **computed)
 
 
+class Options:
+    """The settings objects of a program, by their class: `options[LossSettings]`.
+
+    Fields that the program computes must have a default; `dataclasses.replace` sets them later.
+
+    Raises:
+        UsageError: as `read`.
+    """
+
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
+        self._objects = {cls: read(cls) for cls in classes}
+
+    def __getitem__(self, cls: type[Settings]) -> Settings:
+        return self._objects[cls]
+
+    def as_flagfile(self) -> str:
+        """The flags with their values, one per line, as text for --flagfile."""
+        parsed = [FLAGS[field.name] for field, *_ in all_settings(self._classes)]
+        return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
+
+    def hyperparameters(self) -> dict[str, Value]:
+        """What runs are compared by: the columns, and in `others` all other hyperparameters not at their default.
+
+        Values are strings, numbers or booleans.
+        """
+        columns, others = {}, []
+        for field, marks, *_ in all_settings(self._classes):
+            flag = FLAGS[field.name]
+            if marks.column:
+                columns[field.name] = flag.value
+            elif marks.compared and flag.value != flag.default:
+                others.append(flag.serialize())
+        return columns | {"others": " ".join(others)}
+
+    def fixed_names(self) -> frozenset[str]:
+        """Names of the settings that a checkpoint depends on."""
+        return frozenset(field.name for field, marks, *_ in all_settings(self._classes) if marks.fixed)
+
+
 def all_settings(classes: Classes) -> Iterator[tuple[dataclasses.Field, _Setting, type, bool]]:
     """(field, marks, type of the value or of a list's items, whether it is a list) of each setting."""
     for cls in classes:
@@ -139,29 +179,3 @@ def require(settings: object, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             raise UsageError(f"--{name} is needed")
-
-
-def as_flagfile(classes: Classes) -> str:
-    """The flags of the classes with their current values, one per line, as text for --flagfile."""
-    parsed = [FLAGS[field.name] for field, *_ in all_settings(classes)]
-    return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
-
-
-def hyperparameters(classes: Classes) -> dict[str, Value]:
-    """What runs are compared by: the columns, and in `others` all other hyperparameters that are not at their default.
-
-    Values are strings, numbers or booleans.
-    """
-    columns, others = {}, []
-    for field, marks, *_ in all_settings(classes):
-        flag = FLAGS[field.name]
-        if marks.column:
-            columns[field.name] = flag.value
-        elif marks.compared and flag.value != flag.default:
-            others.append(flag.serialize())
-    return columns | {"others": " ".join(others)}
-
-
-def fixed_names(classes: Classes) -> frozenset[str]:
-    """Names of the settings that a checkpoint depends on."""
-    return frozenset(field.name for field, marks, *_ in all_settings(classes) if marks.fixed)

@@ -15,6 +15,9 @@ from typing import NoReturn
 
 import tensorflow as tf
 
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.pipeline import training_batches, training_names
+from deeplab.data.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
 from deeplab.program.signals import STOP_SIGNALS, signals_seen
@@ -43,6 +46,24 @@ class Feed:
 
     batches: Iterator
     names: Callable[[int, int], list[str]]
+
+    @classmethod
+    def make(
+        cls,
+        strategy: tf.distribute.Strategy,
+        split: Split,
+        augmentation: Augmentation,
+        global_batch_size: int,
+        seed: int,
+        first_example: int,
+    ) -> "Feed":
+        """From `first_example` on, counted from the start of training; see `pipeline.training_batches`."""
+
+        def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return training_batches(split, augmentation, global_batch_size, seed, first_example, context)
+
+        batches = iter(strategy.distribute_datasets_from_function(make_batches))
+        return cls(batches, lambda first, count: training_names(split, seed, first, count))
 
 
 class Trainer:

@@ -105,6 +105,15 @@ def _take_all_logical_cpus(number: int) -> None:
     )
 
 
+def check_strategy(
+    strategy: tf.distribute.Strategy, global_batch_size: int, accumulate_steps: int, jit_compile: bool
+) -> None:
+    """Raises UsageError for flags of train.py that do not fit the replicas."""
+    check_batch_size("global_batch_size", global_batch_size, strategy.num_replicas_in_sync, accumulate_steps)
+    if jit_compile and "GPU" not in strategy.extended.worker_devices[0]:
+        raise UsageError("--jit_compile: on GPUs alone; XLA cannot compile this step for the CPU")
+
+
 def check_batch_size(flag: str, batch_size: int, num_replicas: int, accumulate_steps: int = 1) -> None:
     """Raises UsageError with the nearest sizes unless the batch divides evenly among replicas and micro-batches."""
     parts = num_replicas * accumulate_steps

@@ -30,7 +30,7 @@ class ModelConfig:
         UsageError: `multi_grid` is not three numbers.
     """
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
     backbone: str = setting("resnet50", "Keras application under the ASPP head.", choices=list(BACKBONES), column=True)
     output_stride: int = setting(16, "Input size over feature size.", choices=OUTPUT_STRIDES, column=True)
     atrous_rates: tuple[int, ...] = setting(

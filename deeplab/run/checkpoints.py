@@ -73,6 +73,27 @@ class Checkpoints:
             raise DataError(f"{self._restore_directory}: every checkpoint is damaged; delete the folder to start anew")
         return None
 
+    def resume(self, total_steps: int, num_replicas: int) -> None:
+        """Restores as `restore_latest`, notes how many replicas compute from now on, and logs what that changes."""
+        path = self.restore_latest()
+        step, replicas_before = int(self._state.step), int(self._state.num_replicas)
+        self._state.num_replicas.assign(num_replicas)
+        if path is not None:
+            logger.info("resuming from %s at step %d", path, step)
+            if num_replicas != replicas_before:
+                logger.info(
+                    "replicas: %d instead of %d; each update is that of the same global batch, but its sums round "
+                    "otherwise and dropout draws other masks",
+                    num_replicas,
+                    replicas_before,
+                )
+        if step >= total_steps:
+            logger.info(
+                "this run has made %d steps, and %d are asked for; more --train_steps or --epochs go on",
+                step,
+                total_steps,
+            )
+
     def save_latest(self) -> str:
         """Writes a checkpoint to resume from, numbered by the state's step; returns its path.
 

@@ -28,7 +28,7 @@ _CONFIG, _FLAGS = "model.json", "flags.txt"
 class RunSettings:
     """Run."""
 
-    model_dir: Path | None = setting(
+    model_dir: Path = setting(
         None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.", compared=False
     )
 

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,14 @@ from deeplab.progress import duration
 from deeplab.run.tensorboard import Events
 from deeplab.training.metrics import Evaluation, per_cent, scores
 from deeplab.training.plan import Plan
+
+
+class Panel(Protocol):
+    """Draws an evaluation's examples and confusion matrix: `view.panel.Panel`."""
+
+    def pictures(self, confusion: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 RGB [height, width, 3] by TensorBoard's tag."""
+
 
 logger = logging.getLogger("deeplab")
 
@@ -31,6 +39,7 @@ class RunLog:
         class_names: names for `per_class_iou`.
         flags_text: for TensorBoard's page "Text".
         hyperparameters: for its table of runs.
+        panel: has seen the examples of each evaluation, and draws TensorBoard's pictures of them.
     """
 
     def __init__(
@@ -39,8 +48,9 @@ class RunLog:
         class_names: tuple[str, ...],
         flags_text: str = "",
         hyperparameters: dict[str, object] | None = None,
+        panel: Panel | None = None,
     ) -> None:
-        self.model_dir, self._class_names = model_dir, class_names
+        self.model_dir, self._class_names, self._panel = model_dir, class_names, panel
         self._file = _open_lines(model_dir / "metrics.jsonl")
         self._events = Events(model_dir, flags_text, hyperparameters or {})
         self._newest: dict[str, dict] = {}
@@ -86,6 +96,8 @@ class RunLog:
     def write_evaluation(self, step: int, split: str, evaluation: Evaluation) -> None:
         """The record of an evaluation of a split."""
         self.write(step, split, evaluation.to_json(self._class_names))
+        if self._panel:
+            self._events.write_pictures(step, split, self._panel.pictures(evaluation.confusion))
 
     def write(self, step: int, split: str, record: dict) -> None:
         """One JSON line, and a scalar in TensorBoard for each field that it knows."""
@@ -93,10 +105,6 @@ class RunLog:
         self._file.write(json.dumps(self._newest[split]) + "\n")
         self._file.flush()
         self._events.write_record(step, split, record)
-
-    def write_pictures(self, step: int, split: str, pictures: dict[str, np.ndarray]) -> None:
-        """Pictures (uint8 RGB [height, width, 3]) by their tags, for TensorBoard."""
-        self._events.write_pictures(step, split, pictures)
 
     def write_best(self, step: int, mean_iou: float | None) -> None:
         """Keeps the newest records as the best ones, too: `metrics_best.json`."""

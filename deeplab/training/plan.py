@@ -20,7 +20,7 @@ class Plan:
         UsageError: `train_steps` and `epochs` together, or `profile_steps` that are not a first and a last step.
     """
 
-    num_examples: int
+    num_examples: int = 0
     global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1, column=True)
     train_steps: int = setting(
         0, "Updates to make; 0: as --epochs says, else 30000 (the paper's).", lower=0, column=True
