@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab.data import shapes, tfrecord, voc
+from deeplab.data import shapes, voc
+from deeplab.data.palette import palette
+from deeplab.data.shards import ShardSettings, prepare
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -50,8 +52,8 @@ def shapes_dir(tmp_path_factory):
 def shards(shapes_dir, tmp_path_factory):
     """Folder of the shards of `shapes_dir`: train in 3 files, val in 2."""
     folder = tmp_path_factory.mktemp("shards")
-    tfrecord.prepare(shapes_dir, folder, "train", voc.CLASS_NAMES, num_shards=3)
-    tfrecord.prepare(shapes_dir, folder, "val", voc.CLASS_NAMES, num_shards=2)
+    prepare(ShardSettings(voc_dir=shapes_dir, num_shards=3), folder, "train", voc.CLASS_NAMES)
+    prepare(ShardSettings(voc_dir=shapes_dir, num_shards=2), folder, "val", voc.CLASS_NAMES)
     return folder
 
 
@@ -81,5 +83,5 @@ def tiny_voc(tmp_path):
 def write_mask(path, indices):
     """Writes a palettised PNG of class indices."""
     image = Image.fromarray(np.asarray(indices, np.uint8))
-    image.putpalette(voc.palette().tobytes())
+    image.putpalette(palette().tobytes())
     image.save(path)

@@ -1,14 +1,15 @@
 """Batches: order, epochs, restarts, whole images."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from deeplab.data import pipeline
-from deeplab.data.manifest import Manifest, read_manifest
-from deeplab.data.pipeline import Augmentation
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.split import Split
 
 BATCH = 4
 
@@ -26,8 +27,8 @@ def _plain_crop(image, label, seed):
 
 
 def _batches(shards, count, first_example=0, augment=_plain_crop, seed=5):
-    manifest = read_manifest(shards, "train")
-    dataset = pipeline.training_batches(shards, manifest, augment, BATCH, seed, first_example)
+    split = Split.read(shards, "train")
+    dataset = pipeline.training_batches(split, augment, BATCH, seed, first_example)
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(count)]
 
 
@@ -56,36 +57,36 @@ def test_starting_later_sees_what_an_uninterrupted_run_sees(shards, first_batch)
 
 def test_names_of_the_examples_of_any_batch(shards):
     """Told apart by their pixels, those of batches 2 to 4, across the end of an epoch."""
-    manifest = read_manifest(shards, "train")
+    split = Split.read(shards, "train")
     names = {}
-    for name, image, _ in pipeline.examples(shards, manifest).as_numpy_iterator():
+    for name, image, _ in pipeline.examples(split).as_numpy_iterator():
         names[_identity_of(image[:64, :64])] = name.decode()
     seen = [names[identity] for identity in _order(_batches(shards, 5))]
-    assert pipeline.training_ids(shards, manifest, 5, 2 * BATCH, 3 * BATCH) == seen[2 * BATCH :]
+    assert pipeline.training_names(split, 5, 2 * BATCH, 3 * BATCH) == seen[2 * BATCH :]
 
 
 def test_augmentation_differs_by_epoch_and_seed(shards):
-    manifest = read_manifest(shards, "train")
+    split = Split.read(shards, "train")
     one_image = tf.constant(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
     def augment_same_image(image, label, seed):
         return Augmentation(32)(one_image, tf.zeros([64, 64, 1], tf.uint8), seed)
 
     for seed in (5, 6):
-        dataset = pipeline.training_batches(shards, manifest, augment_same_image, 10, seed)
+        dataset = pipeline.training_batches(split, augment_same_image, 10, seed)
         seen = {_identity_of(image) for batch in dataset.take(3) for image in batch["image"].numpy()}
         assert len(seen) >= 29  # 30 draws, each with a seed of its own
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
 def test_evaluation_counts_each_image_once_at_its_own_size(shards, batch_size):
-    manifest = read_manifest(shards, "val")
-    batches = pipeline.evaluation_batches(shards, manifest, batch_size)
-    examples = list(pipeline.examples(shards, manifest).as_numpy_iterator())
+    split = Split.read(shards, "val")
+    batches = pipeline.evaluation_batches(split, batch_size)
+    examples = list(pipeline.examples(split).as_numpy_iterator())
     assert len(list(batches)) == -(-5 // batch_size)
     images, labels, counted = [], [], []
     for batch in batches.as_numpy_iterator():
-        assert batch["image"].shape == (batch_size, manifest.max_height, manifest.max_width, 3)
+        assert batch["image"].shape == (batch_size, split.max_height, split.max_width, 3)
         images.extend(batch["image"])
         labels.extend(batch["label"])
         counted.extend(batch["is_example"])
@@ -99,7 +100,7 @@ def test_evaluation_counts_each_image_once_at_its_own_size(shards, batch_size):
 
 
 def test_evaluation_notices_a_shard_with_fewer_records(shards):
-    manifest = read_manifest(shards, "val")
-    more = Manifest(**{**vars(manifest), "num_examples": 7})
+    split = Split.read(shards, "val")
+    more = replace(split, num_examples=7)
     with pytest.raises(tf.errors.FailedPreconditionError):
-        list(pipeline.evaluation_batches(shards, more, 1))
+        list(pipeline.evaluation_batches(more, 1))

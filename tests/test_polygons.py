@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data import polygons, tfrecord, voc
+from deeplab.data import polygons, voc
+from deeplab.data.shards import ShardSettings, prepare
 from deeplab.errors import DataError, UsageError
 
 
@@ -38,8 +39,10 @@ def test_labelme_becomes_a_data_set_that_can_be_prepared(labelme_dir, tmp_path):
     polygons.write_voc(polygons.read_labelme(labelme_dir), tmp_path / "voc", val_share=0.5)
     names = voc.read_class_names(tmp_path / "voc" / "class_names.txt")
     assert names == ("background", "body", "wheel")
-    manifests = [tfrecord.prepare(tmp_path / "voc", tmp_path / "shards", split, names) for split in ("train", "val")]
-    assert [manifest.num_examples for manifest in manifests] == [1, 1]
+    splits = [
+        prepare(ShardSettings(voc_dir=tmp_path / "voc"), tmp_path / "shards", name, names) for name in ("train", "val")
+    ]
+    assert [split.num_examples for split in splits] == [1, 1]
     one, two = (np.array(Image.open(tmp_path / "voc" / "SegmentationClass" / f"{name}.png")) for name in ("one", "two"))
     expected = np.zeros((30, 40), np.uint8)
     expected[5:16, 5:16] = 2

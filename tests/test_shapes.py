@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab import flags
 from deeplab.data import shapes, voc
 from deeplab.files import write_text, written_whole
 
@@ -61,9 +60,12 @@ def test_files_are_whole_or_absent(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.flags")), ids=lambda path: path.stem)
 def test_flag_files_name_existing_flags_and_open_with_the_command(path):
+    from deeplab.program.programs import PROGRAMS
+    from deeplab.program.reference import as_markdown
+
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# python ")
     assert f"--flagfile=configs/{path.name}" in lines[0]
-    known = flags.as_markdown()
+    known = as_markdown(PROGRAMS)
     for line in lines:
         assert line.startswith("#") or f"| `{line.partition('=')[0]}` |" in known, line

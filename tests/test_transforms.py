@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from deeplab.data import transforms
-from deeplab.data.pipeline import Augmentation
+from deeplab.data.augmentation import Augmentation
+from deeplab.errors import UsageError
 
 SEEDS = [tf.constant([7, index], tf.int64) for index in range(24)]
 DRAWS = [tf.random.stateless_uniform([4], seed) for seed in SEEDS]
@@ -193,12 +194,24 @@ def test_finish_without_colours_changes_nothing(marked):
     assert Augmentation(32, hue=0, brightness=0, contrast=0).finish(batch) is batch
 
 
-@pytest.mark.parametrize("method", ["scale_crop", "resize_or_crop"])
-def test_augmentation_is_a_function_of_its_seed(marked, method):
-    augment = Augmentation(32, method=method, resize_size=40)
+@pytest.mark.parametrize("augmentation", ["scale_crop", "resize_or_crop"])
+def test_augmentation_is_a_function_of_its_seed(marked, augmentation):
+    augment = Augmentation(32, augmentation=augmentation, resize_size=40)
     first = [augment(*marked, seed) for seed in SEEDS[:6]]
     again = [tf.function(augment)(*marked, seed) for seed in SEEDS[:6]]
     for crop, crop_again in zip(first, again, strict=True):
         for name, value in crop.items():
             np.testing.assert_array_equal(value, crop_again[name])
     assert len({(crop["image"].numpy().tobytes(), crop["shifts"].numpy().tobytes()) for crop in first}) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"min_scale": 3.0}, "--min_scale=3.0: larger than --max_scale=2.0"),
+        ({"augmentation": "resize_or_crop", "resize_size": 40}, "--resize_size=40: smaller than --crop_size=64"),
+    ],
+)
+def test_augmentations_that_contradict_themselves_are_refused(settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        Augmentation(64, **settings)

@@ -7,14 +7,12 @@ does to them inside the compiled step.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import tensorflow as tf
 
-from deeplab.data import tfrecord, transforms
-from deeplab.data.manifest import Manifest
-from deeplab.data.voc import IGNORE_LABEL
+from deeplab.data import records, transforms
+from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.split import Split
 
 INTERLEAVED_SHARDS = 16
 PREFETCHED_BATCHES = 4
@@ -28,56 +26,8 @@ SHUFFLE_BUFFER = 2048
 """Encoded examples held for shuffling: about 0.2 GB for VOC, whose JPEGs are about 100 kB."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How a training crop is made from an image; see `transforms` for each. `method`: scale_crop or resize_or_crop."""
-
-    crop_size: int
-    method: str = "scale_crop"
-    min_scale: float = 0.5
-    max_scale: float = 2.0
-    resize_size: int = 444
-    hue: float = 0.1
-    brightness: float = 0.1
-    contrast: float = 0.2
-
-    def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Image and label of any size -> the crop and, in `shifts` (float32 [3]), what `finish` will do to its colours.
-
-        seed: int [2]; the same seed gives the same result.
-        """
-        draws = tf.random.stateless_uniform([7], seed)
-        if self.method == "scale_crop":
-            image, label = transforms.random_scale_crop(
-                image, label, self.crop_size, self.min_scale, self.max_scale, draws[3:]
-            )
-        else:
-            image, label = transforms.random_resize_or_crop(image, label, self.crop_size, self.resize_size, draws[3:])
-        image = tf.ensure_shape(image, [self.crop_size, self.crop_size, 3])
-        label = tf.ensure_shape(label, [self.crop_size, self.crop_size, 1])
-        shifts = (2.0 * draws[:3] - 1.0) * (self.hue, self.brightness, self.contrast)
-        return {"image": image, "label": label[..., 0], "shifts": shifts}
-
-    def finish(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A batch of the above -> one with its colours shifted: images then are float32.
-
-        For the compiled step: on an accelerator this costs next to nothing, on the host more than making the crop.
-        """
-        if not (self.hue or self.brightness or self.contrast):
-            return batch
-
-        # One by one: TensorFlow's kernels shift all of a batch alike, and the formula in tensors is slow on CPUs.
-        def shift(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            image, shifts = example
-            return transforms.shift_colours(image, *tf.unstack(shifts))
-
-        image_type = tf.TensorSpec(batch["image"].shape[1:], tf.float32)
-        return {**batch, "image": tf.map_fn(shift, (batch["image"], batch["shifts"]), fn_output_signature=image_type)}
-
-
 def training_batches(
-    tfrecord_dir: Path,
-    manifest: Manifest,
+    split: Split,
     augment: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
     global_batch_size: int,
     seed: int,
@@ -94,12 +44,12 @@ def training_batches(
     """
 
     def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = tfrecord.parse_example(record)
-        image, label = tfrecord.decode_example(features)
+        features = records.parse_example(record)
+        image, label = records.decode_example(features)
         return augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
 
     dataset = (
-        _training_records(tfrecord_dir, manifest, seed, first_example)
+        _training_records(split, seed, first_example)
         .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
         .map(decode, num_parallel_calls=PARALLEL_CALLS)
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
@@ -108,32 +58,32 @@ def training_batches(
     return dataset.with_options(_options())
 
 
-def training_ids(tfrecord_dir: Path, manifest: Manifest, seed: int, first_example: int, num_examples: int) -> list[str]:
+def training_names(split: Split, seed: int, first_example: int, num_examples: int) -> list[str]:
     """The names of the examples that `training_batches` takes from `first_example` on."""
-    records = _training_records(tfrecord_dir, manifest, seed, first_example).take(num_examples)
-    return [tfrecord.parse_example(record)["id"].numpy().decode() for _, record in records.with_options(_options())]
+    dataset = _training_records(split, seed, first_example).take(num_examples)
+    return [records.parse_example(record)["id"].numpy().decode() for _, record in dataset.with_options(_options())]
 
 
-def _training_records(tfrecord_dir: Path, manifest: Manifest, seed: int, first_example: int) -> tf.data.Dataset:
+def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Dataset:
     """Endless (index, record) from `first_example` on; the index counts from the start of training."""
-    shard_paths, num_examples = manifest.shard_paths(tfrecord_dir), manifest.num_examples
+    shard_paths, num_examples = split.shard_paths, split.num_examples
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = seed + epoch
-        records = (
+        epoch_records = (
             tf.data.Dataset.from_tensor_slices(shard_paths)
             .shuffle(len(shard_paths), epoch_seed, reshuffle_each_iteration=False)
             .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=INTERLEAVED_SHARDS)
             .shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
         )
-        return records.enumerate(epoch * num_examples)
+        return epoch_records.enumerate(epoch * num_examples)
 
     first_epoch, skipped = divmod(first_example, num_examples)
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(skipped)
 
 
 def evaluation_batches(
-    tfrecord_dir: Path, manifest: Manifest, global_batch_size: int, context: tf.distribute.InputContext = ALONE
+    split: Split, global_batch_size: int, context: tf.distribute.InputContext = ALONE
 ) -> tf.data.Dataset:
     """Every example once, in order, at its own resolution, padded bottom and right to the split's largest sides.
 
@@ -141,11 +91,11 @@ def evaluation_batches(
     that every batch divides among the replicas; a further key, "is_example" (int64 [batch]), is 0 for those, else 1.
     `context` as in `training_batches`.
     """
-    height, width = manifest.max_height, manifest.max_width
+    height, width = split.max_height, split.max_width
 
     def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = tfrecord.parse_example(record)
-        image, label = transforms.pad(*tfrecord.decode_example(features), height, width)
+        features = records.parse_example(record)
+        image, label = transforms.pad(*records.decode_example(features), height, width)
         image = tf.ensure_shape(image, [height, width, 3])
         label = tf.ensure_shape(label, [height, width, 1])
         return {"image": image, "label": label[..., 0], "is_example": tf.constant(1, tf.int64)}
@@ -157,13 +107,13 @@ def evaluation_batches(
             "is_example": tf.constant(0, tf.int64),
         }
 
-    num_examples = manifest.num_examples
+    num_examples = split.num_examples
     num_in_all = num_examples + -num_examples % global_batch_size
-    records = tf.data.TFRecordDataset(manifest.shard_paths(tfrecord_dir))
-    records = records.apply(tf.data.experimental.assert_cardinality(num_examples)).enumerate()
+    stored = tf.data.TFRecordDataset(split.shard_paths)
+    stored = stored.apply(tf.data.experimental.assert_cardinality(num_examples)).enumerate()
     fillers = tf.data.Dataset.range(num_examples, num_in_all)
     dataset = (
-        records.filter(lambda index, record: _is_mine(index, global_batch_size, context))
+        stored.filter(lambda index, record: _is_mine(index, global_batch_size, context))
         .map(decode, num_parallel_calls=PARALLEL_CALLS)
         .concatenate(fillers.filter(lambda index: _is_mine(index, global_batch_size, context)).map(fill))
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
@@ -172,16 +122,16 @@ def evaluation_batches(
     return dataset.with_options(_options())
 
 
-def examples(tfrecord_dir: Path, manifest: Manifest) -> tf.data.Dataset:
+def examples(split: Split) -> tf.data.Dataset:
     """(id, image, label) of every example in the order of `evaluation_batches`, at native size, nothing padded."""
 
     def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        features = tfrecord.parse_example(record)
-        image, label = tfrecord.decode_example(features)
+        features = records.parse_example(record)
+        image, label = records.decode_example(features)
         return features["id"], image, label[..., 0]
 
-    records = tf.data.TFRecordDataset(manifest.shard_paths(tfrecord_dir))
-    dataset = records.map(decode, num_parallel_calls=PARALLEL_CALLS).prefetch(PREFETCHED_BATCHES)
+    stored = tf.data.TFRecordDataset(split.shard_paths)
+    dataset = stored.map(decode, num_parallel_calls=PARALLEL_CALLS).prefetch(PREFETCHED_BATCHES)
     return dataset.with_options(_options())
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from deeplab import flags, program
-from deeplab.data import voc
+from deeplab import settings
+from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.errors import DataError, UsageError
 from deeplab.files import write_text
-from deeplab.flags import FLAGS
 from deeplab.progress import Progress
+from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
 
@@ -32,6 +32,20 @@ VOID_LABELS = ("void", "ignore", "__ignore__")
 """What is drawn under these names becomes void (255)."""
 _EXIF_ORIENTATION = 0x0112
 _JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class PolygonSettings:
+    """Annotations to convert."""
+
+    labelme_dir: Path | None = setting(None, "Folder of labelme's *.json, beside their images.")
+    coco_json: Path | None = setting(None, "COCO instances file: polygons, or run lengths that are not compressed.")
+    image_dir: Path = setting(None, "Folder of the images that --coco_json names.")
+    voc_dir: Path = setting(None, "Folder to write, in VOC layout; it must not exist.")
+    val_share: float = setting(0.2, "Share of the images that is put into val, at random.", lower=0.0, upper=1.0)
+
+
+SETTINGS = (PolygonSettings,)
 
 
 @dataclass(frozen=True)
@@ -55,16 +69,16 @@ def main(argv: list[str]) -> None:
     """Annotations -> --voc_dir."""
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: flags alone are taken")
-    flags.require("voc_dir")
-    labelme_dir, coco_json = flags.optional_path("labelme_dir"), flags.optional_path("coco_json")
-    if labelme_dir is not None and coco_json is None:
-        drawings = read_labelme(labelme_dir)
-    elif coco_json is not None and labelme_dir is None:
-        flags.require("image_dir")
-        drawings = read_coco(coco_json, flags.path("image_dir"))
+    chosen = settings.read(PolygonSettings)
+    settings.require(chosen, "voc_dir")
+    if chosen.labelme_dir is not None and chosen.coco_json is None:
+        drawings = read_labelme(chosen.labelme_dir)
+    elif chosen.coco_json is not None and chosen.labelme_dir is None:
+        settings.require(chosen, "image_dir")
+        drawings = read_coco(chosen.coco_json, chosen.image_dir)
     else:
         raise UsageError("give one of --labelme_dir and --coco_json")
-    write_voc(drawings, flags.path("voc_dir"), FLAGS.val_share)
+    write_voc(drawings, chosen.voc_dir, chosen.val_share)
 
 
 def read_labelme(folder: Path) -> list[Drawing]:
@@ -153,7 +167,7 @@ def write_voc(drawings: list[Drawing], voc_dir: Path, val_share: float, seed: in
         raise UsageError(f"--voc_dir={voc_dir}: exists already; name another folder, or delete it")
     labels = {outline.label for drawing in drawings for outline in drawing.outlines}
     class_names = [BACKGROUND, *sorted(labels - {BACKGROUND, *VOID_LABELS})]
-    indices = {name: index for index, name in enumerate(class_names)} | dict.fromkeys(VOID_LABELS, voc.IGNORE_LABEL)
+    indices = {name: index for index, name in enumerate(class_names)} | dict.fromkeys(VOID_LABELS, IGNORE_LABEL)
     names = [drawing.image.stem for drawing in drawings]
     if len(names) < 2:
         raise DataError(f"{len(names)} images: two are needed, one to train on and one to validate")
@@ -169,7 +183,7 @@ def write_voc(drawings: list[Drawing], voc_dir: Path, val_share: float, seed: in
         name = drawing.image.stem
         size = _write_image(drawing.image, partial / "JPEGImages" / f"{name}.jpg")
         mask = draw_mask(drawing, size, indices)
-        mask.putpalette(voc.palette().tobytes())
+        mask.putpalette(palette().tobytes())
         mask.save(partial / "SegmentationClass" / f"{name}.png")
         progress.update(number)
     progress.close()
@@ -219,4 +233,6 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401
 
 
 if __name__ == "__main__":
-    program.run(main, flags.define_polygons_flags)
+    from deeplab.program.run import run
+
+    run(main, SETTINGS, __doc__)

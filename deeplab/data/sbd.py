@@ -7,25 +7,41 @@ Needs scipy, which the extra `sbd` brings.
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from deeplab import flags, program
+from deeplab import settings
 from deeplab.data import voc
+from deeplab.data.palette import palette
 from deeplab.errors import DataError, UsageError
 from deeplab.progress import Progress
+from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
+
+
+@dataclass(frozen=True)
+class SBDSettings:
+    """SBD's masks."""
+
+    sbd_dir: Path = setting(None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
+    voc_dir: Path = setting(None, "Folder of VOC 2012: its masks of train, and what is in val.")
+    mask_dir: Path = setting(None, "Folder to write; it must not exist.")
+
+
+SETTINGS = (SBDSettings,)
 
 
 def main(argv: list[str]) -> None:
     """SBD's cls/*.mat and VOC's masks of train -> --mask_dir/NAME.png."""
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: flags alone are taken")
-    flags.require("sbd_dir", "voc_dir", "mask_dir")
-    write_masks(flags.path("sbd_dir"), flags.path("voc_dir"), flags.path("mask_dir"))
+    folders = settings.read(SBDSettings)
+    settings.require(folders, "sbd_dir", "voc_dir", "mask_dir")
+    write_masks(folders.sbd_dir, folders.voc_dir, folders.mask_dir)
 
 
 def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
@@ -54,7 +70,7 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
         progress.update(number)
     for number, path in enumerate(wanted, len(train) + 1):
         mask = Image.fromarray(read_annotation(path))
-        mask.putpalette(voc.palette().tobytes())
+        mask.putpalette(palette().tobytes())
         mask.save(partial / f"{path.stem}.png")
         progress.update(number)
     progress.close()
@@ -92,4 +108,6 @@ def read_annotation(path: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    program.run(main, flags.define_sbd_flags)
+    from deeplab.program.run import run
+
+    run(main, SETTINGS, __doc__)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from deeplab.data import voc
+from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.progress import Progress
 
 SIZE = 128
@@ -59,9 +59,9 @@ def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
         _draw_shape(ImageDraw.Draw(outline), rng, shape, width, height)
         image.paste(_texture(rng, (width, height), np.array(_COLOURS[shape])), mask=outline)
         border = outline.filter(ImageFilter.MaxFilter(3))
-        mask.paste(voc.IGNORE_LABEL, mask=border)
+        mask.paste(IGNORE_LABEL, mask=border)
         mask.paste(CLASS_NAMES.index(shape), mask=outline.filter(ImageFilter.MinFilter(3)))
-    mask.putpalette(voc.palette().tobytes())
+    mask.putpalette(palette().tobytes())
     return image, mask
 
 

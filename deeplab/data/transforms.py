@@ -9,7 +9,7 @@ draws: float32, uniform in [0, 1); the same draws give the same result, whatever
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data.voc import IGNORE_LABEL
+from deeplab.data.palette import IGNORE_LABEL
 
 MEAN_COLOUR = (124, 117, 104)
 """ImageNet's mean RGB, rounded; what is padded with it is close to 0 once the backbone has subtracted the mean."""

@@ -1,25 +1,15 @@
-"""The PASCAL VOC layout: classes, palette, void label, splits, image and mask files, and VOC 2012's download."""
+"""The PASCAL VOC layout: class names, split lists, image and mask files."""
 
-import http.client
 import logging
 import random
-import tarfile
-import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from deeplab.errors import DataError, UsageError
-from deeplab.files import digest, is_plain_name
-from deeplab.progress import Progress
+from deeplab.data.palette import IGNORE_LABEL
+from deeplab.errors import DataError
+from deeplab.files import is_plain_name
 
 logger = logging.getLogger("deeplab")
-
-IGNORE_LABEL = 255
-"""VOC's void: object borders and what nobody labelled. Excluded from losses, metrics and class weights."""
 
 CLASS_NAMES = (
     "background",
@@ -46,11 +36,7 @@ CLASS_NAMES = (
 )
 """The 21 classes of VOC 2012 in the order of their indices (VOC devkit, VOCinit.m)."""
 
-ARCHIVE_URL = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
-ARCHIVE_MD5 = "6cd6e144f989b92b3379bac3b3de84fd"
-
 _SPLIT_HALVES = {"val_half": 0, "test_half": 1}
-_DOWNLOAD_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -60,19 +46,6 @@ class Pair:
     name: str
     image: Path
     mask: Path
-
-
-def palette() -> np.ndarray:
-    """VOC's colour map: uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
-
-    Bits of the index are spread over the channels from the most significant down (VOC devkit, VOClabelcolormap.m).
-    """
-    index = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours
 
 
 def read_class_names(path: Path | None) -> tuple[str, ...]:
@@ -151,87 +124,6 @@ def pairs(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[Pair]
         Pair(name, voc_dir / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
         for name in read_split(voc_dir, split, mask_dir)
     ]
-
-
-def download(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> None:
-    """Fetches the VOC archive and unpacks it as `voc_dir`; does nothing if `voc_dir` exists.
-
-    The archive is streamed to `voc_dir`'s parent, continued where an earlier try broke off, checked against `md5`
-    and kept. It is unpacked (tarfile's `data` filter) into a temporary folder, and its VOCdevkit/VOC2012 is
-    renamed to `voc_dir`, which therefore is whole or absent.
-
-    Raises:
-        UsageError: `url` is none.
-        DataError: the server refuses or keeps breaking off, the checksum or the archive's layout is wrong.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--voc_url={url}: not the address of an archive; it begins with http:// or https://")
-    if voc_dir.exists():
-        return
-    if not hasattr(tarfile, "data_filter"):
-        raise DataError("--download: this Python's tarfile cannot unpack safely; take 3.10.12, 3.11.4 or a later one")
-    voc_dir.parent.mkdir(parents=True, exist_ok=True)
-    archive = voc_dir.parent / Path(url).name
-    if not archive.exists():
-        part = archive.with_name(archive.name + ".part")
-        _fetch(url, part)
-        part_md5 = digest(part, "md5")
-        if part_md5 != md5:
-            part.unlink()
-            raise DataError(f"{url}: MD5 is {part_md5}, not {md5}; the download was thrown away, start again")
-        part.rename(archive)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=voc_dir.parent) as folder:
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{archive}: cannot be unpacked: {error}; delete it and start again") from error
-        unpacked = Path(folder) / "VOCdevkit" / "VOC2012"
-        if not unpacked.is_dir():
-            raise DataError(f"{archive}: holds no VOCdevkit/VOC2012")
-        unpacked.rename(voc_dir)
-
-
-def _fetch(url: str, part: Path) -> None:
-    """Streams `url` to `part`, going on from what `part` holds; a broken connection is taken up again."""
-    for attempt in range(1, _DOWNLOAD_TRIES + 1):
-        try:
-            if _fetch_rest(url, part):
-                return
-            reason = "the connection ended early"
-        except urllib.error.HTTPError as error:
-            raise DataError(f"{url}: {error}; name a mirror with --voc_url") from error
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(error)
-        if attempt == _DOWNLOAD_TRIES:
-            raise DataError(
-                f"{url}: {reason} ({attempt} tries); what came is kept in {part}, the same command goes on from there"
-            )
-
-
-def _fetch_rest(url: str, part: Path) -> bool:
-    """One request for what is missing in `part`; True when the file is complete by the server's length."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return True  # `part` holds everything already; the checksum decides
-        raise
-    with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0  # the server knows no ranges: from the start
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else 0
-        progress = Progress(f"downloading {part.stem}", total >> 20, "MiB", initial=have >> 20)
-        with part.open("ab" if have else "wb") as file:
-            while piece := response.read(1 << 20):
-                file.write(piece)
-                have += len(piece)
-                progress.update(have >> 20)
-        progress.close()
-    return not total or have == total
 
 
 def _read_lines(path: Path, what: str) -> list[str]:

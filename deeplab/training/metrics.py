@@ -56,6 +56,20 @@ class Scores:
         }
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Losses and scores over a whole split, and the confusion matrix (int64 [classes, classes]) they come from."""
+
+    losses: dict[str, float]
+    scores: Scores
+    confusion: np.ndarray
+    num_images: int
+
+    def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
+        """As `metrics.jsonl` has it."""
+        return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images}
+
+
 def scores(matrix: np.ndarray) -> Scores:
     """Scores of an integer confusion matrix [classes, classes], rows true: the VOC devkit's VOCevalseg.m."""
     matrix = np.asarray(matrix)

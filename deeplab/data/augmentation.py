@@ -1,0 +1,70 @@
+"""What is done to training images: geometry on the host, colours on the device that trains."""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from deeplab.data import transforms
+from deeplab.errors import UsageError
+from deeplab.settings import setting
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augmentation.
+
+    How a training crop is made from an image; `transforms` describes each step.
+    """
+
+    crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17, column=True)
+    augmentation: str = setting(
+        "scale_crop",
+        "scale_crop: random scale, pad, crop (the paper's). resize_or_crop: squash to the crop size, or to "
+        "--resize_size and crop, each for half of the images (the textbook's).",
+        choices=("scale_crop", "resize_or_crop"),
+    )
+    min_scale: float = setting(0.5, "Smallest random scale of scale_crop.", lower=0.05)
+    max_scale: float = setting(2.0, "Largest random scale of scale_crop.", lower=0.05)
+    resize_size: int = setting(444, "Size before cropping of resize_or_crop, in pixels.", lower=17)
+    hue: float = setting(0.1, "Largest hue shift, of 1 (the full circle); 0 for none.", lower=0.0, upper=0.5)
+    brightness: float = setting(0.1, "Largest brightness shift, of 1; 0 for none.", lower=0.0, upper=1.0)
+    contrast: float = setting(0.2, "Contrast factor is drawn from 1 +- this; 0 for none.", lower=0.0, upper=0.99)
+
+    def __post_init__(self) -> None:
+        if self.min_scale > self.max_scale:
+            raise UsageError(f"--min_scale={self.min_scale}: larger than --max_scale={self.max_scale}")
+        if self.augmentation == "resize_or_crop" and self.resize_size < self.crop_size:
+            raise UsageError(f"--resize_size={self.resize_size}: smaller than --crop_size={self.crop_size}")
+
+    def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Image and label of any size -> the crop and, in `shifts` (float32 [3]), what `finish` will do to its colours.
+
+        seed: int [2]; the same seed gives the same result.
+        """
+        draws = tf.random.stateless_uniform([7], seed)
+        if self.augmentation == "scale_crop":
+            image, label = transforms.random_scale_crop(
+                image, label, self.crop_size, self.min_scale, self.max_scale, draws[3:]
+            )
+        else:
+            image, label = transforms.random_resize_or_crop(image, label, self.crop_size, self.resize_size, draws[3:])
+        image = tf.ensure_shape(image, [self.crop_size, self.crop_size, 3])
+        label = tf.ensure_shape(label, [self.crop_size, self.crop_size, 1])
+        shifts = (2.0 * draws[:3] - 1.0) * (self.hue, self.brightness, self.contrast)
+        return {"image": image, "label": label[..., 0], "shifts": shifts}
+
+    def finish(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A batch of the above -> one with its colours shifted: images then are float32.
+
+        For the compiled step: on an accelerator this costs next to nothing, on the host more than making the crop.
+        """
+        if not (self.hue or self.brightness or self.contrast):
+            return batch
+
+        # One by one: TensorFlow's kernels shift all of a batch alike, and the formula in tensors is slow on CPUs.
+        def shift(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            image, shifts = example
+            return transforms.shift_colours(image, *tf.unstack(shifts))
+
+        image_type = tf.TensorSpec(batch["image"].shape[1:], tf.float32)
+        return {**batch, "image": tf.map_fn(shift, (batch["image"], batch["shifts"]), fn_output_signature=image_type)}
