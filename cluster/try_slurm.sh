@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries the job scripts on this machine's CPU with the demo's data. Two workers train once without interruption, once
-# interrupted by `scontrol requeue` and once by the time limit's signal; all must end with the same weights. Then one node,
-# and an array of two runs.
+# interrupted by `scontrol requeue` and once by the time limit's signal; all must end with the same weights. Then one
+# node, and an array of two runs.
 #
 #   cluster/try_slurm.sh FOLDER        for root on a throw-away Debian machine; see local_slurm.sh
 set -euo pipefail
