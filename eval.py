@@ -20,7 +20,7 @@ from deeplab.model.inference import Inference, make_predictor
 from deeplab.run import folder
 from deeplab.run.checkpoints import checkpoint_step
 from deeplab.run.folder import LoadSettings, RunSettings
-from deeplab.settings import Options, require, setting
+from deeplab.settings import Classes, Options, require, setting
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import table
 from deeplab.view import report
@@ -36,12 +36,10 @@ class ScoreSettings:
     split: str = setting("val", "Split to score; its shards must stand in --tfrecord_dir.")
     checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
     output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
-    report: Path | None = setting(
-        None, "Folder for report.html: scores, confusions, best and worst images, curves."
-    )
+    report: Path | None = setting(None, "Folder for report.html: scores, confusions, best and worst images, curves.")
 
 
-SETTINGS = (
+SETTINGS: Classes = (
     *(RunSettings, SplitSettings, ScoreSettings, LoadSettings, Inference, EvaluationSettings),
     *(DeviceSettings, PrecisionSettings),
 )
@@ -62,9 +60,7 @@ def main(argv: list[str]) -> None:
     if options[SplitSettings].verify:
         split.verify()
     with strategy.scope():
-        model, config, checkpoint = folder.load_model(
-            model_dir, wanted.checkpoint, options[LoadSettings].output_stride
-        )
+        model, config, checkpoint = folder.load_model(model_dir, wanted.checkpoint, options[LoadSettings].output_stride)
     if split.class_names != config.class_names:
         raise UsageError(f"--tfrecord_dir={split.folder}: its classes are not those of the model in {model_dir}")
     step = checkpoint_step(checkpoint)

@@ -20,13 +20,13 @@ from deeplab.distribute.numerics import PrecisionSettings, SeedSettings, set_pre
 from deeplab.distribute.workers import Workers
 from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_deeplabv3, freeze_batch_norm, without_auxiliary_head
+from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train
 from deeplab.model.inference import make_predictor
 from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
 from deeplab.run.folder import RunSettings
 from deeplab.run.log import RunLog
-from deeplab.settings import Options, require
+from deeplab.settings import Classes, Options, require
 from deeplab.trainer import Feed, Trainer
 from deeplab.training.losses import Loss, LossSettings, class_weights
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
@@ -38,7 +38,7 @@ from deeplab.view.panel import Panel
 
 logger = logging.getLogger("deeplab")
 
-SETTINGS = (
+SETTINGS: Classes = (
     *(RunSettings, SplitSettings, ShardSettings, DownloadSettings),
     *(DeviceSettings, StrategySettings, PrecisionSettings, SeedSettings),
     *(ModelConfig, InitSettings, Augmentation, LossSettings, OptimizerSettings, ScheduleSettings, StepSettings),
@@ -54,6 +54,8 @@ def main(argv: list[str]) -> None:
     require(options[SplitSettings], "tfrecord_dir")
     if not options[ShardSettings].prepare_only:
         require(options[RunSettings], "model_dir")
+    if options[DownloadSettings].download:
+        require(options[ShardSettings], "voc_dir")
     strategy = make_strategy(options[DeviceSettings], options[StrategySettings].strategy)
     step = options[StepSettings]
     check_strategy(strategy, options[Plan].global_batch_size, step.accumulate_steps, step.jit_compile)
@@ -129,19 +131,15 @@ def make_state(
     options: Options, strategy: tf.distribute.Strategy, config: ModelConfig, plan: Plan, has_weights: bool
 ) -> TrainState:
     """Network, optimizer and schedule, before anything is restored; `has_weights`: weights of their own follow."""
-    init, optimizing = options[InitSettings], options[OptimizerSettings]
-    backbone_weights = None if has_weights or init.backbone_weights == "none" else init.backbone_weights
+    optimizing, has_auxiliary_head = options[OptimizerSettings], options[LossSettings].auxiliary_weight > 0
     with strategy.scope():
-        has_auxiliary_head = options[LossSettings].auxiliary_weight > 0
-        network = build_deeplabv3(config, backbone_weights, init.batch_norm_momentum, has_auxiliary_head)
-        if init.freeze_batch_norm:
-            freeze_batch_norm(network)
+        model, training_model = build_to_train(config, options[InitSettings], has_weights, has_auxiliary_head)
         scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
         learning_rate = optimizing.peak_learning_rate(plan.global_batch_size)
         schedule = Schedule(options[ScheduleSettings], learning_rate, plan.total_steps, scale)
         loss_scaling = options[PrecisionSettings].precision == "float16"
-        optimizer = make_optimizer(optimizing, schedule, network.trainable_variables, loss_scaling)
-    return TrainState(without_auxiliary_head(network), network, optimizer, schedule)
+        optimizer = make_optimizer(optimizing, schedule, training_model.trainable_variables, loss_scaling)
+    return TrainState(model, training_model, optimizer, schedule)
 
 
 if __name__ == "__main__":

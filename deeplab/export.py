@@ -31,7 +31,7 @@ from deeplab.model.inference import make_predictor
 from deeplab.predict import read_image
 from deeplab.run import folder
 from deeplab.run.folder import LoadSettings
-from deeplab.settings import Options, require, setting
+from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -55,7 +55,7 @@ class ExportSettings:
     tflite: bool = setting(False, "Write model.tflite and model_dynamic_range.tflite, too.")
 
 
-SETTINGS = (ExportSettings, LoadSettings)
+SETTINGS: Classes = (ExportSettings, LoadSettings)
 
 
 class Segmenter(tf.Module):

@@ -28,7 +28,7 @@ from deeplab.errors import DataError, UsageError
 from deeplab.model.inference import Inference
 from deeplab.progress import Progress
 from deeplab.run.folder import LoadSettings
-from deeplab.settings import Options, require, setting
+from deeplab.settings import Classes, Options, require, setting
 from deeplab.view import pictures
 
 logger = logging.getLogger("deeplab")
@@ -45,9 +45,7 @@ class PredictSettings:
     model_dir: Path = setting(None, "Folder of the run whose model predicts.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     output_dir: Path = setting(None, "Folder for the pictures.")
-    truth_dir: Path | None = setting(
-        None, "Folder of true masks, NAME.png, to show beside the predictions."
-    )
+    truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show beside the predictions.")
     voc_dir: Path | None = setting(
         None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
@@ -55,7 +53,7 @@ class PredictSettings:
     batch_size: int = setting(8, "Most neighbouring images of one size that are segmented together.", lower=1)
 
 
-SETTINGS = (PredictSettings, LoadSettings, Inference)
+SETTINGS: Classes = (PredictSettings, LoadSettings, Inference)
 
 
 def main(argv: list[str]) -> None:

@@ -38,7 +38,9 @@ def test_scale_lowers_the_rate_that_the_optimizer_uses():
 def test_adamw_decays_kernels_alone():
     kernel, gamma = keras.Variable(np.ones(2), name="kernel"), keras.Variable(np.ones(2), name="gamma")
     schedule = Schedule(ScheduleSettings("constant"), 0.1, 10, tf.Variable(1.0))
-    optimizer = make_optimizer(OptimizerSettings("adamw", weight_decay=0.5), schedule, [kernel, gamma], loss_scaling=False)
+    optimizer = make_optimizer(
+        OptimizerSettings("adamw", weight_decay=0.5), schedule, [kernel, gamma], loss_scaling=False
+    )
     optimizer.apply([tf.zeros(2), tf.zeros(2)], [kernel, gamma])
     np.testing.assert_allclose(kernel, 1 - 0.1 * 0.5, rtol=1e-6)
     np.testing.assert_array_equal(gamma, 1.0)

@@ -73,7 +73,7 @@ def test_each_flag_reaches_the_field_of_its_name_in_its_type(parse, monkeypatch)
         *("--train_steps=7", "--learning_rate=1e-3", "--flip", "--num_gpus=2", "--profile_steps=10,20", "image.jpg"),
     ]
     assert parse(*arguments) == ["program.py", "image.jpg"]
-    assert settings.read(Network, class_names=("a", "b")) == Network("large", 8, (1, 2, 4), (0.5, 2.0), ("a", "b"))
+    assert settings.read(Network) == Network("large", 8, (1, 2, 4), (0.5, 2.0))
     expected = Run(Path("/home/someone/run"), 7, 0.0, 1e-3, True, 2, (10, 20))
     assert settings.read(Run) == expected
     for cls in CLASSES:
@@ -138,7 +138,7 @@ def test_require(parse):
 def test_a_flag_file_gives_the_same_object_again(parse, tmp_path):
     arguments = ("--multi_grid=1,2,4", "--noflip", "--train_steps=0", "--epochs=2.5", "--model_dir=a b", "--num_gpus=0")
     parse(*arguments)
-    expected, text = (settings.read(Network), settings.read(Run)), settings.as_flagfile(CLASSES)
+    expected, text = (settings.read(Network), settings.read(Run)), settings.Options(CLASSES).as_flagfile()
     (tmp_path / "flags.txt").write_text(text)
     assert "--profile_steps" not in text  # not given, and without a default
     parse(f"--flagfile={tmp_path}/flags.txt")
@@ -150,11 +150,12 @@ def test_a_flag_file_gives_the_same_object_again(parse, tmp_path):
 def test_hyperparameters_are_columns_and_all_others_that_are_set(parse):
     parse("--learning_rate=0.5", "--multi_grid=1,2,4", "--flip", "--model_dir=run", "--num_gpus=1", "--train_steps=30")
     others = "--multi_grid=1,2,4 --flip"
-    assert settings.hyperparameters(CLASSES) == {"backbone": "small", "learning_rate": 0.5, "others": others}
+    assert settings.Options(CLASSES).hyperparameters() == {"backbone": "small", "learning_rate": 0.5, "others": others}
 
 
-def test_fixed_names():
-    assert settings.fixed_names(CLASSES) == {"backbone", "output_stride"}
+def test_fixed_names(parse):
+    parse()
+    assert settings.Options(CLASSES).fixed_names() == {"backbone", "output_stride"}
 
 
 HELP = """

@@ -162,7 +162,12 @@ def test_the_auxiliary_loss_counts_with_its_weight():
     with strategy.scope():
         model = _small_model(auxiliary_head=True)
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, STEPS, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=False)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=False,
+        )
     copy = _small_model(auxiliary_head=True)
     copy.set_weights(model.get_weights())
     loss = Loss(K, LossSettings(auxiliary_weight=0.4))
@@ -243,7 +248,12 @@ def test_a_clipped_update_by_hand():
             model = _small_model()
             before = [variable.numpy().astype(np.float64) for variable in model.trainable_variables]
             schedule = Schedule(ScheduleSettings("constant", 0), 1.0, STEPS, tf.Variable(1.0, trainable=False))
-            optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=False)
+            optimizer = make_optimizer(
+                OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+                schedule,
+                model.trainable_variables,
+                loss_scaling=False,
+            )
         train = make_train_step(
             strategy, TrainState(model, model, optimizer, schedule), Loss(K), StepSettings(clip_norm=clip_norm)
         )
@@ -297,11 +307,14 @@ def test_first_update_equals_numpy():
         images = keras.Input((None, None, 3), dtype="uint8")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(keras.layers.Rescaling(1 / 255)(images)))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=False)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=False,
+        )
     kernel, bias = (weight.astype(np.float64) for weight in model.get_weights())
-    train = make_train_step(
-        strategy, TrainState(model, model, optimizer, schedule), Loss(K), weight_decay=0.5
-    )
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K), weight_decay=0.5)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
 
     valid = batch["label"] != 255
@@ -359,7 +372,12 @@ def test_non_finite_steps_are_counted_once(bad_half):
         images = keras.Input((None, None, 3), dtype="float32")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.0, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=False)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=False,
+        )
     good = {"image": np.ones((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
     bad = {name: value.copy() for name, value in good.items()}
     bad["image"][2 * bad_half] = np.inf
@@ -376,7 +394,12 @@ def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
         images = keras.Input((None, None, 3), dtype="float32")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=True)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=True,
+        )
     scale = optimizer.dynamic_scale.numpy()
     before = [variable.numpy() for variable in model.variables]
     good = {"image": np.zeros((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
@@ -407,15 +430,23 @@ def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_the
         features = keras.layers.BatchNormalization(synchronized=True)(features)
         model = keras.Model(images, keras.layers.Conv2D(K, 1, dtype="float32")(features))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=True)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=True,
+        )
     good = {name: value[:BATCH] for name, value in _batches()[0].items()}
     good["image"] = good["image"].astype(np.float32) / 255
     bad = {name: value.copy() for name, value in good.items()}
     bad["image"][bad_image] = 1e9
     before = [variable.numpy() for variable in model.variables]
     train = make_train_step(
-            strategy, TrainState(model, model, optimizer, schedule), Loss(K), StepSettings(accumulate_steps=accumulate_steps)
-        )
+        strategy,
+        TrainState(model, model, optimizer, schedule),
+        Loss(K),
+        StepSettings(accumulate_steps=accumulate_steps),
+    )
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
     assert (float(totals["skipped"]), float(totals["non_finite"]), float(totals["loss"])) == (1, 0, 0)
     for variable, value in zip(model.variables, before, strict=True):
@@ -434,7 +465,12 @@ def test_what_is_not_finite_at_the_smallest_loss_scale_is_a_failure():
         images = keras.Input((None, None, 3))
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0), schedule, model.trainable_variables, loss_scaling=True)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=True,
+        )
     bad = {"image": np.full((4, 2, 2, 3), np.inf, np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     scale = float(optimizer.dynamic_scale.numpy())
@@ -552,7 +588,9 @@ def test_time_without_a_batch_is_told():
     with strategy.scope():
         model = _small_model()
         schedule = Schedule(ScheduleSettings("constant", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0), schedule, model.trainable_variables, False)
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0), schedule, model.trainable_variables, False
+        )
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     slow = strategy.experimental_distribute_dataset(tf.data.Dataset.from_generator(slowly, output_signature=signature))
     iterator = iter(slow)

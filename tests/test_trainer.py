@@ -56,9 +56,7 @@ def _model():
 
 def make_plan(train_steps, steps_per_epoch, global_batch_size, **settings):
     """A plan of a data set that makes so many steps an epoch."""
-    return Plan(
-        round(steps_per_epoch * global_batch_size), global_batch_size, train_steps=train_steps, **settings
-    )
+    return Plan(round(steps_per_epoch * global_batch_size), global_batch_size, train_steps=train_steps, **settings)
 
 
 class Run:
@@ -126,7 +124,9 @@ def test_evaluation_is_due_once_in_each_interval_and_at_the_end():
 
 
 def test_calls_of_several_steps_stop_where_there_is_something_to_do(tmp_path):
-    plan = make_plan(20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18)
+    plan = make_plan(
+        20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18
+    )
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2, 0.3])
     run.trainer.run()
     ends = np.cumsum(run.calls).tolist()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data import records, transforms
+from deeplab.data import records
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.data.split import Split
 

@@ -19,9 +19,7 @@ logger = logging.getLogger("deeplab")
 class DeviceSettings:
     """Devices."""
 
-    num_gpus: int | None = setting(
-        None, "GPUs to use; 0 for the CPU. Default: all there are.", lower=0, compared=False
-    )
+    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all there are.", lower=0, compared=False)
     num_cpu_replicas: int = setting(1, "Logical devices that the CPU is split into.", lower=1, compared=False)
 
 

@@ -24,9 +24,7 @@ class SeedSettings:
     """Reproducibility."""
 
     # Not 0: with that as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
-    seed: int = setting(
-        1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True
-    )
+    seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True)
     deterministic: bool = setting(False, "Same seed, same hardware: same bits. Slower.")
 
 

@@ -14,7 +14,7 @@ class AtrousConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose dilated convolution is one `tf.nn.conv2d` where the device has its gradient.
 
     Keras calls `tf.nn.convolution`, which on CPU turns a dilated convolution into SpaceToBatch, convolution and
-    BatchToSpace: the same values, but several times slower (BUILD-NOTES.md).
+    BatchToSpace: the same values, but several times slower (docs/measurements.md).
     """
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -29,7 +29,7 @@ class AtrousConv2D(keras.layers.Conv2D):
 def _dilated_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
     """`tf.nn.conv2d` of odd kernels at stride 1 with "same" padding, for CPUs: its kernel gradient is one of products.
 
-    oneDNN's own takes three to five times as long where most taps fall on padding, as ASPP's do (BUILD-NOTES.md).
+    oneDNN's own takes three to five times as long where most taps fall on padding, as ASPP's do (docs/measurements.md).
     """
     settings = {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": [1, *rates, 1]}
 

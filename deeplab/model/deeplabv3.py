@@ -191,6 +191,20 @@ def build_deeplabv3(
     return keras.Model(images, [logits, auxiliary], name="deeplabv3_and_auxiliary")
 
 
+def build_to_train(
+    config: ModelConfig, init: InitSettings, has_weights: bool, auxiliary_head: bool
+) -> tuple[keras.Model, keras.Model]:
+    """The network, and what is trained: that, or the same with an auxiliary head. Raises as `build_deeplabv3`.
+
+    With `has_weights` none are fetched, since a checkpoint's follow.
+    """
+    weights = None if has_weights or init.backbone_weights == "none" else init.backbone_weights
+    training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
+    if init.freeze_batch_norm:
+        freeze_batch_norm(training_model)
+    return without_auxiliary_head(training_model), training_model
+
+
 def without_auxiliary_head(model: keras.Model) -> keras.Model:
     """The network that gives the first output alone: the same layers, as `build_deeplabv3` makes it for inference."""
     return keras.Model(model.input, model.outputs[0], name="deeplabv3") if len(model.outputs) > 1 else model

@@ -26,9 +26,7 @@ class Inference:
     window_size: int = setting(
         0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", lower=0
     )
-    window_overlap: float = setting(
-        1 / 3, "Share of a window that the next one covers, too.", lower=0.0, upper=0.9
-    )
+    window_overlap: float = setting(1 / 3, "Share of a window that the next one covers, too.", lower=0.0, upper=0.9)
 
 
 def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -57,7 +57,7 @@ def _flags_by_class(classes: Classes) -> Iterator[tuple[type, list[flags.Flag]]]
     defined = flags.FlagValues()
     define(classes, defined)
     for cls in classes:
-        yield cls, [defined[field.name] for field, *_ in all_settings([cls])]
+        yield cls, [defined[each.name] for each in all_settings([cls])]
 
 
 def _default_of(flag: flags.Flag) -> str:

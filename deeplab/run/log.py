@@ -62,7 +62,9 @@ class RunLog:
         steps = float(totals["steps"])
         updates = steps - float(totals["skipped"])
         if updates < steps:
-            logger.warning("%.0f of %.0f updates up to step %d skipped: overflow in float16", steps - updates, steps, step)
+            logger.warning(
+                "%.0f of %.0f updates up to step %d skipped: overflow in float16", steps - updates, steps, step
+            )
         if not updates:
             return
         means = {name: float(total) / updates for name, total in totals.items() if name not in _NOT_MEANS}

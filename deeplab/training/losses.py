@@ -37,9 +37,7 @@ def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
 class LossSettings:
     """Loss."""
 
-    loss: str = setting(
-        "cross_entropy", "Loss; cross_entropy_dice is the textbook's sum.", choices=LOSSES, column=True
-    )
+    loss: str = setting("cross_entropy", "Loss; cross_entropy_dice is the textbook's sum.", choices=LOSSES, column=True)
     class_weights: str = setting(
         "none",
         "Weights of the cross-entropy by the classes' pixels in the training split.",
@@ -47,9 +45,7 @@ class LossSettings:
         column=True,
     )
     label_smoothing: float = setting(0.0, "Share of a target spread over all classes.", lower=0.0, upper=0.99)
-    focal_gamma: float = setting(
-        0.0, "Focal loss: cross-entropy times (1 - probability) ** this; 0: none.", lower=0.0
-    )
+    focal_gamma: float = setting(0.0, "Focal loss: cross-entropy times (1 - probability) ** this; 0: none.", lower=0.0)
     hard_pixel_fraction: float = setting(
         1.0,
         "Hard-pixel mining: share of each image's valid pixels that counts, those with the largest cross-entropy.",

@@ -33,9 +33,7 @@ class Plan:
     )
     plateau_patience: int = setting(0, "Evaluations without a better mIoU that lower the rate; 0: never.", lower=0)
     plateau_factor: float = setting(0.5, "By how much a plateau lowers the rate.", lower=0.0, upper=1.0)
-    early_stopping_patience: int = setting(
-        0, "Evaluations without a better mIoU that end it; 0: never.", lower=0
-    )
+    early_stopping_patience: int = setting(0, "Evaluations without a better mIoU that end it; 0: never.", lower=0)
     checkpoint_steps: int = setting(
         1000, "Steps between checkpoints; also at each evaluation.", lower=1, compared=False
     )

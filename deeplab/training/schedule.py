@@ -30,9 +30,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     `scale` is a variable (float32 scalar) that reduce-on-plateau lowers between steps.
     """
 
-    def __init__(
-        self, settings: ScheduleSettings, learning_rate: float, train_steps: int, scale: tf.Variable
-    ) -> None:
+    def __init__(self, settings: ScheduleSettings, learning_rate: float, train_steps: int, scale: tf.Variable) -> None:
         self._warmup_steps = settings.warmup_steps
         self._learning_rate = learning_rate
         self.scale = scale

@@ -28,9 +28,7 @@ class StepSettings:
     accumulate_steps: int = setting(
         1, "Micro-batches that a batch is gone through in, one after the other; saves memory.", lower=1
     )
-    clip_norm: float = setting(
-        0.0, "Largest norm of the whole gradient of the global batch; 0: any.", lower=0.0
-    )
+    clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: any.", lower=0.0)
     jit_compile: bool = setting(False, "Compile the step by XLA; on GPUs alone.")
 
 
@@ -247,7 +245,7 @@ def make_train_step(
 def _make_update(
     strategy: tf.distribute.Strategy, step: ReplicaStep, settings: StepSettings
 ) -> Callable[[Batch], Totals]:
-    """A function: distributed batch -> totals of each replica; all of the step, in micro-batches if there are several."""
+    """A function: distributed batch -> totals of each replica; in micro-batches if there are several."""
 
     def compiled(function: Callable) -> Callable:
         return tf.function(function, jit_compile=True) if settings.jit_compile else function
