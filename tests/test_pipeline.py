@@ -117,7 +117,9 @@ def test_evaluation_takes_each_image_once_at_its_own_size(mixed, max_images, num
     seen = []
     for batch in itertools.chain.from_iterable(per_worker):
         height, width = batch["label"].shape[1:]
-        for name, image, label, is_example in zip(*map(batch.get, ("name", "image", "label", "is_example")), strict=True):
+        for name, image, label, is_example in zip(
+            *map(batch.get, ("name", "image", "label", "is_example")), strict=True
+        ):
             if not is_example:
                 assert (name, set(label.ravel())) == (b"", {255})
                 continue

@@ -5,18 +5,15 @@ The programs run up to where they would do their work; what is handed to the fun
 
 import contextlib
 import dataclasses
-import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
-import tensorflow as tf
 from absl import flags
 
-import eval as eval_program
 import train
-from deeplab import export, predict, settings
-from deeplab.data import polygons, sbd
+from deeplab import settings
+from deeplab.data.pipeline import EvaluationBatches
 from deeplab.program.programs import PROGRAMS
 from deeplab.settings import all_settings
 
@@ -137,8 +134,9 @@ def test_train(start, monkeypatch):
     seen.instead_of(train, "TrainState", state)
     for name in ("check_strategy", "set_precision", "set_seed", "write_shards", "make_optimizer", "Checkpoints"):
         seen.instead_of(train, name)
-    for name in ("make_train_step", "Evaluator", "Trainer", "RunLog", "provenance"):
+    for name in ("make_train_step", "Evaluator", "Trainer", "RunLog"):
         seen.instead_of(train, name)
+    monkeypatch.setattr(train, "provenance", MagicMock())
     monkeypatch.setattr(train.Feed, "make", lambda *arguments: [seen._note(value) for value in arguments])
     monkeypatch.setattr(train, "damage_named", lambda splits: contextlib.nullcontext())
     folder = MagicMock(output_folder=lambda model_dir, chief: contextlib.nullcontext(model_dir))
@@ -150,6 +148,8 @@ def test_train(start, monkeypatch):
     seen.check(train.SETTINGS, expected, apart=handed_on_alone)
     assert {str(call.args[0]) for call in folder.has_checkpoint.call_args_list} == {expected["model_dir"]}
     assert str(folder.init_weights.call_args.args[1]) == expected["init_checkpoint"]
+    (batches,) = (each for each in seen.objects if isinstance(each, EvaluationBatches))
+    assert batches.max_images == expected["eval_batch_size"]
     assert seen.values["weight_decay"] == pytest.approx(expected["weight_decay"])
     assert seen.values["deterministic"] is True
 
