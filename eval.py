@@ -21,6 +21,7 @@ from deeplab.run import folder
 from deeplab.run.checkpoints import checkpoint_step
 from deeplab.run.folder import LoadSettings, RunSettings
 from deeplab.settings import Classes, Options, require, setting
+from deeplab.training.boundary import BoundaryScores
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import table
 from deeplab.view import report
@@ -37,6 +38,9 @@ class ScoreSettings:
     checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
     output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
     report: Path | None = setting(None, "Folder for report.html: scores, confusions, best and worst images, curves.")
+    boundaries: bool = setting(
+        False, "Score trimaps of 1 to 40 pixels around true boundaries, too: boundary_mean_iou, and its curve."
+    )
 
 
 SETTINGS: Classes = (
@@ -69,7 +73,8 @@ def main(argv: list[str]) -> None:
     writer = [PictureWriter(wanted.output_dir, config.class_names)] if wanted.output_dir else []
     ranking = [report.ImageRanking(config.num_classes)] if wanted.report else []
     predict, loss = make_predictor(model, inference), Loss(config.num_classes)
-    evaluator = Evaluator(strategy, predict, loss, batches, [*writer, *ranking])
+    near_boundaries = [BoundaryScores(config.num_classes)] if wanted.boundaries else []
+    evaluator = Evaluator(strategy, predict, loss, batches, [*writer, *ranking, *near_boundaries])
     with damage_named([split]):
         evaluation = evaluator()
 
@@ -78,6 +83,9 @@ def main(argv: list[str]) -> None:
         **{"step": step, "split": split.name, **evaluation.to_json(config.class_names)},
         **{"checkpoint": checkpoint, "output_stride": config.output_stride, **asdict(inference)},
     }
+    boundary_mean_iou = near_boundaries[0].mean_iou() if near_boundaries else {}
+    if near_boundaries:
+        record["boundary_mean_iou"] = boundary_mean_iou
     output_dir = wanted.output_dir or model_dir / "eval" / split.name
     output_dir.mkdir(parents=True, exist_ok=True)
     write_text(output_dir / "metrics.json", json.dumps(record) + "\n")
@@ -91,7 +99,7 @@ def main(argv: list[str]) -> None:
         }
         records = report.read_records(model_dir / "metrics.jsonl")
         title = f"{model_dir.name} on {split.name}"
-        page = report.render(title, config.class_names, evaluation, ranking[0], records, facts)
+        page = report.render(title, config.class_names, evaluation, ranking[0], records, facts, boundary_mean_iou)
         wanted.report.mkdir(parents=True, exist_ok=True)
         write_text(wanted.report / "report.html", page)
         logger.info("wrote %s", wanted.report / "report.html")

@@ -21,7 +21,7 @@ from deeplab.distribute.workers import Workers
 from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train
-from deeplab.model.inference import make_predictor
+from deeplab.model.inference import Inference, make_predictor
 from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
 from deeplab.run.folder import RunSettings
@@ -42,7 +42,7 @@ SETTINGS: Classes = (
     *(RunSettings, SplitSettings, ShardSettings, DownloadSettings),
     *(DeviceSettings, StrategySettings, PrecisionSettings, SeedSettings),
     *(ModelConfig, InitSettings, Augmentation, LossSettings, OptimizerSettings, ScheduleSettings, StepSettings),
-    *(Plan, EvaluationSettings, CheckpointSettings),
+    *(Plan, CheckpointSettings, EvaluationSettings, Inference),
 )
 
 
@@ -123,7 +123,9 @@ def train(
     evaluator = None
     if val_split is not None:
         batches = options[EvaluationSettings].batches(val_split, strategy.num_replicas_in_sync)
-        evaluator = Evaluator(strategy, make_predictor(state.model), loss, batches, [panel], deterministic)
+        evaluator = Evaluator(
+            strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], deterministic
+        )
     Trainer(plan, state, train_step, feed, evaluator, checkpoints, log, workers).run()
 
 

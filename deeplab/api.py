@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, make_predictor, one_by_one, segmentation
 from deeplab.run.folder import load_model
 
 DESCRIPTION = "deeplab.json"
@@ -17,6 +18,20 @@ DESCRIPTION = "deeplab.json"
 ONE_PASS = Inference()
 
 __all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load"]
+
+
+def make_segmenter(network: keras.Model, inference: Inference = ONE_PASS) -> tf.types.experimental.GenericFunction:
+    """A compiled function: uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as `Model` has them.
+
+    Images are segmented one by one, so that an image's classes do not depend on the batch.
+    """
+    predict = one_by_one(make_predictor(network, inference))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    def segment(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return segmentation(predict(images))
+
+    return segment
 
 
 class Model:
@@ -39,14 +54,7 @@ class Model:
     ) -> "Model":
         """The model of a run of train.py; see `run.folder.load_model`, which says what is raised, and `Inference`."""
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
-        predict = make_predictor(network, inference)
-
-        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
-        def segment_batch(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            scores = predict(images)
-            return {"classes": tf.cast(tf.argmax(scores, -1), tf.uint8), "probabilities": tf.nn.softmax(scores)}
-
-        return cls(segment_batch, config.class_names)
+        return cls(make_segmenter(network, inference), config.class_names)
 
     @classmethod
     def from_export(cls, export_dir: str | Path) -> "Model":

@@ -22,12 +22,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deeplab.api import DESCRIPTION
+from deeplab.api import DESCRIPTION, make_segmenter
 from deeplab.data.palette import IGNORE_LABEL, palette
+from deeplab.data.records import decode_image
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
 from deeplab.model.deeplabv3 import ModelConfig
-from deeplab.model.inference import make_predictor
+from deeplab.model.inference import make_predictor, segmentation
 from deeplab.predict import read_image
 from deeplab.run import folder
 from deeplab.run.folder import LoadSettings
@@ -65,19 +66,23 @@ class Segmenter(tf.Module):
         super().__init__()
         self._predict = make_predictor(model)
         self.weights = [variable.value for variable in model.variables]
+        self.segment = make_segmenter(model)
 
     @tf.function(input_signature=[_IMAGES])
-    def segment(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """uint8 RGB [batch, height, width, 3], any size -> `classes` uint8 [batch, height, width], `probabilities`."""
-        logits = self._predict(images)
-        return {"classes": tf.cast(tf.argmax(logits, -1), tf.uint8), "probabilities": tf.nn.softmax(logits)}
+    def segment_batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The same without a loop over the images, for other formats."""
+        return segmentation(self._predict(images))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def segment_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """JPEG, PNG, BMP or GIF files [batch] that decode to one size -> as `segment`."""
 
         def decode(content: tf.Tensor) -> tf.Tensor:
-            return tf.io.decode_image(content, channels=3, expand_animations=False)
+            return tf.cond(
+                tf.io.is_jpeg(content),
+                lambda: decode_image(content),
+                lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+            )
 
         images = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
         return self.segment(images)
@@ -134,7 +139,7 @@ def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str
 def write_onnx(segmenter: Segmenter, path: Path) -> None:
     """The signature `images` as ONNX; raises UsageError without tf2onnx."""
     tf2onnx = _extra("tf2onnx")
-    model, _ = tf2onnx.convert.from_function(segmenter.segment, [_IMAGES], opset=_ONNX_OPSET)
+    model, _ = tf2onnx.convert.from_function(segmenter.segment_batch, [_IMAGES], opset=_ONNX_OPSET)
     for node in model.graph.node:
         if node.op_type == "Conv":
             _pad_explicitly(node)
@@ -154,7 +159,7 @@ def _pad_explicitly(node: Any) -> None:  # noqa: ANN401
 def write_tflite(segmenter: Segmenter, export_dir: Path) -> None:
     """The signature `images` for TensorFlow Lite, one image at a time: float32, and with 8-bit weights."""
     one_image = tf.TensorSpec([1, None, None, 3], tf.uint8, "images")
-    function = segmenter.segment.get_concrete_function(one_image)
+    function = segmenter.segment_batch.get_concrete_function(one_image)
     for name, optimizations in ((TFLITE, []), (TFLITE_DYNAMIC, [tf.lite.Optimize.DEFAULT])):
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], segmenter)
         converter.optimizations = optimizations

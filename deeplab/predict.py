@@ -14,7 +14,7 @@ import io
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,6 @@ from deeplab.view import pictures
 logger = logging.getLogger("deeplab")
 
 STANDARD_INPUT = Path("-")
-BATCH_PIXELS = 2**22
-"""Of a batch; four million pixels of 21 classes are 0.35 GB of probabilities. A larger picture goes alone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class PredictSettings:
         None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
     split: str = setting("test", "Split of --voc_dir.")
-    batch_size: int = setting(8, "Most neighbouring images of one size that are segmented together.", lower=1)
 
 
 SETTINGS: Classes = (PredictSettings, LoadSettings, Inference)
@@ -64,78 +61,62 @@ def main(argv: list[str]) -> None:
     options = Options(SETTINGS)
     wanted = options[PredictSettings]
     require(wanted, "model_dir", "output_dir")
-    images, folders = images_and_folders(argv[1:], wanted)
+    if wanted.voc_dir is None:
+        images = named_images(argv[1:])
+    elif argv[1:]:
+        raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
+    else:
+        names = voc.read_split(wanted.voc_dir, wanted.split)
+        images = [wanted.voc_dir / "JPEGImages" / f"{name}.jpg" for name in names]
     model = Model.from_run(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
     progress = Progress("segmenting", len(images), "images")
     unread: list[DataError] = []
-    number = 0
-    for batch in batches_of_one_size(images, unread, wanted.batch_size):
-        masks = model.segment(np.stack([image for _, image in batch]))
-        for (path, image), mask in zip(batch, masks, strict=True):
-            name = "stdin" if path == STANDARD_INPUT else path.stem
-            shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
-            written = [pictures.colour_mask(mask)]
-            if wanted.voc_dir is None:
-                written += pictures_to_look_at(image, mask, shares)
-                if wanted.truth_dir is not None:
-                    truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, len(model.class_names))
-                    written.append(pictures.panel(image, truth, mask, model.class_names, max(mask.shape)))
-            for folder, picture in zip(folders, written, strict=True):
-                folder.mkdir(parents=True, exist_ok=True)
-                pictures.save(picture, folder / f"{name}.png")
-            progress.clear()
-            logger.info("%s: %s", path, ", ".join(shares.values()))
-            number += 1
-            progress.update(number)
-    if number:
+    for number, path in enumerate(images, 1):
+        try:
+            image = read_image(path)
+        except DataError as error:
+            unread.append(error)
+            if len(images) > 1:
+                progress.clear()
+                logger.error("%s", error)
+            continue
+        mask = model.segment(image)
+        shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
+        name = "stdin" if path == STANDARD_INPUT else path.stem
+        for folder, picture in draw(name, image, mask, shares, wanted, model.class_names).items():
+            (wanted.output_dir / folder).mkdir(parents=True, exist_ok=True)
+            pictures.save(picture, wanted.output_dir / folder / f"{name}.png")
+        progress.clear()
+        logger.info("%s: %s", path, ", ".join(shares.values()))
+        progress.update(number)
+    if len(unread) < len(images):
         progress.close()
     if unread:
         left_out = f"; {len(unread)} of {len(images)} images left out" if len(images) > 1 else ""
         raise DataError(f"{unread[0]}{left_out}")
 
 
-def batches_of_one_size(
-    paths: Sequence[Path], unread: list[DataError], batch_size: int
-) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Neighbouring pictures of one size, as many as `batch_size` and BATCH_PIXELS let, at least one.
-
-    What cannot be read is left out, logged, and its error put into `unread`.
-    """
-    batch: list[tuple[Path, np.ndarray]] = []
-    for path in paths:
-        try:
-            image = read_image(path)
-        except DataError as error:
-            unread.append(error)
-            if len(paths) > 1:
-                logger.error("%s", error)
-            continue
-        most = min(batch_size, BATCH_PIXELS // (image.shape[0] * image.shape[1]))
-        if batch and (len(batch) >= most or batch[0][1].shape != image.shape):
-            yield batch
-            batch = []
-        batch.append((path, image))
-    if batch:
-        yield batch
-
-
-def pictures_to_look_at(image: np.ndarray, mask: np.ndarray, shares: dict[int, str]) -> list[Image.Image]:
-    """For the folders coloured and overlays."""
+def draw(
+    name: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    shares: dict[int, str],
+    wanted: PredictSettings,
+    class_names: Sequence[str],
+) -> dict[str, Image.Image]:
+    """What is written of an image, by folder below --output_dir; of a split of VOC what its evaluation server takes."""
+    if wanted.voc_dir is not None:
+        return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.colour_mask(mask)}
     overlay = pictures.overlay(image, mask)
-    return [pictures.coloured(mask), pictures.stack(overlay, pictures.legend(shares, overlay.width))]
-
-
-def images_and_folders(arguments: list[str], wanted: PredictSettings) -> tuple[list[Path], list[Path]]:
-    """The images to segment, and the folders for what is written of each; raises as `named_images`."""
-    if wanted.voc_dir is None:
-        folders = [wanted.output_dir / name for name in ("masks", "coloured", "overlays")]
-        if wanted.truth_dir is not None:
-            folders.append(wanted.output_dir / "side_by_side")
-        return named_images(arguments), folders
-    if arguments:
-        raise UsageError(f"{arguments[0]}: name images or --voc_dir, not both")
-    images = [wanted.voc_dir / "JPEGImages" / f"{name}.jpg" for name in voc.read_split(wanted.voc_dir, wanted.split)]
-    return images, [wanted.output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{wanted.split}_cls"]
+    drawn = {
+        "masks": pictures.colour_mask(mask),
+        "coloured": pictures.coloured(mask),
+        "overlays": pictures.stack(overlay, pictures.legend(shares, overlay.width)),
+    }
+    if wanted.truth_dir is not None:
+        truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, len(class_names))
+        drawn["side_by_side"] = pictures.panel(image, truth, mask, class_names, max(mask.shape))
+    return drawn
 
 
 def named_images(arguments: list[str]) -> list[Path]:

@@ -1,7 +1,8 @@
-"""The outer loop: runs compiled steps, and knows when to log, evaluate, save and end. It never sees a tensor's shape.
+"""The outer loop: runs compiled steps, and knows when to log, save, evaluate and end. It never sees a tensor's shape.
 
-A checkpoint is written after the evaluation of its step, so that a run that is started again continues as if it had
-never stopped.
+The state is saved before it is scored, so that an evaluation that is killed loses no step. What an evaluation changes
+(best score, patience, learning rate) is in the next checkpoint; a run that starts again before there is one repeats the
+evaluation, with the same result.
 """
 
 import logging
@@ -21,7 +22,7 @@ from deeplab.data.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
 from deeplab.program.signals import STOP_SIGNALS, signals_seen
-from deeplab.progress import Progress
+from deeplab.progress import Progress, duration
 from deeplab.run.checkpoints import Checkpoints
 from deeplab.run.log import RunLog
 from deeplab.run.tensorboard import Profiler
@@ -94,7 +95,7 @@ class Trainer:
         self._plan, self._state, self._train_step, self._feed = plan, state, train_step, feed
         self._evaluate, self._checkpoints, self._log, self._workers = evaluate, checkpoints, log, workers
         self._profiler = Profiler(log.model_dir, *plan.profile_steps) if plan.profile_steps else None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._is_saved = time.monotonic(), True
         self._signal: int | None = signals_seen[0] if signals_seen else None
         self._is_interrupted = False
         self._is_evaluating = False
@@ -115,8 +116,7 @@ class Trainer:
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         progress = Progress("training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf)
-        if self._evaluate_if_due():  # a signal came between this step and the end of its evaluation
-            self._save()
+        self._evaluate_if_due()  # if the run ended between this step and the end of its evaluation
         self._look_for_signals()
         while not self._is_interrupted and self._step < self._plan.total_steps and not self._is_early_stop():
             if self._profiler:
@@ -124,13 +124,15 @@ class Trainer:
             totals, seconds = self._run_to_next_due(progress)
             progress.clear()
             self._log_training(totals, seconds)
+            if self._is_interrupted or self._plan.checkpoint_due(self._step) or self._is_late():
+                self._save()
             if not self._is_interrupted:
                 self._evaluate_if_due()
             self._look_for_signals()
-            if self._is_interrupted or self._plan.checkpoint_due(self._step) or self._is_late():
-                self._save()
         if self._profiler:
             self._profiler.close()
+        if not self._is_saved:
+            self._save()
         self._workers.wait()  # no worker leaves before the chief has saved
         if self._is_interrupted:
             name = signal.Signals(self._signal).name if self._signal else "a signal to another worker"
@@ -149,6 +151,7 @@ class Trainer:
                 call_totals = self._train_step(self._feed.batches, tf.constant(count))
             totals = {name: value + totals[name] if totals else value for name, value in call_totals.items()}
             self._state.advance(count, self._plan.global_batch_size)
+            self._is_saved = False
             progress.update(self._step)
             self._look_for_signals()
             if self._plan.anything_due(self._step) or self._is_interrupted:
@@ -158,7 +161,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._checkpoints.save_latest()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._is_saved = time.monotonic(), True
 
     def _is_late(self) -> bool:
         """Whether a checkpoint is due by any worker's clock."""
@@ -184,33 +187,35 @@ class Trainer:
             "add --warmup_steps"
         )
 
-    def _evaluate_if_due(self) -> bool:
-        """Evaluates after a step that the plan names, once, unless a signal comes; whether it did.
+    def _evaluate_if_due(self) -> None:
+        """Evaluates after a step that the plan names, once, unless a signal comes.
 
         Without a validation split the last step's weights are kept as the best.
         """
         is_last = self._step == self._plan.total_steps
         due = self._plan.evaluation_due(self._step) if self._evaluate else is_last
         if not due or int(self._state.evaluated_step) >= self._step:
-            return False
+            return
+        start = time.perf_counter()
         with self._state.averaged_weights():
             if self._evaluate is None:
                 self._state.evaluated_step.assign(self._step)
                 self._checkpoints.save_best()
                 self._log.write_best(self._step, None)
                 self._log.write_last()
-                return True
+                self._is_saved = False
+                return
             self._is_evaluating = True
             try:
                 evaluation = self._evaluate()
             except Interrupted:
-                return False
+                return
             finally:
                 self._is_evaluating = False
-            self._score(evaluation)
-        return True
+            self._is_saved = False
+            self._score(evaluation, time.perf_counter() - start)
 
-    def _score(self, evaluation: Evaluation) -> None:
+    def _score(self, evaluation: Evaluation, seconds: float) -> None:
         """Logs an evaluation, keeps the best checkpoint, lowers the learning rate on a plateau."""
         result, state = evaluation.scores, self._state
         self._log.write_evaluation(self._step, "val", evaluation)
@@ -219,13 +224,14 @@ class Trainer:
             self._checkpoints.save_best()
             self._log.write_best(self._step, result.mean_iou)
         logger.info(
-            "validation at step %d: loss %.4f  mIoU %s (best %s)  pixel accuracy %s  %d images",
+            "validation at step %d: loss %.4f  mIoU %s (best %s)  pixel accuracy %s  %d images in %s",
             self._step,
             evaluation.losses["loss"],
             per_cent(result.mean_iou),
             per_cent(float(state.best_mean_iou)),
             per_cent(result.pixel_accuracy),
             evaluation.num_images,
+            duration(seconds),
         )
         if 0 < self._plan.plateau_patience <= int(state.evaluations_since_plateau):
             state.evaluations_since_plateau.assign(0)

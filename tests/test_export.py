@@ -15,6 +15,7 @@ from deeplab import export
 from deeplab.data.palette import palette
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.predict import read_image
 from deeplab.run.folder import load_model, record_run
 
 pytestmark = pytest.mark.slow
@@ -41,8 +42,7 @@ def jpeg(tmp_path_factory):
 
 
 def _pixels(jpeg):
-    """As TensorFlow decodes them; Pillow's differ by a few levels, which matters to a network of random weights."""
-    return tf.io.decode_jpeg(jpeg.read_bytes()).numpy()
+    return read_image(jpeg)
 
 
 @pytest.fixture(scope="module")

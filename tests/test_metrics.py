@@ -18,7 +18,7 @@ def test_scores_of_a_hand_worked_example():
     assert result.mean_iou == pytest.approx((4 / 5 + 2 / 4 + 0) / 3)
     assert result.mean_accuracy == pytest.approx((4 / 5 + 2 / 3) / 2)
     assert result.pixel_accuracy == 6 / 8
-    assert metrics.scores(np.zeros((2, 2))) == metrics.Scores(None, None, None, (None, None))
+    assert metrics.scores(np.zeros((2, 2))) == metrics.Scores(*[None] * 5, *[(None, None)] * 4)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -66,6 +66,8 @@ def test_table_shows_absent_classes_as_such():
         "car": "80.00 %",
         "tree": "absent",
         "mean IoU": "77.50 %",
+        "mean IoU of the foreground": "80.00 %",
+        "frequency-weighted IoU": "77.50 %",
         "mean accuracy": "87.50 %",
         "pixel accuracy": "87.50 %",
     }

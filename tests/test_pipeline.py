@@ -86,8 +86,7 @@ def _evaluated(split, max_images=1, num_workers=1, worker=0, replicas=1):
     """One evaluation's batches for the replicas of a worker."""
     batches = pipeline.EvaluationBatches(split, max_images, max_pixels=40_000)
     context = tf.distribute.InputContext(num_workers, worker, num_workers * replicas)
-    steps = batches.num_steps(num_workers, replicas)
-    return list(batches.for_worker(context).take(steps * replicas).as_numpy_iterator())
+    return list(batches.for_worker(context).take(batches.num_steps(context) * replicas).as_numpy_iterator())
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ TRAIN_FLAGS = (
     "--batch_norm_momentum=0.8",
     "--loss=cross_entropy_dice",
     "--log_every_steps=1",
+    "--eval_every_epochs=1",
     "--num_gpus=0",
     "--num_cpu_replicas=2",
     "--deterministic",

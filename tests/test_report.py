@@ -93,9 +93,10 @@ def test_numbers_are_those_of_the_evaluation(page, parsed):
     matrix = page[1].confusion
     iou, recall = result.per_class_iou[1], matrix[1, 1] / matrix[1].sum()
     precision, share = matrix[1, 1] / matrix[:, 1].sum(), matrix[1].sum() / matrix.sum()
-    row = "|".join(f"{100 * value:.1f} %" for value in (iou, recall, precision, share))
+    f1 = 2 * precision * recall / (precision + recall)
+    row = "|".join(f"{100 * value:.1f} %" for value in (iou, f1, recall, precision, share))
     assert f"<thing>|{row}" in text
-    assert "absent|-|-|-|0.0 %" in text
+    assert "absent|-|-|-|-|0.0 %" in text
 
 
 def test_best_and_worst_are_in_order_and_void_is_neither(page):

@@ -501,7 +501,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
 
         split = SimpleNamespace(folder="shards")
 
-        def num_steps(self, num_workers, replicas_per_worker):
+        def num_steps(self, context):
             return STEPS
 
         def for_worker(self, context):

@@ -134,7 +134,7 @@ def test_train(start, monkeypatch):
     seen.instead_of(train, "TrainState", state)
     for name in ("check_strategy", "set_precision", "set_seed", "write_shards", "make_optimizer", "Checkpoints"):
         seen.instead_of(train, name)
-    for name in ("make_train_step", "Evaluator", "Trainer", "RunLog"):
+    for name in ("make_predictor", "make_train_step", "Evaluator", "Trainer", "RunLog"):
         seen.instead_of(train, name)
     monkeypatch.setattr(train, "provenance", MagicMock())
     monkeypatch.setattr(train.Feed, "make", lambda *arguments: [seen._note(value) for value in arguments])
@@ -144,12 +144,20 @@ def test_train(start, monkeypatch):
     monkeypatch.setattr(train, "folder", folder)
     train.main(["train.py"])
 
-    handed_on_alone = {"model_dir", "init_checkpoint", "strategy", "eval_batch_size", "download", "voc_url"}
+    handed_on_alone = {
+        "model_dir",
+        "init_checkpoint",
+        "strategy",
+        "eval_batch_size",
+        "eval_batch_pixels",
+        "download",
+        "voc_url",
+    }
     seen.check(train.SETTINGS, expected, apart=handed_on_alone)
     assert {str(call.args[0]) for call in folder.has_checkpoint.call_args_list} == {expected["model_dir"]}
     assert str(folder.init_weights.call_args.args[1]) == expected["init_checkpoint"]
     (batches,) = (each for each in seen.objects if isinstance(each, EvaluationBatches))
-    assert batches.max_images == expected["eval_batch_size"]
+    assert (batches.max_images, batches.max_pixels) == (expected["eval_batch_size"], expected["eval_batch_pixels"])
     assert seen.values["weight_decay"] == pytest.approx(expected["weight_decay"])
     assert seen.values["deterministic"] is True
 

@@ -101,17 +101,18 @@ class EvaluationBatches:
     """
 
     split: Split
-    max_images: int = 1
-    max_pixels: int = 2**20
+    max_images: int
+    max_pixels: int
 
-    def num_steps(self, num_workers: int, replicas_per_worker: int) -> int:
-        """How often each replica takes a batch before every example was seen."""
+    def num_steps(self, context: tf.distribute.InputContext = ALONE) -> int:
+        """How often each replica, of all workers, takes a batch before every example was seen."""
+        num_workers = context.num_input_pipelines
         if self.max_images == 1:
             batches = math.ceil(self.split.num_examples / num_workers)
         else:
             sizes = _example_sizes(self.split)
             batches = max(self._num_batches(sizes[worker::num_workers]) for worker in range(num_workers))
-        return math.ceil(batches / replicas_per_worker)
+        return math.ceil(batches / _replicas_of_a_worker(context))
 
     def _num_batches(self, sizes: np.ndarray) -> int:
         """Of a worker whose examples have these sizes (int64 [examples, 2])."""
@@ -120,9 +121,7 @@ class EvaluationBatches:
 
     def for_worker(self, context: tf.distribute.InputContext = ALONE) -> tf.data.Dataset:
         """The batches of one worker's replicas, in a fixed order, over and over."""
-        num_workers = context.num_input_pipelines
-        replicas = context.num_replicas_in_sync // num_workers
-        stored = _evaluation_records(self.split).shard(num_workers, context.input_pipeline_id)
+        stored = _evaluation_records(self.split).shard(context.num_input_pipelines, context.input_pipeline_id)
         if self.max_images == 1:
             stored = stored.batch(1)
         else:
@@ -133,7 +132,7 @@ class EvaluationBatches:
             )
         batches = stored.map(_decode_batch, num_parallel_calls=PARALLEL_CALLS)
         fillers = tf.data.Dataset.from_tensors(_filler()).repeat()
-        num_batches = self.num_steps(num_workers, replicas) * replicas
+        num_batches = self.num_steps(context) * _replicas_of_a_worker(context)
         return (
             batches.concatenate(fillers)
             .take(num_batches)
@@ -168,6 +167,10 @@ def _example_sizes(split: Split) -> np.ndarray:
 def _evaluation_records(split: Split) -> tf.data.Dataset:
     stored = tf.data.TFRecordDataset(split.shard_paths)
     return stored.apply(tf.data.experimental.assert_cardinality(split.num_examples))
+
+
+def _replicas_of_a_worker(context: tf.distribute.InputContext) -> int:
+    return context.num_replicas_in_sync // context.num_input_pipelines
 
 
 def _decode_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:

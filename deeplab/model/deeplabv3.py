@@ -12,6 +12,7 @@ import tensorflow as tf
 from deeplab.errors import UsageError
 from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, NO_MULTI_GRID, OUTPUT_STRIDES, atrous_backbone
 from deeplab.model.convolution import AtrousConv2D
+from deeplab.model.dropout import GlobalDropout
 from deeplab.model.normalization import BatchNormalization
 from deeplab.settings import setting
 
@@ -212,7 +213,7 @@ def without_auxiliary_head(model: keras.Model) -> keras.Model:
 
 def _classify(features: tf.Tensor, images: tf.Tensor, config: ModelConfig, stride: int, prefix: str = "") -> tf.Tensor:
     """Features at `stride` -> float32 logits at the size of the images."""
-    features = keras.layers.Dropout(config.dropout_rate, name=f"{prefix}head_dropout")(features)
+    features = GlobalDropout(config.dropout_rate, name=f"{prefix}head_dropout")(features)
     logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name=f"{prefix}logits")(features)
     first_centre = BACKBONES[config.backbone].first_centre(stride)
     return AlignedUpsampling(stride, first_centre, f"{prefix}upsampled_logits")(logits, images)

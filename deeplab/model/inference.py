@@ -21,12 +21,19 @@ class Inference:
         "Sizes to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.",
         lower=0.1,
         upper=10.0,
+        compared=False,
     )
-    flip: bool = setting(False, "Average over the mirrored image, too.")
+    flip: bool = setting(False, "Average over the mirrored image, too.", compared=False)
     window_size: int = setting(
-        0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", lower=0
+        0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", lower=0, compared=False
     )
-    window_overlap: float = setting(1 / 3, "Share of a window that the next one covers, too.", lower=0.0, upper=0.9)
+    window_overlap: float = setting(
+        1 / 3, "Share of a window that the next one covers, too.", lower=0.0, upper=0.9, compared=False
+    )
+
+
+MIN_SIDE = 33
+"""Pixels: a smaller image is padded to it, since it must not vanish in a network of stride 32."""
 
 
 def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -37,7 +44,10 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
     """
 
     def whole(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
+        height, width = tf.unstack(tf.shape(images)[1:3])
+        down, right = tf.maximum(MIN_SIDE - height, 0), tf.maximum(MIN_SIDE - width, 0)
+        padded = tf.pad(tf.cast(images, tf.float32), [[0, 0], [0, down], [0, right], [0, 0]])
+        return model(tf.ensure_shape(padded, [None, None, None, 3]), training=False)[:, :height, :width]
 
     def windows(images: tf.Tensor) -> tf.Tensor:
         return _log_mean_of_windows(whole, images, inference.window_size, inference.window_overlap)
@@ -45,7 +55,7 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
     def at_scale(images: tf.Tensor, scale: float) -> tf.Tensor:
         """Log-probabilities at the size of `images`; resized with half-pixel centres, as in training."""
         size = tf.shape(images)[1:3]
-        scaled_size = tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32)
+        scaled_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), 1)
         scaled = tf.image.resize(images, scaled_size) if scale != 1 else images
         scores = (windows if inference.window_size else whole)(scaled)
         return tf.nn.log_softmax(tf.image.resize(scores, size) if scale != 1 else scores)
@@ -60,6 +70,28 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
     if inference.scales == (1.0,) and not inference.flip:
         return windows if inference.window_size else whole
     return predict
+
+
+def one_by_one(predict: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The same function of a batch, applied to one image at a time.
+
+    The last bits of a convolution depend on the size of the batch; so an image's classes never do.
+    """
+
+    def each(images: tf.Tensor) -> tf.Tensor:
+        def scores(image: tf.Tensor) -> tf.Tensor:
+            return predict(image[tf.newaxis])[0]
+
+        # The number of classes is known once the network was called.
+        signature = tf.TensorSpec([None, None, None], tf.float32)
+        return tf.map_fn(scores, images, fn_output_signature=signature, parallel_iterations=1)
+
+    return each
+
+
+def segmentation(scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Scores [batch, height, width, classes] -> uint8 `classes` [batch, height, width], float32 `probabilities`."""
+    return {"classes": tf.cast(tf.argmax(scores, -1), tf.uint8), "probabilities": tf.nn.softmax(scores)}
 
 
 def _log_mean(views: list[tf.Tensor]) -> tf.Tensor:

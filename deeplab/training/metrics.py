@@ -37,22 +37,34 @@ def confusion_matrix(
 class Scores:
     """Scores of one confusion matrix; all are fractions.
 
-    A class that occurs neither in the labels nor in the predictions has IoU None and is left out of `mean_iou`; one
-    that does not occur in the labels is left out of `mean_accuracy`. Without a single valid pixel all are None.
+    A class that occurs in neither the labels nor the predictions has IoU and F1 None and is left out of the means. One
+    that does not occur in the labels has recall None, and is left out of `mean_accuracy`; one that is not predicted has
+    precision None. Without a single valid pixel all are None.
+
+    Attributes:
+        mean_iou: over all classes; VOC's score.
+        foreground_mean_iou: over all classes but class 0, the background.
+        frequency_weighted_iou: each class's IoU weighted by its share of the labelled pixels.
+        mean_accuracy: mean recall.
+        pixel_accuracy: share of the pixels that are right.
+        per_class_iou: by class; likewise precision, recall, and F1, which is the Dice coefficient.
     """
 
     mean_iou: float | None
+    foreground_mean_iou: float | None
+    frequency_weighted_iou: float | None
     mean_accuracy: float | None
     pixel_accuracy: float | None
     per_class_iou: tuple[float | None, ...]
+    per_class_precision: tuple[float | None, ...]
+    per_class_recall: tuple[float | None, ...]
+    per_class_f1: tuple[float | None, ...]
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
-        """As `metrics.jsonl` has them."""
+        """As `metrics.jsonl` has them; those by class by its name."""
         return {
-            "mean_iou": self.mean_iou,
-            "mean_accuracy": self.mean_accuracy,
-            "pixel_accuracy": self.pixel_accuracy,
-            "per_class_iou": dict(zip(class_names, self.per_class_iou, strict=True)),
+            name: dict(zip(class_names, value, strict=True)) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
         }
 
 
@@ -71,17 +83,21 @@ class Evaluation:
 
 
 def scores(matrix: np.ndarray) -> Scores:
-    """Scores of an integer confusion matrix [classes, classes], rows true: the VOC devkit's VOCevalseg.m."""
+    """Scores of an integer confusion matrix [classes, classes], rows true; IoU as the VOC devkit's VOCevalseg.m."""
     matrix = np.asarray(matrix)
-    correct, truth, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
-    union = truth + predicted - correct
-    iou = [float(hits / area) if area else None for hits, area in zip(correct, union, strict=True)]
-    accuracy = [float(hits / area) for hits, area in zip(correct, truth, strict=True) if area]
+    correct, truth, predicted, total = np.diag(matrix), matrix.sum(1), matrix.sum(0), matrix.sum()
+    iou = _ratios(correct, truth + predicted - correct)
+    recall = _ratios(correct, truth)
     return Scores(
-        mean_iou=_mean([value for value in iou if value is not None]),
-        mean_accuracy=_mean(accuracy),
-        pixel_accuracy=float(correct.sum() / matrix.sum()) if matrix.sum() else None,
-        per_class_iou=tuple(iou),
+        mean_iou=_mean(iou),
+        foreground_mean_iou=_mean(iou[1:]),
+        frequency_weighted_iou=float(np.dot([value or 0.0 for value in iou], truth) / total) if total else None,
+        mean_accuracy=_mean(recall),
+        pixel_accuracy=float(correct.sum() / total) if total else None,
+        per_class_iou=iou,
+        per_class_precision=_ratios(correct, predicted),
+        per_class_recall=recall,
+        per_class_f1=_ratios(2 * correct, truth + predicted),
     )
 
 
@@ -94,10 +110,12 @@ def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
 def table(class_names: Sequence[str], result: Scores) -> str:
     """Per-class IoU and the means in per cent, as text of one line a class."""
-    width = max(len(name) for name in (*class_names, "pixel accuracy"))
+    width = max(len(name) for name in (*class_names, "mean IoU of the foreground"))
     rows = [(name, iou) for name, iou in zip(class_names, result.per_class_iou, strict=True)]
     means = [
         ("mean IoU", result.mean_iou),
+        ("mean IoU of the foreground", result.foreground_mean_iou),
+        ("frequency-weighted IoU", result.frequency_weighted_iou),
         ("mean accuracy", result.mean_accuracy),
         ("pixel accuracy", result.pixel_accuracy),
     ]
@@ -113,5 +131,10 @@ def per_cent(fraction: float | None, digits: int = 2) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _ratios(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(float(n / d) if d else None for n, d in zip(numerators, denominators, strict=True))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None

@@ -29,7 +29,7 @@ class Plan:
         0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0, column=True
     )
     eval_every_epochs: float = setting(
-        1.0, "Epochs between evaluations; 0: at the end alone.", lower=0.0, compared=False
+        5.0, "Epochs between evaluations; 0: only at the end.", lower=0.0, compared=False
     )
     plateau_patience: int = setting(0, "Evaluations without a better mIoU that lower the rate; 0: never.", lower=0)
     plateau_factor: float = setting(0.5, "By how much a plateau lowers the rate.", lower=0.0, upper=1.0)

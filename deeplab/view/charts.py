@@ -30,7 +30,7 @@ def training_curves(records: Iterable[dict]) -> Markup:
     return _TEMPLATE.fill("charts", charts=Markup.joined(charts)) if charts else Markup()
 
 
-def line_chart(title: str, series: dict[str, Points]) -> Markup:
+def line_chart(title: str, series: dict[str, Points], x_name: str = "step") -> Markup:
     """An SVG element; series: name -> points (step, value), by step."""
     steps = [step for points in series.values() for step, _ in points]
     values = [value for points in series.values() for _, value in points]
@@ -50,7 +50,7 @@ def line_chart(title: str, series: dict[str, Points]) -> Markup:
     for step in dict.fromkeys((first, last)):
         x, _ = place(step, low)
         parts.append(_text(x, _HEIGHT - _BOTTOM + 18, f"{step:,}", "start" if step == first else "end"))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "step", "middle"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_name, "middle"))
     summary = []
     for number, (name, points) in enumerate(series.items()):
         places = [place(step, value) for step, value in points]
@@ -62,7 +62,7 @@ def line_chart(title: str, series: dict[str, Points]) -> Markup:
         summary.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
     return _TEMPLATE.fill(
         "chart",
-        label=f"{title} over steps {first:,} to {last:,}: {', '.join(summary)}",
+        label=f"{title}, {x_name} {first:,} to {last:,}: {', '.join(summary)}",
         title=title,
         width=_WIDTH,
         height=_HEIGHT,

@@ -74,6 +74,7 @@ def render(
     ranking: ImageRanking,
     records: Iterable[dict],
     facts: dict[str, object],
+    boundary_mean_iou: dict[int, float | None] | None = None,
 ) -> str:
     """The page as text.
 
@@ -84,18 +85,22 @@ def render(
         ranking: of the evaluated images.
         records: of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
+        boundary_mean_iou: trimap width -> mean IoU, if it was measured.
     """
     result = evaluation.scores
     tiles = {
         "mean IoU": _per_cent(result.mean_iou),
         "pixel accuracy": _per_cent(result.pixel_accuracy),
         "mean accuracy": _per_cent(result.mean_accuracy),
+        "frequency-weighted IoU": _per_cent(result.frequency_weighted_iou),
+        "mean IoU of the foreground": _per_cent(result.foreground_mean_iou),
         "loss": f"{evaluation.losses['loss']:.4f}",
         "images": f"{evaluation.num_images:,}",
     }
     sections = {
         "Training": charts.training_curves(records),
         "Classes": _class_table(class_names, evaluation),
+        "Boundaries": _boundaries(boundary_mean_iou or {}),
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
         "Worst images": Markup.joined(_example(item, class_names) for item in ranking.worst),
         "Best images": Markup.joined(_example(item, class_names) for item in ranking.best),
@@ -129,23 +134,30 @@ def read_records(path: Path) -> list[dict]:
 
 
 def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
-    matrix = evaluation.confusion
-    truth, predicted, total = matrix.sum(1), matrix.sum(0), max(matrix.sum(), 1)
+    result, truth = evaluation.scores, evaluation.confusion.sum(1)
     rows = []
-    for index, iou in enumerate(evaluation.scores.per_class_iou):
-        hits = matrix[index, index]
+    for index, iou in enumerate(result.per_class_iou):
         rows.append(
             _TEMPLATE.fill(
                 "class_row",
                 class_name=_class_name(index, class_names),
                 width=f"{100 * (iou or 0):.1f}",
                 iou=_per_cent(iou),
-                recall=_per_cent(hits / truth[index] if truth[index] else None),
-                precision=_per_cent(hits / predicted[index] if predicted[index] else None),
-                share=_per_cent(truth[index] / total),
+                f1=_per_cent(result.per_class_f1[index]),
+                recall=_per_cent(result.per_class_recall[index]),
+                precision=_per_cent(result.per_class_precision[index]),
+                share=_per_cent(truth[index] / max(truth.sum(), 1)),
             )
         )
     return _TEMPLATE.fill("classes", rows=Markup.joined(rows))
+
+
+def _boundaries(mean_iou: dict[int, float | None]) -> Markup:
+    points = [(float(width), value) for width, value in mean_iou.items() if value is not None]
+    if not points:
+        return Markup()
+    chart = charts.line_chart("mean IoU in a trimap", {"val": points}, x_name="trimap width in pixels")
+    return _TEMPLATE.fill("boundaries", chart=chart)
 
 
 def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:

@@ -1,0 +1,36 @@
+"""Dropout that does not depend on the number of replicas."""
+
+import keras
+import tensorflow as tf
+
+_FLOATS_PER_COUNT = 4  # what one count of the Philox generator yields
+_PHILOX = 1
+
+
+class GlobalDropout(keras.layers.Dropout):
+    """`keras.layers.Dropout` whose mask is drawn for the global batch; each replica takes the rows of its examples.
+
+    Keras's draws the same mask on every replica. Seed and number of the draw are Keras's state, which checkpoints hold,
+    so a run that continues with another number of replicas sees the masks that it would have seen.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[batch, ...] -> the same shape and dtype; the last dimension must be a multiple of 4."""
+        if not training or not self.rate:
+            return inputs
+        if inputs.shape[-1] % _FLOATS_PER_COUNT:
+            raise ValueError(f"{inputs.shape[-1]} channels: GlobalDropout needs a multiple of {_FLOATS_PER_COUNT}")
+        uniform = _rows_of_replica(tf.shape(inputs, tf.int64), self.seed_generator.next())
+        return tf.where(uniform >= self.rate, inputs / tf.cast(1.0 - self.rate, inputs.dtype), 0.0)
+
+
+def _rows_of_replica(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """float32 in [0, 1) of this shape: the replica's part of what one draw for all replicas would give.
+
+    Philox is a counter: the draw of a later replica begins where those of the earlier ones end.
+    """
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    first = tf.cast(replica, tf.int64) * (tf.reduce_prod(shape) // _FLOATS_PER_COUNT)
+    counter += tf.cast(tf.stack([first, 0]), tf.uint64)
+    return tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=key, counter=counter, alg=_PHILOX)

@@ -1,0 +1,52 @@
+"""Mean IoU near the boundaries of objects: in trimaps of growing width (arXiv 1802.02611, section 4.4 and figure 5)."""
+
+import numpy as np
+
+from deeplab.training.metrics import confusion_counts, scores
+
+TRIMAP_WIDTHS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 35, 40)
+"""Pixels; the papers' curves go from 1 to 40."""
+
+
+class BoundaryScores:
+    """A viewer of an evaluation that counts the pixels near true boundaries.
+
+    A boundary is where two neighbours (of four) have different labels. Where a data set has a void border between
+    objects, as VOC's, those are the two edges of the border. A trimap of width w holds the pixels at most w pixels, in
+    height and in width, from the nearest boundary pixel; void is not counted.
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
+        self._num_classes, self._ignore_label = num_classes, ignore_label
+        self._counts = {width: np.zeros((num_classes, num_classes), np.int64) for width in TRIMAP_WIDTHS}
+
+    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Adds one example; masks are uint8 [height, width]."""
+        boundary = boundaries(truth)
+        for width, counts in self._counts.items():
+            near = dilate(boundary, width)
+            self._counts[width] = counts + confusion_counts(
+                truth[near], prediction[near], self._num_classes, self._ignore_label
+            )
+
+    def mean_iou(self) -> dict[int, float | None]:
+        """Trimap width in pixels -> mean IoU, a fraction; None without a boundary."""
+        return {width: scores(counts).mean_iou for width, counts in self._counts.items()}
+
+
+def boundaries(labels: np.ndarray) -> np.ndarray:
+    """The pixels with a neighbour above, below, left or right of another label: bool [height, width]."""
+    edge = np.zeros(labels.shape, bool)
+    for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = labels[near] != labels[far]
+        edge[near] |= differs
+        edge[far] |= differs
+    return edge
+
+
+def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """The pixels with a True one in the square of 2 radius + 1 pixels around them: bool [height, width]."""
+    for _ in range(2):  # columns, then rows
+        sums = np.cumsum(np.pad(mask, ((radius + 1, radius), (0, 0))), 0, dtype=np.int64)
+        mask = (sums[2 * radius + 1 :] > sums[: -(2 * radius + 1)]).T
+    return mask
