@@ -1,0 +1,205 @@
+"""What every reader returns: classes, examples that can draw their masks, and what was left out."""
+
+import io
+import json
+import logging
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from deeplab.data.palette import IGNORE_LABEL
+from deeplab.errors import DataError
+
+logger = logging.getLogger("deeplab")
+
+BACKGROUND = "background"
+VOID = "void"
+_VOID_WORDS = (VOID, "ignore")
+_SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_MAX_SHOWN = 200
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image that is stored inside an annotation file."""
+
+    annotation: Path
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return f"{self.annotation} (imageData)"
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and the way to draw its mask.
+
+    Attributes:
+        name: of its files in the VOC folder: a path with `/`, without an ending.
+        image: where its pixels are.
+        draw: (height, width) -> class indices, uint8 [height, width]; raises DataError.
+        num_objects: that `draw` draws; 0 where the format knows only pixels.
+        split: that the data set puts it in; empty if it does not say.
+        stated_size: (width, height) that the annotation gives, or that the mask file has; None if there is neither.
+        is_mask: whether the annotation is a mask file, so that only its size can tell whether EXIF turns are meant.
+    """
+
+    name: str
+    image: Path | EmbeddedImage
+    draw: Callable[[int, int], np.ndarray]
+    num_objects: int = 0
+    split: str = ""
+    stated_size: tuple[int, int] | None = None
+    is_mask: bool = False
+
+    def open(self) -> Path | io.BytesIO:
+        """The image, as Pillow opens it."""
+        return self.image if isinstance(self.image, Path) else io.BytesIO(self.image.read())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All examples of a data set; `left_out` maps a reason to the files it applies to, one entry for each object."""
+
+    class_names: tuple[str, ...]
+    examples: list[Example]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Problems:
+    """Collects everything that is wrong with a data set, so that it is reported at once."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Adds one problem; the text names the file."""
+        self._found.append(text)
+
+    def raise_if_any(self) -> None:
+        """Logs all problems; raises DataError with the first one and their number."""
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            raise DataError(f"{self._found[0]}; nothing was written")
+        for text in self._found[:_MAX_SHOWN]:
+            logger.error("%s", text)
+        shown = "all listed above" if len(self._found) <= _MAX_SHOWN else f"the first {_MAX_SHOWN} are listed above"
+        raise DataError(f"{self._found[0]} ({len(self._found):,} problems in all, {shown}; nothing was written)")
+
+
+def clean_label(label: object) -> str:
+    """The label without surrounding blanks, in one Unicode form; all spellings of background and void are one.
+
+    Raises:
+        ValueError: no text, or nothing but blanks.
+    """
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise ValueError(f"the label {label!r} is not a text")
+    text = unicodedata.normalize("NFC", str(label)).strip()
+    if not text or not text.isprintable():
+        raise ValueError(f"the label {label!r} is empty or holds control characters")
+    word = text.strip("_ ").casefold()
+    if word == BACKGROUND:
+        return BACKGROUND
+    return VOID if word in _VOID_WORDS else text
+
+
+def class_table(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, background first, and the index of each label; void is 255.
+
+    The labels are cleaned, and keep their order.
+
+    Raises:
+        DataError: more classes than there are indices.
+    """
+    labels = tuple(dict.fromkeys(labels))
+    names = (BACKGROUND, *(label for label in labels if label not in (BACKGROUND, VOID)))
+    if len(names) > IGNORE_LABEL:
+        raise DataError(f"{len(names)} classes; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void")
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.replace("_", " ").replace("-", " ").casefold().split()), []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            logger.warning("classes that look alike: %s; each is a class of its own", ", ".join(map(repr, group)))
+    indices = {name: index for index, name in enumerate(names)}
+    return names, indices | {BACKGROUND: 0, VOID: IGNORE_LABEL}
+
+
+def split_name(name: str) -> str:
+    """The split that a folder or a file stands for: `valid` -> val, `train2017` -> train; others are kept."""
+    word = name.casefold().rstrip("0123456789_-")
+    word = _SPLIT_NAMES.get(word, word)
+    return word if word in ("train", "val", "test") else name
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The folders train, val (or valid) and test in `folder` by the name of their split; those that exist."""
+    found = {split_name(path.name): path for path in visible(folder) if path.is_dir()}
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files and folders that match, sorted, without hidden ones (`._a.json` of macOS) and those in hidden folders.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    hidden = (path for path in folder.glob(pattern) if not _is_hidden(path.relative_to(folder)))
+    return sorted(hidden)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, by their endings, sorted.
+
+    Raises:
+        DataError: no such folder.
+    """
+    return [path for path in visible(folder, "**/*") if path.suffix.lower() in ENDINGS and path.is_file()]
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
+
+
+def name_in_voc(path: str) -> str:
+    """The name of an example for an image's path as an annotation gives it: relative, no `..`, no ending."""
+    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
+    if path.startswith(("/", "\\")) or ":" in path:  # absolute, a drive, or an address: folders mean nothing here
+        parts = parts[-1:]
+    return str(PurePosixPath(*parts).with_suffix("")) if parts else ""
+
+
+def find_named(folder: Path, path: str) -> Path | None:
+    """The file that an annotation names, looked up in `folder`: by its path there, else by its file name alone."""
+    path = path.replace("\\", "/")
+    candidates = (folder / path, folder / PurePosixPath(path).name)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def check_near_image(points: Iterable[tuple[float, float]], height: int, width: int) -> None:
+    """Raises ValueError for a point that is further outside the image than the image is long."""
+    longest = max(height, width)
+    for x, y in points:
+        if not (-longest <= x <= 2 * longest and -longest <= y <= 2 * longest):
+            raise ValueError(f"the point ({x:g}, {y:g}) is far outside its {width}x{height} pixels")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """The content of a JSON file, with or without a byte-order mark.
+
+    Raises:
+        DataError: unreadable, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
