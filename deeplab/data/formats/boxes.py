@@ -1,6 +1,6 @@
 """Objects that have a box but no outline: what the box stands for is for the user to say."""
 
-from deeplab.data.formats.dataset import VOID, Problems
+from deeplab.data.formats.dataset import VOID, LeftOut, Problems
 
 MEANINGS = ("object", "void", "nothing")
 """All pixels in a box are the object; or are void; or the box is left out."""
@@ -9,7 +9,7 @@ MEANINGS = ("object", "void", "nothing")
 class BoxRule:
     """Says under which label boxes are drawn, and counts them; without a meaning they are a problem."""
 
-    def __init__(self, meaning: str | None, left_out: dict[str, list[str]]) -> None:
+    def __init__(self, meaning: str | None, left_out: LeftOut) -> None:
         self._meaning, self._left_out, self._number = meaning, left_out, 0
 
     @property

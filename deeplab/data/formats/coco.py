@@ -15,6 +15,7 @@ from deeplab.data.formats.dataset import (
     VOID,
     Dataset,
     Example,
+    LeftOut,
     Problems,
     check_near_image,
     class_table,
@@ -65,7 +66,7 @@ class _Findings:
     """What all files are read with: where problems and omissions go, and what boxes are."""
 
     problems: Problems
-    left_out: dict[str, list[str]]
+    left_out: LeftOut
     boxes: BoxRule
 
     def omit(self, reason: str, name: str, number: int = 1) -> None:
@@ -86,7 +87,8 @@ def read_coco(files: list[InstancesFile], boxes: str | None = None) -> Dataset:
         UsageError: pycocotools is not installed.
     """
     _pycocotools_mask()
-    problems, left_out = Problems(), {}
+    problems = Problems()
+    left_out: LeftOut = {}
     findings = _Findings(problems, left_out, BoxRule(boxes, left_out))
     contents = [_read_file(file, findings) for file in files]
     num_objects = sum(len(objects) for content in contents for objects in content.objects.values())
@@ -231,7 +233,7 @@ def _examples(content: _Content, indices: dict[str, int], problems: Problems) ->
         file_name, objects = str(image["file_name"]), content.objects[number]
         path = find_named(content.file.image_dir, file_name)
         if path is None:
-            problems.add(f"{content.file.image_dir / file_name}: missing, though {content.file.path.name} names it")
+            problems.add_missing(content.file.image_dir / file_name, content.file.path.name)
             continue
         examples.append(
             Example(
@@ -247,7 +249,7 @@ def _examples(content: _Content, indices: dict[str, int], problems: Problems) ->
 
 
 def _draw(path: Path, objects: list[_Object], indices: dict[str, int], height: int, width: int) -> np.ndarray:
-    """Class indices, uint8 [height, width]: boxes that are void first, then objects from the largest to the smallest."""
+    """Class indices, uint8 [height, width]: boxes that are void first, then objects, the largest first."""
     mask_api = _pycocotools_mask()
     layers = []
     for found in objects:
@@ -282,7 +284,8 @@ def _encode(mask_api: ModuleType, found: _Object, height: int, width: int) -> En
 
 def _decompressed(text: str) -> list[int]:
     """Compressed run lengths as numbers: five bits per character, lowest first; from the fourth, differences."""
-    counts, value, shift = [], 0, 0
+    counts: list[int] = []
+    value, shift = 0, 0
     for character in text.encode():
         bits = character - 48
         value |= (bits & 0x1F) << shift

@@ -1,16 +1,16 @@
 """What every reader returns: classes, examples that can draw their masks, and what was left out."""
 
-import io
 import json
 import logging
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from deeplab.data.images import ENDINGS, ImageFile
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
 
@@ -21,18 +21,9 @@ VOID = "void"
 _VOID_WORDS = (VOID, "ignore")
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _MAX_SHOWN = 200
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-
-@dataclass(frozen=True)
-class EmbeddedImage:
-    """An image that is stored inside an annotation file."""
-
-    annotation: Path
-    read: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        return f"{self.annotation} (imageData)"
+LeftOut = dict[str, list[str]]
+"""Why objects were left out -> the files that they are in, one entry per object."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +32,36 @@ class Example:
 
     Attributes:
         name: of its files in the VOC folder: a path with `/`, without an ending.
-        image: where its pixels are.
+        image: its file, or the annotation file that holds it.
         draw: (height, width) -> class indices, uint8 [height, width]; raises DataError.
         num_objects: that `draw` draws; 0 where the format knows only pixels.
         split: that the data set puts it in; empty if it does not say.
         stated_size: (width, height) that the annotation gives, or that the mask file has; None if there is neither.
         is_mask: whether the annotation is a mask file, so that only its size can tell whether EXIF turns are meant.
+        embedded: opens an image that `image` holds; None if `image` is one.
     """
 
     name: str
-    image: Path | EmbeddedImage
+    image: Path
     draw: Callable[[int, int], np.ndarray]
     num_objects: int = 0
     split: str = ""
     stated_size: tuple[int, int] | None = None
     is_mask: bool = False
+    embedded: Callable[[], BinaryIO] | None = None
 
-    def open(self) -> Path | io.BytesIO:
-        """The image, as Pillow opens it."""
-        return self.image if isinstance(self.image, Path) else io.BytesIO(self.image.read())
+    def open_image(self) -> ImageFile:
+        """The image, of which only the header was decoded; raises DataError."""
+        return ImageFile(self.image if self.embedded is None else self.embedded())
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All examples of a data set; `left_out` maps a reason to the files it applies to, one entry for each object."""
+    """All examples of a data set, and what of it was left out."""
 
     class_names: tuple[str, ...]
     examples: list[Example]
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)
 
 
 class Problems:
@@ -76,13 +69,22 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[str] = []
+        self._missing: list[str] = []
 
     def add(self, text: str) -> None:
         """Adds one problem; the text names the file."""
         self._found.append(text)
 
+    def add_missing(self, path: Path, named_by: str) -> None:
+        """Adds a file that `named_by` needs; all missing files are one problem."""
+        self._missing.append(f"{path} (of {named_by})")
+
     def raise_if_any(self) -> None:
         """Logs all problems; raises DataError with the first one and their number."""
+        if number := len(self._missing):
+            rest = f" and {number - _MAX_SHOWN:,} more" if number > _MAX_SHOWN else ""
+            self.add(f"{number:,} missing file{'s' * (number > 1)}: {', '.join(self._missing[:_MAX_SHOWN])}{rest}")
+            self._missing.clear()
         if not self._found:
             return
         if len(self._found) == 1:

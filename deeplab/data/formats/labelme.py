@@ -7,20 +7,21 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab.data.formats.dataset import (
     Dataset,
-    EmbeddedImage,
     Example,
+    LeftOut,
     Problems,
     check_near_image,
     class_table,
     clean_label,
     find_named,
+    images_in,
     name_in_voc,
     read_json,
     visible,
@@ -60,7 +61,8 @@ def read_labelme(folder: Path) -> Dataset:
     Raises:
         DataError: no *.json, files that are not annotations, or missing images.
     """
-    problems, left_out = Problems(), {}
+    problems = Problems()
+    left_out: LeftOut = {}
     read: list[tuple[Path, dict[str, Any], list[_Shape]]] = []
     for path in visible(folder, "**/*.json"):
         try:
@@ -76,20 +78,24 @@ def read_labelme(folder: Path) -> Dataset:
     for path, header, shapes in read:
         image = find_named(path.parent, header["imagePath"])
         if image is None and not header["imageData"]:
-            problems.add(f"{path.parent / header['imagePath']}: missing, though {path.name} names it")
+            problems.add_missing(path.parent / header["imagePath"], path.name)
             continue
         examples.append(
             Example(
                 name=str(path.relative_to(folder).parent / Path(name_in_voc(header["imagePath"])).name),
-                image=image or EmbeddedImage(path, functools.partial(_embedded_image, path)),
+                image=image or path,
                 draw=functools.partial(_draw, path, shapes, indices),
                 num_objects=len(shapes),
                 stated_size=header["size"],
+                embedded=None if image else functools.partial(_embedded_image, path),
             )
         )
     problems.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no *.json in it")
+    annotated = {example.image for example in examples}
+    if unused := [str(image.relative_to(folder)) for image in images_in(folder) if image not in annotated]:
+        left_out["image without a *.json"] = unused
     return Dataset(class_names, examples, left_out)
 
 
@@ -102,7 +108,7 @@ def _header(content: dict[str, Any]) -> dict[str, Any]:
     return {"imagePath": image_path.replace("\\", "/"), "imageData": bool(content.get("imageData")), "size": size}
 
 
-def _shapes(content: list[dict[str, Any]], left_out: dict[str, list[str]], name: str) -> list[_Shape]:
+def _shapes(content: list[dict[str, Any]], left_out: LeftOut, name: str) -> list[_Shape]:
     """The shapes that cover an area; the others are noted in `left_out`."""
     shapes = []
     for entry in content:
@@ -123,11 +129,13 @@ def _shapes(content: list[dict[str, Any]], left_out: dict[str, list[str]], name:
     return shapes
 
 
-def _embedded_image(path: Path) -> bytes:
+def _embedded_image(path: Path) -> BinaryIO:
     try:
-        return base64.b64decode(read_json(path)["imageData"])
+        content = io.BytesIO(base64.b64decode(read_json(path)["imageData"]))
     except (binascii.Error, TypeError, ValueError) as error:
         raise DataError(f"{path}: imageData cannot be decoded: {error}") from error
+    content.name = f"{path} (imageData)"
+    return content
 
 
 def _draw(path: Path, shapes: list[_Shape], indices: dict[str, int], height: int, width: int) -> np.ndarray:

@@ -12,13 +12,13 @@ from deeplab.data.formats.dataset import (
     BACKGROUND,
     Dataset,
     Example,
+    LeftOut,
     Problems,
     class_table,
     clean_label,
     images_in,
     name_in_voc,
     split_folders,
-    visible,
 )
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
@@ -75,7 +75,7 @@ def read_roboflow(folder: Path) -> Dataset:
             if mask.is_file():
                 examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, values, split))
             else:
-                problems.add(f"{mask}: missing, though {image.name} is there")
+                problems.add_missing(mask, image.name)
     problems.raise_if_any()
     return Dataset(class_names, examples)
 
@@ -91,7 +91,8 @@ def read_cityscapes(folder: Path) -> Dataset:
     by_id = {number: IGNORE_LABEL for number in _CITYSCAPES_IDS}
     by_id |= {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())}
     by_train_id = {index: index for index in (*range(len(CITYSCAPES_CLASSES)), IGNORE_LABEL)}
-    problems, left_out, examples = Problems(), {}, []
+    problems, examples = Problems(), []
+    left_out: LeftOut = {}
     for image in images_in(folder / "leftImg8bit"):
         split, city = image.relative_to(folder / "leftImg8bit").parts[:2]
         stem = image.stem.removesuffix("_leftImg8bit")
@@ -105,7 +106,7 @@ def read_cityscapes(folder: Path) -> Dataset:
         elif ids.is_file():
             examples.append(_example(stem, image, ids, by_id, split))
         else:
-            problems.add(f"{ids}: missing, though {image.name} is there")
+            problems.add_missing(ids, image.name)
     problems.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no images in leftImg8bit/train/CITY")
@@ -128,7 +129,7 @@ def read_ade20k(folder: Path) -> Dataset:
             if mask.is_file():
                 examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, values, split))
             else:
-                problems.add(f"{mask}: missing, though {image.name} is there")
+                problems.add_missing(mask, image.name)
     problems.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no images in images/training or images/validation")
@@ -185,7 +186,7 @@ def _mask_size(path: Path) -> tuple[int, int] | None:
 
 
 def _read_mask(path: Path, values: Mapping[int, int], height: int, width: int) -> np.ndarray:
-    """Class indices, uint8 [height, width], of a greyscale or palettised PNG whose pixel values are the keys of `values`.
+    """Class indices, uint8 [height, width], of a grey or palettised PNG that holds keys of `values`.
 
     Raises:
         DataError: unreadable, another kind of image, another size, or a value that is not in `values`.

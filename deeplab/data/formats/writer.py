@@ -1,6 +1,5 @@
 """Writes a data set in VOC's layout, whole or not at all."""
 
-import io
 import logging
 import random
 from collections import Counter
@@ -8,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from deeplab.data.formats.dataset import ENDINGS, Dataset, Example, Problems
+from deeplab.data.formats.dataset import Dataset, Example, Problems
+from deeplab.data.images import ENDINGS, ImageFile
 from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.errors import DataError, UsageError
 from deeplab.files import folder_written_whole, write_text
@@ -18,10 +18,9 @@ from deeplab.progress import Progress
 
 logger = logging.getLogger("deeplab")
 
-_EXIF_ORIENTATION = 0x0112
 _SPLITS = ("train", "val", "test")
 _SHOWN_NAMES = 5
-_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_PNG_SIGNATURE = b"\x89PNG"
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,6 @@ class _Plan:
     name: str
     split: str
     turned: bool
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What an image file says before its pixels are decoded; sizes are (width, height)."""
-
-    size: tuple[int, int]
-    orientation: int
-
-    @property
-    def shown_size(self) -> tuple[int, int]:
-        """The size after EXIF's turns, as programs show the image."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
 
 
 def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) -> None:
@@ -91,7 +77,7 @@ def _plan(dataset: Dataset, val_share: float, seed: int) -> list[_Plan]:
     plans = []
     for example, name, split in zip(dataset.examples, names, splits, strict=True):
         try:
-            plans.append(_Plan(example, name, split, _is_turned(example, _read_header(example))))
+            plans.append(_Plan(example, name, split, _is_turned(example, example.open_image())))
         except DataError as error:
             problems.add(str(error))
     problems.raise_if_any()
@@ -113,14 +99,12 @@ def _splits(examples: list[Example], val_share: float, seed: int) -> list[str]:
 
 
 def _names(examples: list[Example], splits: list[str], problems: Problems) -> list[str]:
-    """A name for each example, none twice: the name that it has; with its split before it if other splits have it, too."""
+    """A unique name for each example: its own one, in a folder named after its split if another split has it, too."""
     names = [_safe_name(example.name) for example in examples]
     splits_of: dict[str, set[str]] = {}
     for name, example in zip(names, examples, strict=True):
         splits_of.setdefault(name, set()).add(example.split)
-    names = [
-        f"{split}/{name}" if len(splits_of[name]) > 1 else name for name, split in zip(names, splits, strict=True)
-    ]
+    names = [f"{split}/{name}" if len(splits_of[name]) > 1 else name for name, split in zip(names, splits, strict=True)]
     by_name: dict[str, Example] = {}
     by_image: dict[str, Example] = {}
     for name, example in zip(names, examples, strict=True):
@@ -141,40 +125,24 @@ def _safe_name(name: str) -> str:
     return f"{stem}_{ending}" if dot + ending.lower() in ENDINGS else name
 
 
-def _read_header(example: Example) -> _Header:
-    """Raises DataError if the file is missing, not an image, or has more than 8 bits per channel."""
-    try:
-        with Image.open(example.open()) as image:
-            if image.mode[0] in "IF" or ";16" in str(image.tile):
-                raise DataError(
-                    f"{example.image}: more than 8 bits per channel; scale it to 8 bits yourself, since only you know "
-                    "which range of values matters"
-                )
-            return _Header(image.size, image.getexif().get(_EXIF_ORIENTATION, 1))
-    except _IMAGE_ERRORS as error:
-        raise DataError(f"{example.image}: cannot be read as an image: {error}") from error
-
-
-def _is_turned(example: Example, header: _Header) -> bool:
+def _is_turned(example: Example, image: ImageFile) -> bool:
     """Whether the annotation is on the image as EXIF turns it. The stated size decides, else annotation tools turn.
 
     Raises:
         DataError: the annotation is for another size, or is a mask whose size does not tell.
     """
     stated = example.stated_size
-    fits, fits_turned = stated in (None, header.size), stated in (None, header.shown_size)
-    if not fits and not fits_turned:
-        width, height = header.shown_size
+    shown_size = image.size[::-1] if image.orientation >= 5 else image.size
+    fits, fits_turned = stated in (None, image.size), stated in (None, shown_size)
+    if stated is not None and not fits and not fits_turned:
         raise DataError(
-            f"{example.image}: {width}x{height} pixels, its annotation is for {stated[0]}x{stated[1]}; was one of them "
-            "resized?"
+            f"{image.name}: {shown_size[0]}x{shown_size[1]} pixels, but its annotation is for {stated[0]}x{stated[1]}; "
+            "was one of them resized?"
         )
-    if header.orientation == 1:
-        return False
-    if example.is_mask and fits and fits_turned:
+    if example.is_mask and fits and fits_turned and image.orientation != 1:
         raise DataError(
-            f"{example.image}: EXIF turns it (orientation {header.orientation}), and the size of its mask does not tell "
-            "whether the mask is turned, too; save the image as its mask has it, without EXIF"
+            f"{image.name}: EXIF turns it (orientation {image.orientation}), and the size of its mask does not tell "
+            "whether the mask is turned as well; save the image as its mask has it, without EXIF"
         )
     return fits_turned
 
@@ -182,7 +150,7 @@ def _is_turned(example: Example, header: _Header) -> bool:
 def _write_example(plan: _Plan, folder: Path) -> np.ndarray:
     """Writes image and mask; returns the number of pixels by index (int64 [256]). Raises DataError."""
     image_path = _prepared(folder / "JPEGImages" / plan.name)
-    width, height = _write_image(plan, image_path)
+    height, width = _write_image(plan, image_path)
     mask = plan.example.draw(height, width)
     picture = Image.fromarray(mask)
     picture.putpalette(palette().tobytes())
@@ -197,28 +165,20 @@ def _prepared(path: Path) -> Path:
 
 
 def _write_image(plan: _Plan, path: Path) -> tuple[int, int]:
-    """Copies or converts the image to `path` with an ending; returns (width, height)."""
-    data = plan.example.image.read_bytes() if isinstance(plan.example.image, Path) else plan.example.image.read()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()  # all of it: one that is cut short is refused here
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            is_kept = orientation == 1 and (image.format in ("JPEG", "MPO") or (image.format, image.mode) == ("PNG", "RGB"))
-            if is_kept:
-                ending = "png" if image.format == "PNG" else "jpg"
-                path.with_name(f"{path.name}.{ending}").write_bytes(data)
-                return image.size
-            upright = (ImageOps.exif_transpose(image) if plan.turned else image).convert("RGB")
-            # Nothing but pixels: an orientation that stayed would turn the image in other programs.
-            Image.fromarray(np.asarray(upright)).save(path.with_name(f"{path.name}.png"))
-            return upright.size
-    except _IMAGE_ERRORS as error:
-        raise DataError(f"{plan.example.image}: cannot be read as an image: {error}") from error
+    """Writes the image as a shard would hold it, to `path` with an ending; returns (height, width)."""
+    image = plan.example.open_image()
+    image.pixels(plan.turned)  # a file that is cut short is reported here
+    content, height, width = image.stored_form(plan.turned)
+    ending = "png" if content.startswith(_PNG_SIGNATURE) else "jpg"
+    path.with_name(f"{path.name}.{ending}").write_bytes(content)
+    return height, width
 
 
 def _report(dataset: Dataset, voc_dir: Path, num_images: Counter[str], pixels: np.ndarray) -> None:
     """Logs images by split, objects, what was left out and why, and the share of each class's pixels."""
-    counts = ", ".join(f"{num_images[split]:,} {split}" for split in dict.fromkeys((*_SPLITS, *num_images)) if num_images[split])
+    counts = ", ".join(
+        f"{num_images[split]:,} {split}" for split in dict.fromkeys((*_SPLITS, *num_images)) if num_images[split]
+    )
     num_objects = sum(example.num_objects for example in dataset.examples)
     objects = f", {num_objects:,} objects" if num_objects else ""
     logger.info("%s: %s images (%s)%s", voc_dir, f"{len(dataset.examples):,}", counts, objects)

@@ -17,6 +17,7 @@ from deeplab.data.formats.dataset import (
     VOID,
     Dataset,
     Example,
+    LeftOut,
     Problems,
     class_table,
     clean_label,
@@ -53,7 +54,8 @@ def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
     content = _read_yaml(path)
     labels = _labels(path, content)
     class_names, indices = class_table(labels)
-    problems, left_out = Problems(), {}
+    problems = Problems()
+    left_out: LeftOut = {}
     rule, examples, num_objects = BoxRule(boxes, left_out), [], 0
     for key, split in _SPLIT_KEYS.items():
         for root, image in _images(path, content, key):
@@ -163,7 +165,7 @@ def _label_path(image: Path) -> Path:
 
 
 def _read_outlines(
-    path: Path, labels: list[str], rule: BoxRule, problems: Problems, left_out: dict[str, list[str]]
+    path: Path, labels: list[str], rule: BoxRule, problems: Problems, left_out: LeftOut
 ) -> list[_Outline]:
     if not path.is_file():
         return []
@@ -182,9 +184,7 @@ def _read_outlines(
     return outlines
 
 
-def _outline(
-    fields: list[str], labels: list[str], rule: BoxRule, left_out: dict[str, list[str]], name: str
-) -> list[_Outline]:
+def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: LeftOut, name: str) -> list[_Outline]:
     """The outline of a line; none if it covers no area, which is noted."""
     number = float(fields[0])
     if number not in range(len(labels)):
@@ -215,5 +215,7 @@ def _draw(outlines: list[_Outline], indices: dict[str, int], height: int, width:
     for outline in sorted(outlines, key=lambda each: not (each.is_box and indices[each.label] == indices[VOID])):
         index = indices[outline.label]
         # Six decimals of a fraction do not give whole pixels back: 0.458333 * 120 is 54.99996.
-        draw.polygon([(round(x * width, 2), round(y * height, 2)) for x, y in outline.points], outline=index, fill=index)
+        draw.polygon(
+            [(round(x * width, 2), round(y * height, 2)) for x, y in outline.points], outline=index, fill=index
+        )
     return np.asarray(canvas)
