@@ -19,7 +19,7 @@ from deeplab.data.palette import palette
 from deeplab.errors import DataError, UsageError
 from deeplab.files import folder_written_whole
 from deeplab.progress import Progress
-from deeplab.settings import setting
+from deeplab.settings import Classes, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -33,7 +33,7 @@ class SBDSettings:
     mask_dir: Path = setting(None, "Folder to write; it must not exist.")
 
 
-SETTINGS = (SBDSettings,)
+SETTINGS: Classes = (SBDSettings,)
 
 
 def main(argv: list[str]) -> None:
