@@ -21,7 +21,7 @@ from deeplab.data.formats.coco import InstancesFile
 from deeplab.data.formats.dataset import Dataset, split_folders
 from deeplab.data.formats.writer import write_voc
 from deeplab.errors import UsageError
-from deeplab.settings import setting
+from deeplab.settings import Classes, setting
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TargetSettings:
     )
 
 
-SETTINGS = (SourceSettings, CocoSettings, TargetSettings)
+SETTINGS: Classes = (SourceSettings, CocoSettings, TargetSettings)
 
 
 def main(argv: list[str]) -> None:
