@@ -107,7 +107,7 @@ class ImageFile:
             self._format = image.format or ""
             if bits := _more_than_8_bits(image, self._content):
                 raise DataError(
-                    f"{self.name}: {bits} a channel, but only images of 8 bits are read; scale the values of all images "
+                    f"{self.name}: {bits} a channel, but only 8-bit images are read; scale the values of all images "
                     "alike to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is the "
                     "largest value in any of them)"
                 )
