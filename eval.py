@@ -3,131 +3,99 @@
 python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_dir=runs/voc/pictures --report=runs/voc
 """
 
+from deeplab.program.run import run
+
 import json
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import deeplab.quiet  # noqa: F401
-
-# isort: split
-import numpy as np
-
-from deeplab import distribution, flags, program, report, runs, visualize
-from deeplab.data import pipeline, voc
-from deeplab.data.manifest import Manifest, damage_named, read_manifest, verify_shards
-from deeplab.errors import DataError, UsageError
-from deeplab.files import is_plain_name, write_text
-from deeplab.flags import FLAGS
-from deeplab.model.inference import make_predictor
-from deeplab.training.checkpoint import checkpoint_step
-from deeplab.training.evaluation import make_evaluation
+from deeplab.data.split import Split, SplitSettings, damage_named
+from deeplab.distribute.devices import DeviceSettings, make_strategy
+from deeplab.distribute.numerics import PrecisionSettings, set_precision
+from deeplab.errors import UsageError
+from deeplab.evaluator import EvaluationSettings, Evaluator
+from deeplab.files import write_text
+from deeplab.model.inference import Inference, make_predictor
+from deeplab.run import folder
+from deeplab.run.checkpoints import checkpoint_step
+from deeplab.run.folder import LoadSettings, RunSettings
+from deeplab.settings import Classes, Options, require, setting
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import table
+from deeplab.view import report
+from deeplab.view.pictures import PictureWriter
 
 logger = logging.getLogger("deeplab")
 
 
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What to score, and what to write."""
+
+    split: str = setting("val", "Split to score; its shards must stand in --tfrecord_dir.")
+    checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
+    output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
+    report: Path | None = setting(None, "Folder for report.html: scores, confusions, best and worst images, curves.")
+
+
+SETTINGS: Classes = (
+    *(RunSettings, SplitSettings, ScoreSettings, LoadSettings, Inference, EvaluationSettings),
+    *(DeviceSettings, PrecisionSettings),
+)
+
+
 def main(argv: list[str]) -> None:
-    """Flags -> checkpoint and data set -> scores, metrics.json, pictures, report."""
+    """Checkpoint and split -> scores, metrics.json, pictures, report."""
+    options = Options(SETTINGS)
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes flags alone")
-    flags.require("model_dir", "tfrecord_dir")
-    strategy = distribution.make_strategy("mirrored", FLAGS.num_gpus, FLAGS.num_cpu_replicas)
-    batch_size = flags.eval_batch_size(strategy.num_replicas_in_sync)
-    distribution.set_numerics(FLAGS.precision, seed=0, deterministic=False)
-    model_dir, tfrecord_dir = flags.path("model_dir"), flags.path("tfrecord_dir")
-    manifest = read_manifest(tfrecord_dir, FLAGS.split)
-    if FLAGS.verify:
-        verify_shards(tfrecord_dir, manifest)
+    require(options[RunSettings], "model_dir")
+    require(options[SplitSettings], "tfrecord_dir")
+    model_dir, wanted, inference = options[RunSettings].model_dir, options[ScoreSettings], options[Inference]
+    strategy = make_strategy(options[DeviceSettings])
+    set_precision(options[PrecisionSettings])
+    split = Split.read(options[SplitSettings].tfrecord_dir, wanted.split)
+    batches = options[EvaluationSettings].batches(split, strategy.num_replicas_in_sync)
+    if options[SplitSettings].verify:
+        split.verify()
     with strategy.scope():
-        model, config, checkpoint = runs.load_model(model_dir, FLAGS.checkpoint, flags.output_stride())
-    if manifest.class_names != config.class_names:
-        raise UsageError(f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model in {model_dir}")
+        model, config, checkpoint = folder.load_model(model_dir, wanted.checkpoint, options[LoadSettings].output_stride)
+    if split.class_names != config.class_names:
+        raise UsageError(f"--tfrecord_dir={split.folder}: its classes are not those of the model in {model_dir}")
     step = checkpoint_step(checkpoint)
-    logger.info("scoring %s on %s, %d images", checkpoint, FLAGS.split, manifest.num_examples)
+    logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
 
-    output_dir, report_dir = flags.optional_path("output_dir"), flags.optional_path("report")
-    writer = _PictureWriter(output_dir, config.class_names) if output_dir is not None else None
-    ranking = report.ImageRanking(config.num_classes) if report_dir is not None else None
-    loss = Loss("cross_entropy", config.num_classes, ignore_label=voc.IGNORE_LABEL)
-    inference = flags.inference()
-    evaluate = make_evaluation(
-        strategy,
-        make_predictor(model, inference),
-        loss,
-        lambda context: pipeline.evaluation_batches(tfrecord_dir, manifest, batch_size, context),
-        num_batches=math.ceil(manifest.num_examples / batch_size),
-    )
-    takers = [taker for taker in (writer and writer.add, ranking and ranking.add) if taker]
-    with damage_named(tfrecord_dir, [manifest]):
-        evaluation = evaluate(_pairing(tfrecord_dir, manifest, takers) if takers else None)
+    writer = [PictureWriter(wanted.output_dir, config.class_names)] if wanted.output_dir else []
+    ranking = [report.ImageRanking(config.num_classes)] if wanted.report else []
+    predict, loss = make_predictor(model, inference), Loss(config.num_classes)
+    evaluator = Evaluator(strategy, predict, loss, batches, [*writer, *ranking])
+    with damage_named([split]):
+        evaluation = evaluator()
 
     print(table(config.class_names, evaluation.scores))
     record = {
-        "step": step,
-        "split": FLAGS.split,
-        **evaluation.losses,
-        **evaluation.scores.to_json(config.class_names),
-        "num_images": evaluation.num_images,
-        "checkpoint": checkpoint,
-        "output_stride": config.output_stride,
-        **asdict(inference),
+        **{"step": step, "split": split.name, **evaluation.to_json(config.class_names)},
+        **{"checkpoint": checkpoint, "output_stride": config.output_stride, **asdict(inference)},
     }
-    folder = output_dir or model_dir / "eval" / FLAGS.split
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "metrics.json", json.dumps(record) + "\n")
-    logger.info("wrote %s", folder / "metrics.json" if writer is None else f"metrics.json and pictures to {folder}")
-    if report_dir is not None and ranking is not None:
-        report_dir.mkdir(parents=True, exist_ok=True)
+    output_dir = wanted.output_dir or model_dir / "eval" / split.name
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_text(output_dir / "metrics.json", json.dumps(record) + "\n")
+    logger.info("wrote %s", f"metrics.json and pictures to {output_dir}" if writer else output_dir / "metrics.json")
+    if wanted.report:
         facts = {
-            "data": f"{tfrecord_dir}, split {FLAGS.split}",
+            "data": f"{split.folder}, split {split.name}",
             "checkpoint": f"{checkpoint} (step {step:,})",
             "network": f"DeepLab v3 on {config.backbone}, output stride {config.output_stride}",
             **asdict(inference),
         }
         records = report.read_records(model_dir / "metrics.jsonl")
-        page = report.render(
-            f"{model_dir.name} on {FLAGS.split}", config.class_names, evaluation, ranking, records, facts
-        )
-        write_text(report_dir / "report.html", page)
-        logger.info("wrote %s", report_dir / "report.html")
-
-
-def _pairing(tfrecord_dir: Path, manifest: Manifest, takers: list[Callable]) -> Callable[[Iterator[np.ndarray]], None]:
-    """A function that takes the predictions of the split's next examples, and hands each on with its example.
-
-    Takers get (name, image, label, prediction) at native size; fillers at the end have no example.
-    """
-    examples = pipeline.examples(tfrecord_dir, manifest).as_numpy_iterator()
-
-    def hand_on(predictions: Iterator[np.ndarray]) -> None:
-        for padded, (name, image, label) in zip(predictions, examples, strict=False):
-            if not is_plain_name(name.decode(errors="replace")):
-                raise DataError(f"{tfrecord_dir}: an example is called {name!r}, which is no plain file name")
-            for take in takers:
-                take(name.decode(), image, label, padded[: label.shape[0], : label.shape[1]])
-
-    return hand_on
-
-
-class _PictureWriter:
-    """Writes masks/ID.png (palettised prediction) and side_by_side/ID.png (image | truth | prediction | errors)."""
-
-    def __init__(self, output_dir: Path, class_names: Sequence[str]) -> None:
-        self._class_names = class_names
-        self._masks, self._rows = output_dir / "masks", output_dir / "side_by_side"
-        self._masks.mkdir(parents=True, exist_ok=True)
-        self._rows.mkdir(parents=True, exist_ok=True)
-
-    def add(self, name: str, image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> None:
-        """One example and its prediction."""
-        visualize.save(visualize.colour_mask(prediction), self._masks / f"{name}.png")
-        row = visualize.panel(image, label, prediction, self._class_names, largest_side=max(label.shape))
-        visualize.save(row, self._rows / f"{name}.png")
+        title = f"{model_dir.name} on {split.name}"
+        page = report.render(title, config.class_names, evaluation, ranking[0], records, facts)
+        wanted.report.mkdir(parents=True, exist_ok=True)
+        write_text(wanted.report / "report.html", page)
+        logger.info("wrote %s", wanted.report / "report.html")
 
 
 if __name__ == "__main__":
-    program.run(main, flags.define_eval_flags)
+    run(main, SETTINGS, __doc__)

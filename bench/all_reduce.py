@@ -18,10 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 import keras
 import numpy as np
 import tensorflow as tf
+from deeplab.training.schedules import Schedule, make_optimizer
 
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.training.losses import Loss
-from deeplab.training.schedules import Schedule, make_optimizer
 from deeplab.training.step import make_train_function
 
 REPLICAS = (1, 2, 4)

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from deeplab.data.manifest import read_manifest, write_manifest
 from PIL import Image
 
 from deeplab.data import shapes
-from deeplab.data.manifest import read_manifest, write_manifest
 from deeplab.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]

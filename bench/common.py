@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from deeplab.data.manifest import Manifest
 from PIL import Image
 
 from deeplab.data import shapes, tfrecord, voc
-from deeplab.data.manifest import Manifest
 
 WIDTH, HEIGHT = 500, 375
 

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from deeplab.data.manifest import damage_named, read_manifest
 from PIL import Image
 
 from deeplab.data import pipeline, tfrecord, voc
-from deeplab.data.manifest import damage_named, read_manifest
 from deeplab.errors import DataError
 
 NAMES = ("background", "one", "two")

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import report
-
 from deeplab.distribution import make_strategy
+
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_function

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from common import images_of_vocs_size, pytorch, ratio, report, take_turns, write_shards
+from deeplab.data.manifest import read_manifest
 from PIL import Image
 
 from deeplab.data import pipeline, tfrecord, transforms
-from deeplab.data.manifest import read_manifest
 from deeplab.data.pipeline import Augmentation
 
 EXAMPLES = 336

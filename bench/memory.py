@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from common import images_of_vocs_size, peak_megabytes, report, write_shards
+from deeplab.data.manifest import read_manifest
 from step import CROSS_ENTROPY, NUM_CLASSES, our_step
 
 from deeplab.data import pipeline
-from deeplab.data.manifest import read_manifest
 from deeplab.data.pipeline import Augmentation
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 

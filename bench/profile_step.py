@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import report
+from deeplab.distribution import PRECISIONS
 from step import NUM_CLASSES, SIZE, our_step
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from deeplab.distribution import PRECISIONS
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 
 SHOWN = 10

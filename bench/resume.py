@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from deeplab.data.manifest import Manifest, Shard
+from deeplab.training.checkpoint import Checkpoints, TrainingState
+from deeplab.training.schedules import Schedule, make_optimizer
 from PIL import Image
 
 from deeplab.data import pipeline, tfrecord, voc
-from deeplab.data.manifest import Manifest, Shard
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.training.checkpoint import Checkpoints, TrainingState
-from deeplab.training.schedules import Schedule, make_optimizer
 
 NUM_SHARDS = 16
 BATCH = 16

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from common import pytorch, ratio, report, take_turns
-
 from deeplab.distribution import PRECISIONS
+
 from deeplab.model.backbone import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import make_predictor

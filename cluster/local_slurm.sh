@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A Slurm of two node names on this one machine, to try the job scripts: local_slurm.sh start FOLDER | stop FOLDER
+# Runs Slurm with two node names on this machine, to try the job scripts: local_slurm.sh start FOLDER | stop FOLDER
 #
-# For a throw-away Debian machine (a container, a virtual machine) and root: apt-get install slurm-wlm munge
-# FOLDER gets configuration, logs and state. /etc/hosts gets two names while it runs.
+# For root on a throw-away Debian machine (a container, a virtual machine): apt-get install slurm-wlm munge
+# FOLDER receives configuration, logs and state. While Slurm runs, /etc/hosts has two more names.
 set -euo pipefail
 action=${1:?start or stop} folder=$(mkdir -p "${2:?folder}" && realpath "$2")
 export SLURM_CONF=$folder/slurm.conf
@@ -29,14 +29,14 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 MinJobAge=3600
-# Requeued jobs start again at once, not after the default wait of two minutes.
+# Requeued jobs start again immediately instead of after the default two minutes.
 SchedulerParameters=requeue_setup_env_fail,bf_interval=5
 KillWait=60
 NodeName=node1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=17001 CPUs=$(nproc)
 NodeName=node2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=17002 CPUs=$(nproc)
 PartitionName=local Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
 CONF
-    runuser -u munge -- munged --key-file=/etc/munge/munge.key || true  # runs already
+    runuser -u munge -- munged --key-file=/etc/munge/munge.key || true  # already running
     slurmctld -c
     slurmd -N node1
     slurmd -N node2

@@ -1,4 +1,4 @@
-"""Prints TF_CONFIG for one worker: python cluster/tf_config.py INDEX HOST:PORT HOST:PORT ... (the chief first).
+"""Prints TF_CONFIG for one worker: python cluster/tf_config.py INDEX HOST:PORT HOST:PORT ... (chief first).
 
 TF_CONFIG=$(python cluster/tf_config.py 0 gpu1:12345 gpu2:12345) python train.py ...
 """
@@ -8,7 +8,7 @@ import sys
 
 
 def tf_config(index: int, workers: list[str]) -> str:
-    """The text of TF_CONFIG for worker number `index` (0 is the chief) of `workers` ("host:port")."""
+    """TF_CONFIG as text for worker `index` (0 is the chief) of `workers` ("host:port")."""
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Tries the job scripts on this machine's CPU, on the demo's data. Two workers train once without interruption, once taken
-# from their nodes by `scontrol requeue` and once by the time limit's signal; all must end with the same weights. Then one
+# Tries the job scripts on this machine's CPU with the demo's data. Two workers train once without interruption, once
+# interrupted by `scontrol requeue` and once by the time limit's signal; all must end with the same weights. Then one
 # node, and an array of two runs.
 #
-#   cluster/try_slurm.sh FOLDER        for a throw-away Debian machine and root; see local_slurm.sh
+#   cluster/try_slurm.sh FOLDER        for root on a throw-away Debian machine; see local_slurm.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:?folder}" && realpath "$1")
@@ -16,7 +16,7 @@ train=(--flagfile=configs/demo.flags --voc_dir="$folder/data" --class_names="$fo
     --tfrecord_dir="$folder/shards" --epochs=0
     --learning_rate=0.003 --eval_every_epochs=0.5 --log_every_steps=5 --deterministic)
 
-submit() {  # name, script, options of sbatch -- flags of train.py
+submit() {  # name, script, sbatch options -- train.py flags
     local name=$1 script=$2 options=()
     shift 2
     while [ "$1" != -- ]; do options+=("$1"); shift; done
@@ -25,7 +25,7 @@ submit() {  # name, script, options of sbatch -- flags of train.py
         "cluster/$script" "${train[@]}" "$@"
 }
 
-nodes() {  # name, options of sbatch: 60 steps of two workers
+nodes() {  # name, sbatch options: 60 steps of two workers
     submit "$1" slurm_nodes.sbatch "${@:2}" -- --train_steps=60 --model_dir="$folder/$1"
 }
 

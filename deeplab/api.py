@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab import runs
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, make_predictor
+from deeplab.run.folder import load_model
 
 DESCRIPTION = "deeplab.json"
 """What an exported folder says of itself: class names, palette, and what goes in and comes out."""
@@ -37,8 +37,8 @@ class Model:
         output_stride: int | None = None,
         inference: Inference = ONE_PASS,
     ) -> "Model":
-        """The model of a run of train.py; see `runs.load_model`, which says what is raised, and `Inference`."""
-        network, config, _ = runs.load_model(Path(model_dir), checkpoint, output_stride)
+        """The model of a run of train.py; see `run.folder.load_model`, which says what is raised, and `Inference`."""
+        network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
         predict = make_predictor(network, inference)
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])

@@ -1,13 +1,5 @@
 """What ends a program with one line and an exit status: errors that a user can cause and mend, and signals."""
 
-import signal
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What schedulers and people send to stop a program; Slurm's --signal is mostly set to SIGUSR1."""
-
-signals_seen: list[int] = []
-"""Those that came before the training loop. What they raise may be lost in a library's callback; this is not."""
-
 EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",

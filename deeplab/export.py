@@ -6,31 +6,32 @@ python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tfl
 Named images are segmented by what was written and by the model itself, and the share of equal pixels is told.
 """
 
+from deeplab.program.run import run
+
 import functools
 import importlib
 import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import deeplab.quiet  # noqa: F401
-
-# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
 
-from deeplab import flags, program, runs
 from deeplab.api import DESCRIPTION
-from deeplab.data.voc import IGNORE_LABEL, palette
+from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
-from deeplab.flags import FLAGS
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import make_predictor
 from deeplab.predict import read_image
+from deeplab.run import folder
+from deeplab.run.folder import LoadSettings
+from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -41,6 +42,20 @@ _IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
 
 Segment = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB [1, height, width, 3] -> class indices [1, height, width]."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export, and in which formats."""
+
+    model_dir: Path = setting(None, "Folder of the run whose model is exported.")
+    checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
+    export_dir: Path = setting(None, "Folder to write; it must not exist.")
+    onnx: bool = setting(False, "Write model.onnx, too.")
+    tflite: bool = setting(False, "Write model.tflite and model_dynamic_range.tflite, too.")
+
+
+SETTINGS: Classes = (ExportSettings, LoadSettings)
 
 
 class Segmenter(tf.Module):
@@ -70,21 +85,25 @@ class Segmenter(tf.Module):
 
 def main(argv: list[str]) -> None:
     """Checkpoint -> folder with the SavedModel, `deeplab.json` and, on request, the other formats; then the check."""
-    flags.require("model_dir", "export_dir")
-    export_dir = flags.path("export_dir")
+    options = Options(SETTINGS)
+    wanted = options[ExportSettings]
+    require(wanted, "model_dir", "export_dir")
+    export_dir = wanted.export_dir
     if export_dir.exists():
         raise UsageError(f"--export_dir={export_dir}: is there already; name another folder")
-    for module in ("tf2onnx", "onnxruntime") * FLAGS.onnx + ("ai_edge_litert.interpreter",) * FLAGS.tflite:
+    for module in ("tf2onnx", "onnxruntime") * wanted.onnx + ("ai_edge_litert.interpreter",) * wanted.tflite:
         _extra(module)
     images = [read_image(Path(argument)) for argument in argv[1:]]
-    model, config, checkpoint = runs.load_model(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride())
+    model, config, checkpoint = folder.load_model(
+        wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride
+    )
     segmenter = Segmenter(model)
     partial = export_dir.with_name(f".{export_dir.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     write_saved_model(segmenter, config, checkpoint, partial)
-    if FLAGS.onnx:
+    if wanted.onnx:
         write_onnx(segmenter, partial / ONNX)
-    if FLAGS.tflite:
+    if wanted.tflite:
         write_tflite(segmenter, partial)
     partial.rename(export_dir)
     logger.info("%s -> %s", checkpoint, export_dir)
@@ -132,14 +151,14 @@ def _pad_explicitly(node: Any) -> None:  # noqa: ANN401
         node.attribute.add(name="pads", ints=around * 2, type=settings["dilations"].type)
 
 
-def write_tflite(segmenter: Segmenter, folder: Path) -> None:
+def write_tflite(segmenter: Segmenter, export_dir: Path) -> None:
     """The signature `images` for TensorFlow Lite, one image at a time: float32, and with 8-bit weights."""
     one_image = tf.TensorSpec([1, None, None, 3], tf.uint8, "images")
     function = segmenter.segment.get_concrete_function(one_image)
     for name, optimizations in ((TFLITE, []), (TFLITE_DYNAMIC, [tf.lite.Optimize.DEFAULT])):
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], segmenter)
         converter.optimizations = optimizations
-        (folder / name).write_bytes(converter.convert())
+        (export_dir / name).write_bytes(converter.convert())
 
 
 def check(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> None:
@@ -185,4 +204,4 @@ def _extra(module: str) -> Any:  # noqa: ANN401
 
 
 if __name__ == "__main__":
-    program.run(main, flags.define_export_flags)
+    run(main, SETTINGS, __doc__)

@@ -7,23 +7,29 @@ python -m deeplab.predict --model_dir=runs/voc --output_dir=submission --voc_dir
 beside the predictions.
 """
 
+from deeplab.program.run import run
+
 import glob
 import io
 import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from deeplab import flags, program, visualize
 from deeplab.api import Model
-from deeplab.data import tfrecord, voc
+from deeplab.data import voc
+from deeplab.data.records import read_mask
 from deeplab.errors import DataError, UsageError
-from deeplab.flags import FLAGS
+from deeplab.model.inference import Inference
 from deeplab.progress import Progress
+from deeplab.run.folder import LoadSettings
+from deeplab.settings import Classes, Options, require, setting
+from deeplab.view import pictures
 
 logger = logging.getLogger("deeplab")
 
@@ -32,38 +38,51 @@ BATCH_PIXELS = 2**22
 """Of a batch; four million pixels of 21 classes are 0.35 GB of probabilities. A larger picture goes alone."""
 
 
+@dataclass(frozen=True)
+class PredictSettings:
+    """What to segment, and where the pictures go."""
+
+    model_dir: Path = setting(None, "Folder of the run whose model predicts.")
+    checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
+    output_dir: Path = setting(None, "Folder for the pictures.")
+    truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show beside the predictions.")
+    voc_dir: Path | None = setting(
+        None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
+    )
+    split: str = setting("test", "Split of --voc_dir.")
+    batch_size: int = setting(8, "Most neighbouring images of one size that are segmented together.", lower=1)
+
+
+SETTINGS: Classes = (PredictSettings, LoadSettings, Inference)
+
+
 def main(argv: list[str]) -> None:
     """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png (with a legend), and so on.
 
     A split of VOC -> masks alone, in the folder that VOC's evaluation server takes: the images need none of their own.
     """
-    flags.require("model_dir", "output_dir")
-    output_dir, voc_dir = flags.path("output_dir"), flags.optional_path("voc_dir")
-    if voc_dir is None:
-        images, folders = named_images(argv[1:]), [output_dir / name for name in ("masks", "coloured", "overlays")]
-        if FLAGS.truth_dir:
-            folders.append(output_dir / "side_by_side")
-    elif argv[1:]:
-        raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
-    else:
-        images = [voc_dir / "JPEGImages" / f"{name}.jpg" for name in voc.read_split(voc_dir, FLAGS.split)]
-        folders = [output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{FLAGS.split}_cls"]
-    model = Model.from_run(flags.path("model_dir"), FLAGS.checkpoint, flags.output_stride(), flags.inference())
-
+    options = Options(SETTINGS)
+    wanted = options[PredictSettings]
+    require(wanted, "model_dir", "output_dir")
+    images, folders = images_and_folders(argv[1:], wanted)
+    model = Model.from_run(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
     progress = Progress("segmenting", len(images), "images")
     unread: list[DataError] = []
     number = 0
-    for batch in batches_of_one_size(images, unread, FLAGS.batch_size):
+    for batch in batches_of_one_size(images, unread, wanted.batch_size):
         masks = model.segment(np.stack([image for _, image in batch]))
         for (path, image), mask in zip(batch, masks, strict=True):
             name = "stdin" if path == STANDARD_INPUT else path.stem
-            shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in visualize.class_shares(mask)}
-            pictures = [visualize.colour_mask(mask)]
-            if voc_dir is None:
-                pictures += pictures_to_look_at(name, image, mask, shares, model.class_names)
-            for folder, picture in zip(folders, pictures, strict=True):
+            shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
+            written = [pictures.colour_mask(mask)]
+            if wanted.voc_dir is None:
+                written += pictures_to_look_at(image, mask, shares)
+                if wanted.truth_dir is not None:
+                    truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, len(model.class_names))
+                    written.append(pictures.panel(image, truth, mask, model.class_names, max(mask.shape)))
+            for folder, picture in zip(folders, written, strict=True):
                 folder.mkdir(parents=True, exist_ok=True)
-                visualize.save(picture, folder / f"{name}.png")
+                pictures.save(picture, folder / f"{name}.png")
             progress.clear()
             logger.info("%s: %s", path, ", ".join(shares.values()))
             number += 1
@@ -100,16 +119,23 @@ def batches_of_one_size(
         yield batch
 
 
-def pictures_to_look_at(
-    name: str, image: np.ndarray, mask: np.ndarray, shares: dict[int, str], class_names: Sequence[str]
-) -> list[Image.Image]:
-    """For the folders coloured, overlays and, with --truth_dir, side_by_side."""
-    overlay = visualize.overlay(image, mask)
-    pictures = [visualize.coloured(mask), visualize.stack(overlay, visualize.legend(shares, overlay.width))]
-    if FLAGS.truth_dir:
-        truth = read_truth(flags.path("truth_dir") / f"{name}.png", mask.shape, len(class_names))
-        pictures.append(visualize.panel(image, truth, mask, class_names, max(mask.shape)))
-    return pictures
+def pictures_to_look_at(image: np.ndarray, mask: np.ndarray, shares: dict[int, str]) -> list[Image.Image]:
+    """For the folders coloured and overlays."""
+    overlay = pictures.overlay(image, mask)
+    return [pictures.coloured(mask), pictures.stack(overlay, pictures.legend(shares, overlay.width))]
+
+
+def images_and_folders(arguments: list[str], wanted: PredictSettings) -> tuple[list[Path], list[Path]]:
+    """The images to segment, and the folders for what is written of each; raises as `named_images`."""
+    if wanted.voc_dir is None:
+        folders = [wanted.output_dir / name for name in ("masks", "coloured", "overlays")]
+        if wanted.truth_dir is not None:
+            folders.append(wanted.output_dir / "side_by_side")
+        return named_images(arguments), folders
+    if arguments:
+        raise UsageError(f"{arguments[0]}: name images or --voc_dir, not both")
+    images = [wanted.voc_dir / "JPEGImages" / f"{name}.jpg" for name in voc.read_split(wanted.voc_dir, wanted.split)]
+    return images, [wanted.output_dir / "results" / "VOC2012" / "Segmentation" / f"comp6_{wanted.split}_cls"]
 
 
 def named_images(arguments: list[str]) -> list[Path]:
@@ -158,12 +184,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_truth(path: Path, shape: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """A mask of the predicted one's shape (height, width); DataError for any other, and as `tfrecord.read_mask`."""
-    truth = tfrecord.read_mask(path, num_classes)
+    """A mask of the predicted one's shape (height, width); DataError for any other, and as `records.read_mask`."""
+    truth = read_mask(path, num_classes)
     if truth.shape != shape:
         raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")
     return truth
 
 
 if __name__ == "__main__":
-    program.run(main, flags.define_predict_flags)
+    run(main, SETTINGS, __doc__)

@@ -8,8 +8,8 @@ A setting is declared once, in the module that uses it:
 
         focal_gamma: float = setting(0.0, "Focal loss: cross-entropy times (1 - probability) ** this.", lower=0.0)
 
-A program passes its classes to `define` and gets their objects from `read`. A field without `setting` is no flag: its
-value is computed by the program and passed to `read`. Checks between fields belong in the class's `__post_init__`.
+A program passes its classes to `define` and gets their objects from `Options`. A field without `setting` is not a flag:
+the program computes its value. Checks between fields belong in the class's `__post_init__`.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,107 +30,130 @@ Classes = Sequence[type]
 Value = Any  # of a flag: str, bool, int, float, list of str, or None
 
 
-@dataclass(frozen=True)
-class _Setting:
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is declared of a setting.
+
+    Attributes:
+        kind: type of its value, or of the items of a tuple.
+        lower, upper: the smallest and the largest value allowed; of each number in a tuple.
+        choices: the only values allowed, strings or integers.
+        fixed: a checkpoint depends on it, so a run cannot be resumed with another value.
+        compared: it is a hyperparameter: it changes what is learnt.
+        column: it has its own column in TensorBoard's table of runs.
+    """
+
+    name: str
+    default: Value
+    kind: type
+    is_tuple: bool
     help: str
-    lower: float | None
-    upper: float | None
-    choices: tuple
-    fixed: bool
-    compared: bool
-    column: bool
+    lower: float | None = None
+    upper: float | None = None
+    choices: Sequence = ()
+    fixed: bool = False
+    compared: bool = True
+    column: bool = False
 
 
-def setting(  # one parameter for each property of a flag
-    default: Value,
-    help: str,
-    *,
-    lower: float | None = None,
-    upper: float | None = None,
-    choices: Sequence = (),
-    fixed: bool = False,
-    compared: bool = True,
-    column: bool = False,
-) -> Any:  # noqa: ANN401  dataclasses.field is typed so, too
+def setting(default: Value, help: str, **marks: Any) -> Any:  # noqa: ANN401  as dataclasses.field
     """A dataclass field that is a flag.
 
     Args:
         default: of the field and the flag; for a tuple of numbers a tuple, for a path None.
         help: one or two sentences.
-        lower: smallest value allowed; of each number in a tuple.
-        upper: largest value allowed.
-        choices: the only values allowed, strings or integers.
-        fixed: whether a checkpoint depends on it, so that a run cannot be resumed with another value.
-        compared: whether it is a hyperparameter, that is, changes what is learnt.
-        column: whether it has its own column in TensorBoard's table of runs.
+        **marks: other attributes of `Setting`.
     """
-    marks = _Setting(help, lower, upper, tuple(choices), fixed, compared, column)
-    return dataclasses.field(default=default, metadata={"setting": marks})
+    return dataclasses.field(default=default, metadata={"setting": {"help": help, **marks}})
+
+
+def all_settings(classes: Classes) -> Iterator[Setting]:
+    """The settings of the classes, in order."""
+    for cls in classes:
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if "setting" in field.metadata:
+                hint = hints[field.name]
+                if isinstance(hint, types.UnionType):  # X | None
+                    hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+                is_tuple = typing.get_origin(hint) is tuple
+                kind = typing.get_args(hint)[0] if is_tuple else hint
+                yield Setting(field.name, field.default, kind, is_tuple, **field.metadata["setting"])
 
 
 def define(classes: Classes, flag_values: flags.FlagValues = FLAGS) -> None:
     """Registers a flag for each setting of the classes."""
-    for field, marks, kind, is_list in all_settings(classes):
-        about = {"flag_values": flag_values, "module_name": __name__}
-        default = ",".join(map(str, field.default)) if is_list and field.default is not None else field.default
-        if is_list:
-            flags.DEFINE_list(field.name, default, marks.help, **about)
-        elif marks.choices:
-            default = None if default is None else str(default)
-            flags.DEFINE_enum(field.name, default, [str(choice) for choice in marks.choices], marks.help, **about)
-        elif kind is bool:
-            flags.DEFINE_bool(field.name, default, marks.help, **about)
-        elif kind in (int, float):
-            define_number = flags.DEFINE_integer if kind is int else flags.DEFINE_float
-            define_number(field.name, default, marks.help, marks.lower, marks.upper, **about)
+    for each in all_settings(classes):
+        about: dict[str, Any] = {"flag_values": flag_values, "module_name": __name__, "help": each.help}
+        if each.is_tuple:
+            default = None if each.default is None else ",".join(map(str, each.default))
+            flags.DEFINE_list(each.name, default, **about)
+        elif each.choices:
+            default = None if each.default is None else str(each.default)
+            flags.DEFINE_enum(each.name, default, [*map(str, each.choices)], **about)
+        elif each.kind is bool:
+            flags.DEFINE_bool(each.name, each.default, **about)
+        elif each.kind in (int, float):
+            define_number: Any = flags.DEFINE_integer if each.kind is int else flags.DEFINE_float
+            define_number(each.name, each.default, lower_bound=each.lower, upper_bound=each.upper, **about)
         else:
-            flags.DEFINE_string(field.name, default, marks.help, **about)
+            flags.DEFINE_string(each.name, each.default, **about)
 
 
-def read(cls: type[Settings], **computed: object) -> Settings:
-    """The object of a settings class with the values of the parsed flags; `computed` gives the fields that are none.
+def read(cls: type[Settings]) -> Settings:
+    """The object of a settings class with the values of the parsed flags.
 
     Raises:
-        UsageError: a list flag that is not a list of numbers in range, or what the class's `__post_init__` refuses.
+        UsageError: a list flag that is not numbers in range, or what the class's `__post_init__` refuses.
     """
-    values = {
-        field.name: _convert(field.name, FLAGS[field.name].value, marks, kind, is_list)
-        for field, marks, kind, is_list in all_settings([cls])
-    }
-    return cls(**values, **computed)
+    return cls(**{each.name: _convert(each, FLAGS[each.name].value) for each in all_settings([cls])})
 
 
-def all_settings(classes: Classes) -> Iterator[tuple[dataclasses.Field, _Setting, type, bool]]:
-    """(field, marks, type of the value or of a list's items, whether it is a list) of each setting."""
-    for cls in classes:
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            if marks := field.metadata.get("setting"):
-                hint = hints[field.name]
-                if isinstance(hint, types.UnionType):  # X | None
-                    hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-                is_list = typing.get_origin(hint) is tuple
-                yield field, marks, typing.get_args(hint)[0] if is_list else hint, is_list
-
-
-def _convert(name: str, value: Value, marks: _Setting, kind: type, is_list: bool) -> Value:
-    if is_list:
-        return None if value is None else _numbers(name, value, marks, kind)
-    if kind is Path:  # an empty one takes back what a flag file sets
+def _convert(about: Setting, value: Value) -> Value:
+    if about.kind is Path:  # an empty one takes back what a flag file sets
         return Path(value).expanduser() if value else None
-    return kind(value) if value is not None and marks.choices else value
+    if value is None or not (about.is_tuple or about.choices):
+        return value
+    return _numbers(about, value) if about.is_tuple else about.kind(value)
 
 
-def _numbers(name: str, items: list[str], marks: _Setting, kind: type) -> tuple:
+def _numbers(about: Setting, items: list[str]) -> tuple:
     try:
-        values = tuple(kind(item) for item in items)
+        values = tuple(about.kind(item) for item in items)
     except ValueError:
         values = ()
-    lower, upper = (-math.inf if marks.lower is None else marks.lower), (math.inf if marks.upper is None else marks.upper)
+    lower, upper = -math.inf if about.lower is None else about.lower, math.inf if about.upper is None else about.upper
     if not values or not all(lower <= value <= upper for value in values):
-        words = f"{'whole ' * (kind is int)}numbers {f'from {lower:g} to {upper:g}' if upper < math.inf else 'above 0'}"
-        raise UsageError(f"--{name}={','.join(items)}: {words} are needed, separated by commas")
+        bounds = f"from {lower:g} to {upper:g}" if upper < math.inf else "above 0"
+        kind = "whole numbers" if about.kind is int else "numbers"
+        raise UsageError(f"--{about.name}={','.join(items)}: {kind} {bounds} are needed, separated by commas")
     return values
+
+
+class Options:
+    """The settings objects of a program, by their class: `options[LossSettings]`. Raises as `read`."""
+
+    def __init__(self, classes: Classes) -> None:
+        self._settings = [*all_settings(classes)]
+        self._objects: dict[type, Any] = {cls: read(cls) for cls in classes}
+
+    def __getitem__(self, cls: type[Settings]) -> Settings:
+        return self._objects[cls]
+
+    def as_flagfile(self) -> str:
+        """The flags with their values, one per line, as text for --flagfile."""
+        parsed = [FLAGS[each.name] for each in self._settings]
+        return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
+
+    def hyperparameters(self) -> dict[str, Value]:
+        """What runs are compared by: the columns, and in `others` all other hyperparameters not at their default."""
+        columns = {each.name: FLAGS[each.name].value for each in self._settings if each.column}
+        others = [FLAGS[each.name] for each in self._settings if each.compared and not each.column]
+        return columns | {"others": " ".join(flag.serialize() for flag in others if flag.value != flag.default)}
+
+    def fixed_names(self) -> frozenset[str]:
+        """Names of the settings that a checkpoint depends on."""
+        return frozenset(each.name for each in self._settings if each.fixed)
 
 
 def require(settings: object, *names: str) -> None:
@@ -139,29 +161,3 @@ def require(settings: object, *names: str) -> None:
     for name in names:
         if not getattr(settings, name):
             raise UsageError(f"--{name} is needed")
-
-
-def as_flagfile(classes: Classes) -> str:
-    """The flags of the classes with their current values, one per line, as text for --flagfile."""
-    parsed = [FLAGS[field.name] for field, *_ in all_settings(classes)]
-    return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
-
-
-def hyperparameters(classes: Classes) -> dict[str, Value]:
-    """What runs are compared by: the columns, and in `others` all other hyperparameters that are not at their default.
-
-    Values are strings, numbers or booleans.
-    """
-    columns, others = {}, []
-    for field, marks, *_ in all_settings(classes):
-        flag = FLAGS[field.name]
-        if marks.column:
-            columns[field.name] = flag.value
-        elif marks.compared and flag.value != flag.default:
-            others.append(flag.serialize())
-    return columns | {"others": " ".join(others)}
-
-
-def fixed_names(classes: Classes) -> frozenset[str]:
-    """Names of the settings that a checkpoint depends on."""
-    return frozenset(field.name for field, marks, *_ in all_settings(classes) if marks.fixed)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deeplab import cluster, distribution
-from deeplab.cluster import Cluster, find_cluster
+from deeplab.distribute import cluster, devices
+from deeplab.distribute.cluster import Cluster, find_cluster
+from deeplab.distribute.devices import DeviceSettings
 from deeplab.errors import UsageError
 
 FOLDER = Path(__file__).resolve().parents[1] / "cluster"
@@ -94,15 +95,15 @@ def test_host_lists():
 def test_a_strategy_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UsageError, match=r"multi_worker.*TF_CONFIG"):
-        distribution.make_strategy("multi_worker", 0)
+        devices.make_strategy(DeviceSettings(0), "multi_worker")
     with pytest.raises(UsageError, match="one_device"):
-        distribution.make_strategy("one_device", 0, 2)
+        devices.make_strategy(DeviceSettings(0, 2), "one_device")
 
 
 def test_a_batch_that_does_not_divide_among_micro_batches_is_refused():
-    distribution.check_batch_size("global_batch_size", 16, 2, 4)
+    devices.check_batch_size("global_batch_size", 16, 2, 4)
     with pytest.raises(UsageError, match="2 replicas of 3 micro-batches each; use 12 or 18"):
-        distribution.check_batch_size("global_batch_size", 16, 2, 3)
+        devices.check_batch_size("global_batch_size", 16, 2, 3)
 
 
 def _tf_config_of(*arguments):

@@ -11,10 +11,11 @@ import tensorflow as tf
 from PIL import Image
 
 import deeplab
-from deeplab import export, runs
-from deeplab.data import voc
+from deeplab import export
+from deeplab.data.palette import palette
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.run.folder import load_model, record_run
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +56,7 @@ def model_dir(jpeg, tmp_path_factory):
     logits, head = model(image, training=False).numpy(), model.get_layer("logits")
     head.kernel.assign(head.kernel / logits.std((0, 1, 2)))
     head.bias.assign(-logits.mean((0, 1, 2)) / logits.std((0, 1, 2)))
-    runs.record_run(folder, CONFIG, "")
+    record_run(folder, CONFIG, "")
     tf.train.Checkpoint(model=model).save(str(folder / "checkpoints" / "best" / "ckpt"))
     return folder
 
@@ -70,7 +71,7 @@ def exported(model_dir, tmp_path_factory):
 
 def _expected(model_dir, images):
     """Probabilities by the Keras model itself, of uint8 images [batch, height, width, 3]."""
-    model, _, _ = runs.load_model(model_dir)
+    model, _, _ = load_model(model_dir)
     logits = tf.function(lambda batch: model(batch, training=False))(tf.cast(images, tf.float32))
     return tf.nn.softmax(logits).numpy()
 
@@ -89,7 +90,7 @@ def test_another_process_serves_it_with_tensorflow_alone(model_dir, exported, jp
 def test_it_says_what_it_is(exported):
     description = json.loads((exported / "deeplab.json").read_text())
     assert description["class_names"] == list(CONFIG.class_names)
-    assert description["palette"] == voc.palette()[:3].tolist()
+    assert description["palette"] == palette()[:3].tolist()
     assert description["checkpoint"].endswith("ckpt-1")
     assert description["void"] == 255
 
@@ -103,7 +104,7 @@ def test_an_export_is_not_overwritten(model_dir, exported):
 
 def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
-    segmenter = export.Segmenter(runs.load_model(model_dir)[0])
+    segmenter = export.Segmenter(load_model(model_dir)[0])
     export.write_tflite(segmenter, tmp_path)
     image = _pixels(jpeg)[np.newaxis]
     run = litert.Interpreter(str(tmp_path / export.TFLITE)).get_signature_runner()
@@ -113,7 +114,7 @@ def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
 def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    export.write_onnx(export.Segmenter(runs.load_model(model_dir)[0]), tmp_path / "model.onnx")
+    export.write_onnx(export.Segmenter(load_model(model_dir)[0]), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     image = _pixels(jpeg)[np.newaxis]
     classes = session.run(["classes"], {"images": image})[0]
@@ -138,7 +139,7 @@ def test_a_folder_that_is_neither_is_refused(tmp_path):
         deeplab.load(tmp_path)
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(DataError, match="an export; name the folder of the run"):
-        runs.load_model(tmp_path)
+        load_model(tmp_path)
     (tmp_path / "deeplab.json").write_text("{}")
     with pytest.raises(DataError, match="not the folder of an export"):
         deeplab.load(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.training.losses import LOSSES, Loss, inverse_frequency_weights
+from deeplab.training.losses import LOSSES, Loss, LossSettings, inverse_frequency_weights
 
 K = 4
 VOID = 255
@@ -70,16 +70,16 @@ KINDS = [
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize(("name", "options"), KINDS)
 def test_value_equals_float64_reference(batch, name, options, weights):
-    loss = Loss(name, K, weights, **options)
+    loss = Loss(K, LossSettings(name, **options), weights)
     parts = loss.parts(loss.sums(*map(tf.constant, batch)))
-    assert tuple(parts) == loss.part_names
+    assert tuple(parts) == (("loss", "cross_entropy", "dice") if name == "cross_entropy_dice" else ("loss",))
     assert float(parts["loss"]) == pytest.approx(reference(name, *batch, weights, **options), rel=2e-6)
 
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
 def test_gradient_equals_finite_differences_and_is_zero_at_void(batch, name, options):
     logits, labels = batch
-    loss = Loss(name, K, WEIGHTS, **options)
+    loss = Loss(K, LossSettings(name, **options), WEIGHTS)
     variable = tf.Variable(logits)
     with tf.GradientTape() as tape:
         value = loss.parts(loss.sums(variable, tf.constant(labels)))["loss"]
@@ -98,7 +98,7 @@ def test_gradient_equals_finite_differences_and_is_zero_at_void(batch, name, opt
 @pytest.mark.parametrize(("name", "options"), KINDS)
 def test_sums_of_parts_are_the_sums_of_the_whole(batch, name, options):
     logits, labels = batch
-    loss = Loss(name, K, WEIGHTS, **options)
+    loss = Loss(K, LossSettings(name, **options), WEIGHTS)
     first, second = (loss.sums(tf.constant(logits[i : i + 1]), tf.constant(labels[i : i + 1])) for i in range(2))
     together = {key: first[key] + second[key] for key in first}
     assert float(loss.parts(together)["loss"]) == pytest.approx(reference(name, *batch, WEIGHTS, **options), rel=2e-6)
@@ -106,7 +106,7 @@ def test_sums_of_parts_are_the_sums_of_the_whole(batch, name, options):
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
 def test_void_alone_gives_zero_and_finite_gradients(batch, name, options):
-    loss = Loss(name, K, WEIGHTS, **options)
+    loss = Loss(K, LossSettings(name, **options), WEIGHTS)
     variable = tf.Variable(batch[0])
     with tf.GradientTape() as tape:
         value = loss.parts(loss.sums(variable, tf.fill([2, 5, 6], VOID)))["loss"]
@@ -118,7 +118,7 @@ def test_a_perfect_prediction_costs_nothing():
     labels = np.arange(K).reshape(1, 2, 2)
     logits = 100 * np.eye(K, dtype=np.float32)[labels]
     for name in LOSSES:
-        loss = Loss(name, K)
+        loss = Loss(K, LossSettings(name))
         assert float(loss.parts(loss.sums(tf.constant(logits), tf.constant(labels)))["loss"]) < 1e-6
 
 
@@ -126,7 +126,7 @@ def test_a_perfect_prediction_costs_nothing():
 def test_focal_gradient_is_finite_where_the_prediction_is_certain(gamma):
     logits = tf.Variable(np.float32([[[200.0, 0, 0, 0]]]))
     with tf.GradientTape() as tape:
-        loss = Loss("cross_entropy", K, focal_gamma=gamma)
+        loss = Loss(K, LossSettings(focal_gamma=gamma))
         value = loss.parts(loss.sums(logits, tf.constant([[0]])))["loss"]
     assert np.isfinite(tape.gradient(value, logits).numpy()).all()
 
@@ -135,7 +135,7 @@ def test_hard_pixels_by_hand():
     """Losses of one image are log(1 + e) for a wrong and log(1 + 1/e) for a right pixel: of five valid, two count."""
     logits = np.float32([[[1, 0], [1, 0], [0, 1], [1, 0], [1, 0], [0, 1]]])
     labels = np.array([[0, 0, 0, 0, 1, VOID]])
-    loss = Loss("cross_entropy", 2, hard_pixel_fraction=0.4)
+    loss = Loss(2, LossSettings(hard_pixel_fraction=0.4))
     sums = loss.sums(tf.constant(logits), tf.constant(labels))
     assert float(sums["weight"]) == 2
     assert float(loss.parts(sums)["loss"]) == pytest.approx(np.log(1 + np.e))

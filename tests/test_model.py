@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
 from deeplab.model import backbone
-from deeplab.model.backbone import AtrousConv2D, atrous_backbone
+from deeplab.model.backbone import atrous_backbone
+from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import (
     AlignedUpsampling,
     ModelConfig,
@@ -21,7 +22,7 @@ from deeplab.model.deeplabv3 import (
     without_auxiliary_head,
 )
 from deeplab.model.normalization import BatchNormalization
-from deeplab.training.checkpoint import restore_model
+from deeplab.run.checkpoints import restore_model
 
 
 def _randomize(model, seed=0):
@@ -122,7 +123,7 @@ def test_direct_dilated_convolution_equals_kerass(kernel_size, rate, padding):
 
 def test_direct_form_is_taken_where_it_has_a_gradient_and_not_elsewhere():
     """CPU kernels, through oneDNN, have it for float32 and bfloat16; without oneDNN for nothing."""
-    program = "import tensorflow as tf; from deeplab.model.backbone import direct_dilation_works as works; "
+    program = "import tensorflow as tf; from deeplab.model.convolution import direct_dilation_works as works; "
     program += "print([works(tf.as_dtype(t)) for t in ('float32', 'bfloat16', 'float16')])"
     for onednn, expected in (("1", "[True, True, False]"), ("0", "[False, False, False]")):
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "CUDA_VISIBLE_DEVICES": ""}

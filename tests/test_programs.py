@@ -16,9 +16,10 @@ from conftest import write_mask
 from PIL import Image
 from tensorboard.plugins.hparams import metadata
 
-from deeplab import runs
 from deeplab.data import voc
-from deeplab.data.manifest import read_manifest
+from deeplab.data.palette import palette
+from deeplab.data.split import Split
+from deeplab.run.folder import load_model
 
 pytestmark = pytest.mark.slow
 
@@ -310,8 +311,8 @@ def test_another_runs_weights_start_a_run_and_what_does_not_fit_is_named(run_dir
     done = _run("train.py", *flags, f"--model_dir={tmp_path}/run")
     left_out = re.findall(r"and so random: (\S+)", done.stderr)
     assert left_out == ["logits/kernel", "logits/bias"]
-    first = runs.load_model(run_dir / "run")[0]
-    second, config, _ = runs.load_model(tmp_path / "run")
+    first = load_model(run_dir / "run")[0]
+    second, config, _ = load_model(tmp_path / "run")
     assert config.output_stride == 8
     for old, new in zip(first.weights, second.weights, strict=True):
         if not old.path.startswith("logits"):
@@ -351,7 +352,7 @@ def test_predict_writes_what_it_finds_of_a_folder_and_a_pattern(run_dir, shapes_
         }
         mask = np.array(pictures["masks"])
         assert (pictures["masks"].mode, mask.shape) == ("P", (height, width))
-        np.testing.assert_array_equal(np.array(pictures["coloured"]), voc.palette()[mask])
+        np.testing.assert_array_equal(np.array(pictures["coloured"]), palette()[mask])
         assert pictures["overlays"].height > height  # the legend
         assert pictures["side_by_side"].width == 4 * width + 12
         shares = re.search(rf"{name}\.jpg: (.*)", done.stderr).group(1)
@@ -420,7 +421,7 @@ def test_training_on_real_voc_images(voc_sample, tmp_path):
         "--num_gpus=0",
     )
     assert "1 image in" in done.stderr  # val has two
-    assert read_manifest(tmp_path / "shards", "train").num_examples == 5
+    assert Split.read(tmp_path / "shards", "train").num_examples == 5
 
 
 MISTAKES = {

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from deeplab import charts, report
-from deeplab.training.evaluation import Evaluation
-from deeplab.training.metrics import confusion_counts, scores
+from deeplab.training.metrics import Evaluation, confusion_counts, per_cent, scores
+from deeplab.view import charts, report
+from deeplab.view.template import Markup, Template
 
 NAMES = ("background", "<thing>", "absent")
 
@@ -27,9 +27,9 @@ def page():
     ranking, confusion = report.ImageRanking(len(NAMES), count=2), np.zeros((3, 3), np.int64)
     for number in range(6):
         image, truth, prediction = _example(number, share_wrong=number / 10)
-        ranking.add(f"image_{number}", image, truth, prediction)
+        ranking(f"image_{number}", image, truth, prediction)
         confusion += confusion_counts(truth, prediction, 3, 255)
-    ranking.add("void", image, np.full_like(truth, 255), prediction)
+    ranking("void", image, np.full_like(truth, 255), prediction)
     evaluation = Evaluation({"loss": 0.25}, scores(confusion), confusion, 6)
     records = [
         {"step": step, "split": split, "loss": 1 / step, "mean_iou": step / 20, "learning_rate": 0.1}
@@ -107,7 +107,7 @@ def test_best_and_worst_are_in_order_and_void_is_neither(page):
 def test_of_few_images_each_is_shown_once():
     ranking = report.ImageRanking(2, count=4)
     for number in range(5):
-        ranking.add(str(number), *_example(number, number / 10))
+        ranking(str(number), *_example(number, number / 10))
     assert [item.name for item in ranking.best] == ["0", "1", "2", "3"]
     assert [item.name for item in ranking.worst] == ["4"]
 
@@ -140,3 +140,20 @@ def test_lines_go_where_their_values_are():
     assert middle[0] == pytest.approx((left[0] + right[0]) / 2)
     assert right[1] == pytest.approx((left[1] + middle[1]) / 2)
     assert left[1] > middle[1]  # downwards
+
+
+def test_a_template_escapes_text_but_not_markup(tmp_path):
+    (tmp_path / "page.html").write_text(
+        "What it is.\n\n<!-- block item -->\n<li>\n  <b>$name</b>\n</li>\n<!-- block list -->\n<ul>$items</ul>\n"
+    )
+    template = Template(tmp_path / "page.html")
+    items = [template.fill("item", name=name) for name in ("<a> & b", Markup("<i>c</i>"))]
+    page = template.fill("list", items=Markup.joined(items))
+    assert page == "<ul><li><b>&lt;a&gt; &amp; b</b></li><li><b><i>c</i></b></li></ul>"
+    with pytest.raises(KeyError):
+        template.fill("item")
+
+
+def test_per_cent():
+    assert [per_cent(value) for value in (0.12345, 1, None)] == ["12.35 %", "100.00 %", "-"]
+    assert per_cent(0.12345, digits=1) == "12.3 %"

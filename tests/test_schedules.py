@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.training.schedules import Schedule, make_optimizer
+from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.schedule import Schedule, ScheduleSettings
 
 
 @pytest.mark.parametrize("name", ["constant", "polynomial", "cosine"])
 def test_rate_equals_the_formula(name):
-    schedule = Schedule(name, 0.5, train_steps=110, warmup_steps=10, scale=tf.Variable(1.0))
+    schedule = Schedule(ScheduleSettings(name, 10), 0.5, train_steps=110, scale=tf.Variable(1.0))
     decay = {
         "constant": lambda t: 1.0,
         "polynomial": lambda t: (1 - t) ** 0.9,
@@ -26,8 +27,8 @@ def test_rate_equals_the_formula(name):
 def test_scale_lowers_the_rate_that_the_optimizer_uses():
     scale = tf.Variable(1.0)
     weight = keras.Variable(1.0, name="kernel")
-    schedule = Schedule("constant", 0.1, 10, 0, scale)
-    optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, [weight], loss_scaling=False)
+    schedule = Schedule(ScheduleSettings("constant"), 0.1, 10, scale)
+    optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.0), schedule, [weight], loss_scaling=False)
     optimizer.apply([tf.constant(1.0)], [weight])
     scale.assign(0.5)
     optimizer.apply([tf.constant(1.0)], [weight])
@@ -36,8 +37,10 @@ def test_scale_lowers_the_rate_that_the_optimizer_uses():
 
 def test_adamw_decays_kernels_alone():
     kernel, gamma = keras.Variable(np.ones(2), name="kernel"), keras.Variable(np.ones(2), name="gamma")
-    schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0))
-    optimizer = make_optimizer("adamw", schedule, 0.9, 0.5, [kernel, gamma], loss_scaling=False)
+    schedule = Schedule(ScheduleSettings("constant"), 0.1, 10, tf.Variable(1.0))
+    optimizer = make_optimizer(
+        OptimizerSettings("adamw", weight_decay=0.5), schedule, [kernel, gamma], loss_scaling=False
+    )
     optimizer.apply([tf.zeros(2), tf.zeros(2)], [kernel, gamma])
     np.testing.assert_allclose(kernel, 1 - 0.1 * 0.5, rtol=1e-6)
     np.testing.assert_array_equal(gamma, 1.0)

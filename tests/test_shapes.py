@@ -8,6 +8,8 @@ from PIL import Image
 
 from deeplab.data import shapes, voc
 from deeplab.files import write_text, written_whole
+from deeplab.program.programs import PROGRAMS
+from deeplab.program.reference import as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,9 +62,6 @@ def test_files_are_whole_or_absent(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.flags")), ids=lambda path: path.stem)
 def test_flag_files_name_existing_flags_and_open_with_the_command(path):
-    from deeplab.program.programs import PROGRAMS
-    from deeplab.program.reference import as_markdown
-
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# python ")
     assert f"--flagfile=configs/{path.name}" in lines[0]

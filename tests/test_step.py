@@ -2,6 +2,7 @@
 
 import functools
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import tensorflow as tf
 from conftest import make_strategy
 
-from deeplab.model.backbone import AtrousConv2D
+from deeplab.evaluator import Evaluator
+from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import freeze_batch_norm
-from deeplab.training.evaluation import make_evaluation
-from deeplab.training.losses import LOSSES, Loss
-from deeplab.training.schedules import Schedule, averaged_weights, make_optimizer
-from deeplab.training.step import make_train_function
+from deeplab.training.losses import LOSSES, Loss, LossSettings
+from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
+from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.state import TrainState
+from deeplab.training.step import StepSettings, make_train_step
 
 K = 3
 SIZE = 12
@@ -90,15 +93,13 @@ def train_small(
         model = _small_model(auxiliary_weight > 0)
         if frozen:
             freeze_batch_norm(model)
-        schedule = Schedule("polynomial", 0.05, STEPS, 1, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(
-            optimizer_name, schedule, 0.9, 1e-2, model.trainable_variables, precision == "float16", ema_momentum
-        )
-    loss = Loss(loss_name, K, (1.0, 2.0, 0.5), **loss_options)
-    weight_decay = 0.0 if optimizer_name == "adamw" else 1e-2
-    train = make_train_function(
-        strategy, model, optimizer, loss, weight_decay, auxiliary_weight, **(step_options or {})
-    )
+        schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
+        settings = OptimizerSettings(optimizer_name, momentum=0.9, weight_decay=1e-2, ema_momentum=ema_momentum)
+        optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
+    losses = LossSettings(loss_name, auxiliary_weight=auxiliary_weight, **loss_options)
+    state = TrainState(model, model, optimizer, schedule)
+    step = StepSettings(**(step_options or {}))
+    train = make_train_step(strategy, state, Loss(K, losses, (1.0, 2.0, 0.5)), step, settings.l2)
     make_dataset = functools.partial(_worker_dataset, batches or _batches())
     iterator = iter(strategy.distribute_datasets_from_function(make_dataset))
     totals = [train(iterator, tf.constant(count)) for count in calls]
@@ -160,17 +161,22 @@ def test_the_auxiliary_loss_counts_with_its_weight():
     strategy = make_strategy(2)
     with strategy.scope():
         model = _small_model(auxiliary_head=True)
-        schedule = Schedule("constant", 0.1, STEPS, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=False)
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, STEPS, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=False,
+        )
     copy = _small_model(auxiliary_head=True)
     copy.set_weights(model.get_weights())
-    loss = Loss("cross_entropy", K)
+    loss = Loss(K, LossSettings(auxiliary_weight=0.4))
     with tf.GradientTape() as tape:
         values = [loss.parts(loss.sums(x, batch["label"]))["loss"] for x in copy(batch["image"], training=True)]
         objective = values[0] + 0.4 * values[1]
     gradients = tape.gradient(objective, copy.trainable_variables)
     before = [variable.numpy() for variable in model.trainable_variables]
-    train = make_train_function(strategy, model, optimizer, loss, auxiliary_weight=0.4)
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), loss)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
     assert float(totals["loss"]) == pytest.approx(float(values[0]), rel=1e-5)
     assert float(totals["auxiliary"]) == pytest.approx(float(values[1]), rel=1e-5)
@@ -241,9 +247,16 @@ def test_a_clipped_update_by_hand():
             keras.utils.set_random_seed(3)
             model = _small_model()
             before = [variable.numpy().astype(np.float64) for variable in model.trainable_variables]
-            schedule = Schedule("constant", 1.0, STEPS, 0, tf.Variable(1.0, trainable=False))
-            optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=False)
-        train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K), clip_norm=clip_norm)
+            schedule = Schedule(ScheduleSettings("constant", 0), 1.0, STEPS, tf.Variable(1.0, trainable=False))
+            optimizer = make_optimizer(
+                OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+                schedule,
+                model.trainable_variables,
+                loss_scaling=False,
+            )
+        train = make_train_step(
+            strategy, TrainState(model, model, optimizer, schedule), Loss(K), StepSettings(clip_norm=clip_norm)
+        )
         train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
         steps.append([b - v.numpy() for b, v in zip(before, model.trainable_variables, strict=True)])
     norm = np.sqrt(sum(np.sum(step**2) for step in steps[0]))
@@ -275,7 +288,7 @@ def test_moving_average_of_weights_by_hand():
 
 def test_the_comparison_would_notice_a_mean_of_replica_means():
     """The void of `_batches` is unequal enough to tell the global ratio from a mean over replicas."""
-    loss = Loss("cross_entropy", K)
+    loss = Loss(K)
     rng = np.random.default_rng(0)
     batch = _batches()[0]
     logits = tf.constant(rng.normal(size=(BATCH, SIZE, SIZE, K)), tf.float32)
@@ -293,10 +306,15 @@ def test_first_update_equals_numpy():
         keras.utils.set_random_seed(1)
         images = keras.Input((None, None, 3), dtype="uint8")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(keras.layers.Rescaling(1 / 255)(images)))
-        schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, model.trainable_variables, loss_scaling=False)
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=False,
+        )
     kernel, bias = (weight.astype(np.float64) for weight in model.get_weights())
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K), weight_decay=0.5)
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K), weight_decay=0.5)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
 
     valid = batch["label"] != 255
@@ -353,12 +371,17 @@ def test_non_finite_steps_are_counted_once(bad_half):
     with strategy.scope():
         images = keras.Input((None, None, 3), dtype="float32")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
-        schedule = Schedule("constant", 0.0, 10, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=False)
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.0, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=False,
+        )
     good = {"image": np.ones((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
     bad = {name: value.copy() for name, value in good.items()}
     bad["image"][2 * bad_half] = np.inf
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([good, bad]))), tf.constant(2))
     assert totals["non_finite"] == 1
 
@@ -370,8 +393,13 @@ def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
     with strategy.scope():
         images = keras.Input((None, None, 3), dtype="float32")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
-        schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=True)
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=True,
+        )
     scale = optimizer.dynamic_scale.numpy()
     before = [variable.numpy() for variable in model.variables]
     good = {"image": np.zeros((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
@@ -379,7 +407,7 @@ def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
     bad["image"][2 * bad_half] = 1e36  # times the loss scale it overflows float32 in the gradient of the kernel
     model.layers[-1].kernel.assign(tf.zeros([1, 1, 3, K]))
     before[0] = model.layers[-1].kernel.numpy()
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
     assert (float(totals["skipped"]), float(totals["non_finite"])) == (1, 0)
     assert optimizer.iterations.numpy() == 0
@@ -401,14 +429,24 @@ def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_the
         features = keras.layers.Conv2D(4, 1, use_bias=False)(images)
         features = keras.layers.BatchNormalization(synchronized=True)(features)
         model = keras.Model(images, keras.layers.Conv2D(K, 1, dtype="float32")(features))
-        schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, model.trainable_variables, loss_scaling=True)
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=True,
+        )
     good = {name: value[:BATCH] for name, value in _batches()[0].items()}
     good["image"] = good["image"].astype(np.float32) / 255
     bad = {name: value.copy() for name, value in good.items()}
     bad["image"][bad_image] = 1e9
     before = [variable.numpy() for variable in model.variables]
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K), accumulate_steps=accumulate_steps)
+    train = make_train_step(
+        strategy,
+        TrainState(model, model, optimizer, schedule),
+        Loss(K),
+        StepSettings(accumulate_steps=accumulate_steps),
+    )
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
     assert (float(totals["skipped"]), float(totals["non_finite"]), float(totals["loss"])) == (1, 0, 0)
     for variable, value in zip(model.variables, before, strict=True):
@@ -426,10 +464,15 @@ def test_what_is_not_finite_at_the_smallest_loss_scale_is_a_failure():
     with strategy.scope():
         images = keras.Input((None, None, 3))
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
-        schedule = Schedule("constant", 0.1, 10, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.0, 0.0, model.trainable_variables, loss_scaling=True)
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
+            schedule,
+            model.trainable_variables,
+            loss_scaling=True,
+        )
     bad = {"image": np.full((4, 2, 2, 3), np.inf, np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     scale = float(optimizer.dynamic_scale.numpy())
     count = int(np.log2(scale)) + 1  # from the scale of the start down to 1
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad] * (count + 1)))), tf.constant(count))
@@ -441,22 +484,34 @@ def test_what_is_not_finite_at_the_smallest_loss_scale_is_a_failure():
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
 def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     batches = _batches()
-    for batch in batches:
+    for number, batch in enumerate(batches):
         batch["is_example"] = np.ones(BATCH, np.int64)
+        batch["name"] = np.array([f"{number}_{row}" for row in range(BATCH)])
     batches[-1]["label"][2:] = 255
     batches[-1]["is_example"][2:] = 0
     strategy = make_strategy(num_replicas)
     with strategy.scope():
         keras.utils.set_random_seed(1)
         model = _small_model()
-    loss = Loss("cross_entropy_dice", K)
+    loss = Loss(K, LossSettings("cross_entropy_dice"))
     seen = []
 
-    def make_batches(context):
-        return _dataset(batches).rebatch(context.get_per_replica_batch_size(BATCH))
+    class Batches:
+        """Stands in for those of a split's shards."""
 
-    evaluate = make_evaluation(strategy, model, loss, make_batches, num_batches=STEPS)
-    result, again = evaluate(seen.extend), evaluate()
+        split = SimpleNamespace(folder="shards")
+
+        def num_steps(self, num_workers, replicas_per_worker):
+            return STEPS
+
+        def for_worker(self, context):
+            return _dataset(batches).rebatch(context.get_per_replica_batch_size(BATCH)).repeat()
+
+    def viewer(name, image, label, prediction):
+        seen.append((name, prediction))
+
+    evaluate = Evaluator(strategy, model, loss, Batches(), [viewer])
+    result, again = evaluate(), evaluate()
     np.testing.assert_array_equal(again.confusion, result.confusion)
     assert again.losses == pytest.approx(result.losses)
 
@@ -468,7 +523,9 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     expected = np.zeros((K, K), int)
     np.add.at(expected, (labels[valid], predictions[valid]), 1)
     np.testing.assert_array_equal(result.confusion, expected)
-    np.testing.assert_array_equal(np.stack(seen), predictions)
+    of_examples = predictions[:-2]  # without the two fillers
+    assert [name for name, _ in seen] == [f"{i // BATCH}_{i % BATCH}" for i in range(len(of_examples))] * 2
+    np.testing.assert_array_equal(np.stack([prediction for _, prediction in seen]), np.tile(of_examples, (2, 1, 1)))
     assert result.num_images == STEPS * BATCH - 2
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     entropy = -np.log(probabilities[valid][np.arange(valid.sum()), labels[valid]]).mean()
@@ -530,9 +587,11 @@ def test_time_without_a_batch_is_told():
     strategy = make_strategy(1)
     with strategy.scope():
         model = _small_model()
-        schedule = Schedule("constant", 0.05, STEPS, 1, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, model.trainable_variables, False)
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", K))
+        schedule = Schedule(ScheduleSettings("constant", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(
+            OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0), schedule, model.trainable_variables, False
+        )
+    train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     slow = strategy.experimental_distribute_dataset(tf.data.Dataset.from_generator(slowly, output_signature=signature))
     iterator = iter(slow)
     train(iterator, tf.constant(1))  # while this is traced, batches pile up

@@ -15,23 +15,26 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
-from deeplab import visualize
+from deeplab.distribute.workers import Workers
 from deeplab.errors import DataError, DeepLabError, Interrupted
-from deeplab.monitor import Monitor, Profiler
-from deeplab.trainer import Plan, Trainer
-from deeplab.training.checkpoint import (
+from deeplab.run.checkpoints import (
     Checkpoints,
-    TrainingState,
     best_path,
     check_whole,
     checkpoint_step,
     checkpoints_in,
     restore_model,
 )
-from deeplab.training.evaluation import Evaluation
-from deeplab.training.metrics import scores
-from deeplab.training.schedules import Schedule, make_optimizer
-from deeplab.training.summaries import TAGS, RunLog
+from deeplab.run.log import RunLog
+from deeplab.run.tensorboard import TAGS
+from deeplab.trainer import Feed, Trainer
+from deeplab.training.metrics import Evaluation, scores
+from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.plan import Plan
+from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.state import TrainState
+from deeplab.view import pictures
+from deeplab.view.panel import Panel
 
 NAMES = ("background", "thing")
 
@@ -51,40 +54,35 @@ def _model():
     return keras.Model(images, keras.layers.Dropout(0.5)(keras.layers.Conv2D(2, 1)(images)))
 
 
+def make_plan(train_steps, steps_per_epoch, global_batch_size, **settings):
+    """A plan of a data set that makes so many steps an epoch."""
+    return Plan(round(steps_per_epoch * global_batch_size), global_batch_size, train_steps=train_steps, **settings)
+
+
 class Run:
     """A trainer over stand-ins: validation mIoU follows a list, and each call to the step is noted."""
 
     def __init__(self, model_dir, plan, val_ious=(), bad_step=None, signal_at=None):
         self.model, self.calls, self.evaluated_at = _model(), [], []
-        scale = tf.Variable(1.0, trainable=False)
-        schedule = Schedule("constant", 0.1, plan.train_steps, 0, scale)
-        self.optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, self.model.trainable_variables, loss_scaling=False)
-        self.state = TrainingState()
-        self.scale = scale
-        self.checkpoints = Checkpoints(
-            model_dir / "checkpoints",
-            model_dir / "checkpoints",
-            self.model,
-            self.model,
-            self.optimizer,
-            scale,
-            self.state,
-        )
+        self.scale = tf.Variable(1.0, trainable=False)
+        schedule = Schedule(ScheduleSettings("constant"), 0.1, plan.total_steps, self.scale)
+        settings = OptimizerSettings(weight_decay=0.0)
+        self.optimizer = make_optimizer(settings, schedule, self.model.trainable_variables, loss_scaling=False)
+        self.state = TrainState(self.model, self.model, self.optimizer, schedule)
+        self.checkpoints = Checkpoints(model_dir / "checkpoints", model_dir / "checkpoints", self.state)
         self.restored = self.checkpoints.restore_latest()
         self.step = int(self.state.step)
         self.overflows, self.seconds_per_step = False, 0.0
         self._val_ious, self._bad_step, self._signal_at = iter(val_ious), bad_step, signal_at
         self.trainer = Trainer(
             plan,
+            self.state,
             self._train,
-            iter(()),
+            Feed(iter(()), lambda first, count: [f"image {number}" for number in range(first, first + count)]),
             self._evaluate if val_ious else None,
             self.checkpoints,
-            self.state,
-            schedule,
-            RunLog(model_dir),
-            NAMES,
-            example_names=lambda first, count: [f"image {number}" for number in range(first, first + count)],
+            RunLog(model_dir, NAMES),
+            Workers(tf.distribute.get_strategy()),
         )
 
     def _train(self, _batches, count):
@@ -115,18 +113,20 @@ def _records(model_dir):
 
 
 def test_evaluation_is_due_once_in_each_interval_and_at_the_end():
-    plan = Plan(train_steps=10, steps_per_epoch=2.5, global_batch_size=4)
-    assert [step for step in range(1, 11) if plan.evaluates_at(step)] == [3, 5, 8, 10]
-    rarely = Plan(train_steps=11, steps_per_epoch=2.5, global_batch_size=4, eval_every_epochs=2)
-    assert [step for step in range(1, 12) if rarely.evaluates_at(step)] == [5, 10, 11]
-    at_end = Plan(train_steps=11, steps_per_epoch=2.5, global_batch_size=4, eval_every_epochs=0)
-    assert [step for step in range(1, 12) if at_end.evaluates_at(step)] == [11]
-    small_epochs = Plan(train_steps=3, steps_per_epoch=0.4, global_batch_size=10)
-    assert [step for step in range(1, 4) if small_epochs.evaluates_at(step)] == [1, 2, 3]
+    plan = make_plan(train_steps=10, steps_per_epoch=2.5, global_batch_size=4)
+    assert [step for step in range(1, 11) if plan.evaluation_due(step)] == [3, 5, 8, 10]
+    rarely = make_plan(train_steps=11, steps_per_epoch=2.5, global_batch_size=4, eval_every_epochs=2)
+    assert [step for step in range(1, 12) if rarely.evaluation_due(step)] == [5, 10, 11]
+    at_end = make_plan(train_steps=11, steps_per_epoch=2.5, global_batch_size=4, eval_every_epochs=0)
+    assert [step for step in range(1, 12) if at_end.evaluation_due(step)] == [11]
+    small_epochs = make_plan(train_steps=3, steps_per_epoch=0.4, global_batch_size=10)
+    assert [step for step in range(1, 4) if small_epochs.evaluation_due(step)] == [1, 2, 3]
 
 
 def test_calls_of_several_steps_stop_where_there_is_something_to_do(tmp_path):
-    plan = Plan(20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18)
+    plan = make_plan(
+        20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18
+    )
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2, 0.3])
     run.trainer.run()
     ends = np.cumsum(run.calls).tolist()
@@ -136,7 +136,7 @@ def test_calls_of_several_steps_stop_where_there_is_something_to_do(tmp_path):
 
 
 def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
-    plan = Plan(6, steps_per_epoch=3, global_batch_size=1, log_every_steps=3, eval_every_epochs=2)
+    plan = make_plan(6, steps_per_epoch=3, global_batch_size=1, log_every_steps=3, eval_every_epochs=2)
     Run(tmp_path, plan, val_ious=[0.5]).trainer.run()
     first, second, val = _records(tmp_path)
     assert (first["step"], first["loss"], second["loss"]) == (3, 2.0, 5.0)  # means of 1..3 and 4..6
@@ -149,7 +149,7 @@ def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
 
 
 def test_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
-    plan = Plan(5, steps_per_epoch=1, global_batch_size=1)
+    plan = make_plan(5, steps_per_epoch=1, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4, 0.6, 0.1])
     run.trainer.run()
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 2
@@ -157,7 +157,7 @@ def test_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
 
 
 def test_plateau_halves_the_rate_and_early_stopping_ends_the_run(tmp_path):
-    plan = Plan(20, steps_per_epoch=1, global_batch_size=1, plateau_patience=2, early_stopping_patience=5)
+    plan = make_plan(20, steps_per_epoch=1, global_batch_size=1, plateau_patience=2, early_stopping_patience=5)
     run = Run(tmp_path, plan, val_ious=[0.5, *[0.4] * 10])
     run.trainer.run()
     assert run.step == 6  # the best at 1, then five evaluations without a better one
@@ -167,15 +167,15 @@ def test_plateau_halves_the_rate_and_early_stopping_ends_the_run(tmp_path):
 
 
 def test_without_a_validation_split_the_last_weights_are_the_best(tmp_path):
-    Run(tmp_path, Plan(4, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    Run(tmp_path, make_plan(4, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1)).trainer.run()
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 4
-    longer = Run(tmp_path, Plan(6, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1))
+    longer = Run(tmp_path, make_plan(6, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1))
     longer.trainer.run()
     assert (longer.calls, checkpoint_step(best_path(tmp_path / "checkpoints"))) == ([1, 1], 6)
 
 
 def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_goes_on_from_its_own(tmp_path):
-    plan = Plan(2, steps_per_epoch=1, global_batch_size=1)
+    plan = make_plan(2, steps_per_epoch=1, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.5, 0.4])
     kernel = run.model.layers[1].kernel
     kernel.assign(tf.fill(kernel.shape, 3.0))
@@ -186,7 +186,7 @@ def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_goes_on_f
         yield
         kernel.assign(tf.fill(kernel.shape, 3.0))
 
-    run.trainer._averaged_weights = averaged
+    run.state.averaged_weights = averaged
     run.trainer.run()
     again = Run(tmp_path, plan)
     assert (again.model.layers[1].kernel.numpy() == 3).all()
@@ -196,8 +196,8 @@ def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_goes_on_f
 
 def test_a_restart_remembers_how_long_it_has_waited(tmp_path):
     settings = {"steps_per_epoch": 1, "global_batch_size": 1, "plateau_patience": 2, "early_stopping_patience": 5}
-    Run(tmp_path, Plan(4, **settings), val_ious=[0.5, *[0.4] * 3]).trainer.run()
-    run = Run(tmp_path, Plan(20, **settings), val_ious=[0.4] * 10)
+    Run(tmp_path, make_plan(4, **settings), val_ious=[0.5, *[0.4] * 3]).trainer.run()
+    run = Run(tmp_path, make_plan(20, **settings), val_ious=[0.4] * 10)
     assert checkpoint_step(run.restored) == 4
     run.trainer.run()
     assert run.step == 6
@@ -205,21 +205,21 @@ def test_a_restart_remembers_how_long_it_has_waited(tmp_path):
 
 
 def test_signal_saves_and_says_so(tmp_path):
-    run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2], signal_at=3)
+    run = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2], signal_at=3)
     with pytest.raises(
         Interrupted, match=r"SIGTERM: stopped after step 3, newest checkpoint .*latest/ckpt-3"
     ) as raised:
         run.trainer.run()
     assert raised.value.exit_status == 75
     assert run.evaluated_at == []
-    again = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
+    again = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     again.trainer.run()
     assert (sum(again.calls), again.evaluated_at) == (7, [5, 10])
 
 
 def test_a_signal_that_came_before_the_loop_and_was_lost_on_the_way_stops_it(tmp_path, monkeypatch):
     monkeypatch.setattr("deeplab.trainer.signals_seen", [signal.SIGTERM])
-    run = Run(tmp_path, Plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
+    run = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     with pytest.raises(Interrupted, match="SIGTERM: stopped after step 0, newest checkpoint None"):
         run.trainer.run()
     assert run.calls == []
@@ -227,7 +227,7 @@ def test_a_signal_that_came_before_the_loop_and_was_lost_on_the_way_stops_it(tmp
 
 @pytest.mark.parametrize("signal_at", [4, 5, 6])
 def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
-    plan = Plan(10, steps_per_epoch=5, global_batch_size=1)
+    plan = make_plan(10, steps_per_epoch=5, global_batch_size=1)
     with pytest.raises(Interrupted):
         Run(tmp_path, plan, val_ious=[0.1, 0.2], signal_at=signal_at).trainer.run()
     Run(tmp_path, plan, val_ious=[0.3, 0.4]).trainer.run()
@@ -235,7 +235,7 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
 
 
 def test_signal_breaks_an_evaluation_off_which_is_made_up_once(tmp_path):
-    plan = Plan(10, steps_per_epoch=5, global_batch_size=1)
+    plan = make_plan(10, steps_per_epoch=5, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2])
     run.evaluated_at = _Signalling()
     with pytest.raises(Interrupted, match=r"stopped after step 5, .*ckpt-5"):
@@ -247,7 +247,7 @@ def test_signal_breaks_an_evaluation_off_which_is_made_up_once(tmp_path):
 
 
 def test_an_evaluation_made_up_after_the_last_step_is_made_up_once(tmp_path):
-    plan = Plan(10, steps_per_epoch=10, global_batch_size=1)
+    plan = make_plan(10, steps_per_epoch=10, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.1])
     run.evaluated_at = _Signalling()
     with pytest.raises(Interrupted, match="after step 10"):
@@ -267,26 +267,26 @@ class _Signalling(list):
 
 def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
     """Otherwise a run would take data it has seen, and stop before its time."""
-    run = Run(tmp_path, Plan(4, steps_per_epoch=4, global_batch_size=1, log_every_steps=4))
+    run = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1, log_every_steps=4))
     run.overflows = True
     run.trainer.run()
     assert _records(tmp_path) == []  # there is no loss to tell
     assert "4 of 4 updates up to step 4 skipped: overflow in float16" in caplog.text
-    again = Run(tmp_path, Plan(4, steps_per_epoch=4, global_batch_size=1))
+    again = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1))
     assert (again.step, int(again.optimizer.iterations)) == (4, 0)
 
 
 @pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, ending, damage):
-    Run(tmp_path, Plan(3, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
     _damage(tmp_path / "checkpoints" / "latest" / f"ckpt-3{ending}", damage)
-    run = Run(tmp_path, Plan(3, steps_per_epoch=9, global_batch_size=1))
+    run = Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1))
     assert run.step == 2
     if (ending, damage) != (".index", "gone"):
         assert "latest/ckpt-3: damaged checkpoint" in caplog.text
     run.trainer.run()
-    assert Run(tmp_path, Plan(3, steps_per_epoch=9, global_batch_size=1)).step == 3
+    assert Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1)).step == 3
 
 
 def _damage(path, how):
@@ -301,24 +301,24 @@ def _damage(path, how):
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
-    Run(tmp_path, Plan(2, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    Run(tmp_path, make_plan(2, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
     for path in (tmp_path / "checkpoints" / "latest").glob("*.data*"):
         _damage(path, "cut")
     with pytest.raises(DataError, match="every checkpoint is damaged"):
-        Run(tmp_path, Plan(2, steps_per_epoch=9, global_batch_size=1))
+        Run(tmp_path, make_plan(2, steps_per_epoch=9, global_batch_size=1))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x92\xff" * 50, b'model_checkpoint_path: "ckpt-99"'])
 def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, content):
     """... and old ones are still deleted, in their order."""
-    Run(tmp_path, Plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
+    Run(tmp_path, make_plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
     for name in ("latest", "best"):
         path = tmp_path / "checkpoints" / name / "checkpoint"
         path.unlink()
         if content is not None:
             path.write_bytes(content)
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 12
-    again = Run(tmp_path, Plan(18, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.6])
+    again = Run(tmp_path, make_plan(18, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.6])
     assert again.step == 12
     again.trainer.run()
     found = [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")]
@@ -351,7 +351,7 @@ def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
     """The images named are those of the first step that failed, also where others came after it before a log line."""
-    run = Run(tmp_path, Plan(12, steps_per_epoch=2, global_batch_size=4, log_every_steps=6), [0.1] * 6, bad_step=3)
+    run = Run(tmp_path, make_plan(12, steps_per_epoch=2, global_batch_size=4, log_every_steps=6), [0.1] * 6, bad_step=3)
     with pytest.raises(DeepLabError, match=r"not finite in step 3, at learning rate 0\.1; .*latest/ckpt-2"):
         run.trainer.run()
     assert checkpoint_step(run.checkpoints.latest_path) == 2
@@ -361,14 +361,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
 
 
 def test_half_a_line_that_a_killed_process_left_is_no_record(tmp_path):
-    plan = Plan(2, steps_per_epoch=2, global_batch_size=1, log_every_steps=1)
+    plan = make_plan(2, steps_per_epoch=2, global_batch_size=1, log_every_steps=1)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "sp')
     Run(tmp_path, plan).trainer.run()
     assert [record["step"] for record in _records(tmp_path)] == [1, 1, 2]
 
 
 def test_checkpoints_also_come_by_the_clock(tmp_path):
-    plan = Plan(6, steps_per_epoch=6, global_batch_size=1, log_every_steps=2, checkpoint_minutes=0.3 / 60)
+    plan = make_plan(6, steps_per_epoch=6, global_batch_size=1, log_every_steps=2, checkpoint_minutes=0.3 / 60)
     run = Run(tmp_path, plan)
     run.seconds_per_step = 0.1  # after 2 steps 0.2 seconds have gone, after 4 0.4
     run.trainer.run()
@@ -376,8 +376,8 @@ def test_checkpoints_also_come_by_the_clock(tmp_path):
 
 
 def test_another_batch_size_goes_on_at_the_same_example(tmp_path):
-    Run(tmp_path, Plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.run()
-    run = Run(tmp_path, Plan(5, steps_per_epoch=20, global_batch_size=4))
+    Run(tmp_path, make_plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.run()
+    run = Run(tmp_path, make_plan(5, steps_per_epoch=20, global_batch_size=4))
     assert int(run.state.examples) == 24
     run.trainer.run()
     assert (int(run.state.step), int(run.state.examples)) == (5, 32)
@@ -385,15 +385,16 @@ def test_another_batch_size_goes_on_at_the_same_example(tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
     """A limit on the size of files stands for the disk: the tensors no longer fit."""
-    plan = Plan(2, steps_per_epoch=1, global_batch_size=1)
-    Run(tmp_path, Plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.run()
+    plan = make_plan(2, steps_per_epoch=1, global_batch_size=1)
+    Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.run()
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
     run = Run(tmp_path, plan)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         with pytest.raises(DeepLabError, match=r"no checkpoint could be written after step 2 .*whole one: .*ckpt-1"):
-            run.checkpoints.save_latest(2)
+            run.state.step.assign(2)
+            run.checkpoints.save_latest()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -404,13 +405,13 @@ def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
 
 def test_checkpoint_holds_everything(tmp_path):
     """All variables, dropout's random state included, come back as they were."""
-    run = Run(tmp_path, Plan(3, steps_per_epoch=1, global_batch_size=1), val_ious=[0.3, 0.4, 0.2])
+    run = Run(tmp_path, make_plan(3, steps_per_epoch=1, global_batch_size=1), val_ious=[0.3, 0.4, 0.2])
     rng = np.random.default_rng(0)
     variables = [*run.model.variables, *run.optimizer.variables[1:]]
     for variable in variables:
         variable.assign(rng.integers(0, 100, variable.shape))
     run.trainer.run()
-    again = Run(tmp_path, Plan(3, steps_per_epoch=1, global_batch_size=1))
+    again = Run(tmp_path, make_plan(3, steps_per_epoch=1, global_batch_size=1))
     restored = [*again.model.variables, *again.optimizer.variables[1:]]
     assert len(restored) == len(variables) > 4
     for old, new in zip(variables, restored, strict=True):
@@ -419,7 +420,7 @@ def test_checkpoint_holds_everything(tmp_path):
 
 
 def test_old_checkpoints_go_and_the_best_stays(tmp_path):
-    run = Run(tmp_path, Plan(6, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9, *[0.1] * 5])
+    run = Run(tmp_path, make_plan(6, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9, *[0.1] * 5])
     run.trainer.run()
     kept = {path.stem for path in (tmp_path / "checkpoints" / "latest").glob("*.index")}
     assert kept == {"ckpt-4", "ckpt-5", "ckpt-6"}
@@ -427,7 +428,7 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path):
 
 
 def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
-    run = Run(tmp_path, Plan(1, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9])
+    run = Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9])
     run.trainer.run()
     images = keras.Input((2, 2, 1))
     other = keras.Model(images, keras.layers.Conv2D(3, 1)(images))
@@ -445,7 +446,7 @@ def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
 
 
 def test_best_and_last_metrics_stand_in_files_of_their_own(tmp_path):
-    plan = Plan(3, steps_per_epoch=1, global_batch_size=1, log_every_steps=1)
+    plan = make_plan(3, steps_per_epoch=1, global_batch_size=1, log_every_steps=1)
     Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4]).trainer.run()
     best, last = (json.loads((tmp_path / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
     assert (best["val"]["step"], best["val"]["mean_iou"]) == (2, pytest.approx(0.3))
@@ -456,7 +457,7 @@ def test_best_and_last_metrics_stand_in_files_of_their_own(tmp_path):
 
 
 def test_calls_stop_before_and_after_the_profiled_steps(tmp_path):
-    plan = Plan(12, steps_per_epoch=99, global_batch_size=1, steps_per_call=10, profile_steps=(4, 6))
+    plan = make_plan(12, steps_per_epoch=99, global_batch_size=1, steps_per_call=10, profile_steps=(4, 6))
     run = Run(tmp_path, plan)
     run.trainer.run()
     assert np.cumsum(run.calls).tolist() == [3, 6, 12]
@@ -465,11 +466,10 @@ def test_calls_stop_before_and_after_the_profiled_steps(tmp_path):
 @pytest.mark.parametrize(("steps", "expected"), [((2, 3), [1, 3]), ((1, 9), [0, 4])])
 def test_the_profiler_traces_the_steps_named_or_what_there_is_of_them(tmp_path, monkeypatch, steps, expected):
     seen = []
-    plan = Plan(4, steps_per_epoch=99, global_batch_size=1, profile_steps=steps)
+    plan = make_plan(4, steps_per_epoch=99, global_batch_size=1, profile_steps=steps)
     run = Run(tmp_path, plan)
     monkeypatch.setattr(tf.profiler.experimental, "start", lambda logdir: seen.append(run.step))
     monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: seen.append(run.step))
-    run.trainer._profiler = Profiler(tmp_path, *steps)
     run.trainer.run()
     assert seen == expected
 
@@ -487,24 +487,25 @@ def _events(folder):
 def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
     rng = np.random.default_rng(0)
     truths = [rng.integers(0, 2, (20, 30)).astype(np.uint8), rng.integers(0, 2, (25, 20)).astype(np.uint8)]
-    examples = [(f"picture_{n}".encode(), np.zeros((*t.shape, 3), np.uint8), t) for n, t in enumerate(truths)]
-    log = RunLog(tmp_path)
-    monitor = Monitor(log, "val", NAMES, examples)
+    examples = [(f"picture_{n}", np.zeros((*t.shape, 3), np.uint8), t) for n, t in enumerate(truths)]
+    panel = Panel(NAMES, count=2)
+    log = RunLog(tmp_path, NAMES, panel=panel)
     confusion = np.array([[3, 1], [0, 4]])
     for step in (5, 10):
-        for _ in range(2):  # only the first batch counts
-            monitor.on_predictions(iter([np.ones((25, 30), np.uint8)] * 3))
-        monitor.on_evaluation(step, Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
-    events = _events(tmp_path / "val")
+        for example in [*examples, ("third", *examples[0][1:])]:  # there is room for two
+            panel(*example, np.ones(example[2].shape, np.uint8))
+        log.write_evaluation(step, "val", Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
+    events = {key: value for key, value in _events(tmp_path / "val").items() if key[0].startswith("pictures")}
     tags = {"pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"}
     assert set(events) == {(tag, step) for tag in tags for step in (5, 10)}
     png = tf.make_ndarray(events["pictures/picture_1", 10].tensor)[2]
-    expected = visualize.panel(*examples[1][1:], np.ones((25, 20), np.uint8), NAMES)
+    expected = pictures.panel(*examples[1][1:], np.ones((25, 20), np.uint8), NAMES)
     np.testing.assert_array_equal(tf.io.decode_png(png, channels=3), np.array(expected))
 
 
 def test_events_of_a_run_hold_flags_hyperparameters_and_layout(tmp_path):
-    log = RunLog(tmp_path, "--optimizer=adam\n", {"optimizer": "adam", "learning_rate": 0.1, "freeze_batch_norm": True})
+    hyperparameters = {"optimizer": "adam", "learning_rate": 0.1, "freeze_batch_norm": True}
+    log = RunLog(tmp_path, NAMES, "--optimizer=adam\n", hyperparameters)
     log.write(3, "train", {"loss": 2.0, "per_class_iou": {"thing": 0.5, "other": None}, "epoch": 1.0})
     log.write_best(3, 0.25)
     own, train = _events(tmp_path), _events(tmp_path / "train")

@@ -9,18 +9,19 @@ import sys
 import numpy as np
 from test_step import train_small
 
-from deeplab import distribution
+from deeplab.distribute.devices import DeviceSettings, make_strategy
+from deeplab.distribute.workers import Workers
 
 if __name__ == "__main__":
     num_replicas, output, options = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    strategy = distribution.make_strategy("auto", 0, num_replicas)
-    any_worker = distribution.make_any_worker(strategy)
+    strategy = make_strategy(DeviceSettings(0, num_replicas), "auto")
+    workers = Workers(strategy)
     index = strategy.cluster_resolver.task_id
-    flags = {"nobody": any_worker(False), "the last": any_worker(index == 1)}
+    flags = {"nobody": workers.any(False), "the last": workers.any(index == 1)}
     weights, totals = train_small(strategy, **options)
     facts = {
         "replicas": strategy.num_replicas_in_sync,
-        "is_chief": distribution.is_chief(strategy),
+        "is_chief": workers.is_chief,
         **{f"total {name}": value for name, value in totals.items()},
         **{f"flag {name}": value for name, value in flags.items()},
     }

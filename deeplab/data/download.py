@@ -21,22 +21,14 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class DownloadSettings:
-    """Download.
+    """Download."""
 
-    `voc_dir` is where the data set goes, which ShardSettings declares.
-    """
-
-    voc_dir: Path | None
     download: bool = setting(
         False, "Fetch PASCAL VOC 2012 to --voc_dir (2 GB) unless that folder exists.", compared=False
     )
     voc_url: str = setting(
         ARCHIVE_URL, "Where --download fetches the archive: a mirror of the original.", compared=False
     )
-
-    def __post_init__(self) -> None:
-        if self.download and not self.voc_dir:
-            raise UsageError("--download needs --voc_dir")
 
 
 def download_voc(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> None:

@@ -1,16 +1,19 @@
 """The two tf.data chains, side by side: endless augmented crops to train on, whole images to score on.
 
-Both give batches {"image": uint8 [batch, height, width, 3], "label": uint8 [batch, height, width]} of the *global*
-batch size; tf.distribute splits them over the replicas. What of the augmentation is the device's, `Augmentation.finish`
-does to them inside the compiled step.
+Both give batches {"image": uint8 [batch, height, width, 3], "label": uint8 [batch, height, width]} for one replica
+each. The part of the augmentation that belongs on the device is done by `Augmentation.finish` in the compiled step.
 """
 
+import functools
+import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
-from deeplab.data import records, transforms
+from deeplab.data import records
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.data.split import Split
 
@@ -21,6 +24,9 @@ PARALLEL_CALLS = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffi
 
 ALONE = tf.distribute.InputContext()
 """One worker, and one replica for all of a batch."""
+
+_FILLER_SIZE = 33  # pixels: more than the output stride
+_SIDE_LIMIT = 2**31
 
 SHUFFLE_BUFFER = 2048
 """Encoded examples held for shuffling: about 0.2 GB for VOC, whose JPEGs are about 100 kB."""
@@ -82,57 +88,121 @@ def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Da
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(skipped)
 
 
-def evaluation_batches(
-    split: Split, global_batch_size: int, context: tf.distribute.InputContext = ALONE
-) -> tf.data.Dataset:
-    """Every example once, in order, at its own resolution, padded bottom and right to the split's largest sides.
+@dataclass(frozen=True)
+class EvaluationBatches:
+    """Every example of a split, once, at its own size; nothing is padded. `for_worker` makes the data set.
 
-    Padding is void in the label, so it is never scored. The last batch is filled up with images of void alone, so
-    that every batch divides among the replicas; a further key, "is_example" (int64 [batch]), is 0 for those, else 1.
-    `context` as in `training_batches`.
+    Images of one size share a batch of one replica, at most `max_images` and `max_pixels` in all, but at least one
+    image. Replicas, and workers, may see different sizes at a time. Each worker takes every n-th example; where one
+    has no batch left it gets a filler, so that all of them take the same number of steps.
+
+    Batches: "name" (string [batch]), "image" (uint8 [batch, height, width, 3]), "label" (uint8 [batch, height, width])
+    and "is_example" (int64 [batch]): 0 for fillers, which are void all over, else 1.
     """
-    height, width = split.max_height, split.max_width
 
-    def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+    split: Split
+    max_images: int = 1
+    max_pixels: int = 2**20
+
+    def num_steps(self, num_workers: int, replicas_per_worker: int) -> int:
+        """How often each replica takes a batch before every example was seen."""
+        if self.max_images == 1:
+            batches = math.ceil(self.split.num_examples / num_workers)
+        else:
+            sizes = _example_sizes(self.split)
+            batches = max(self._num_batches(sizes[worker::num_workers]) for worker in range(num_workers))
+        return math.ceil(batches / replicas_per_worker)
+
+    def _num_batches(self, sizes: np.ndarray) -> int:
+        """Of a worker whose examples have these sizes (int64 [examples, 2])."""
+        counted = zip(*np.unique(sizes, axis=0, return_counts=True), strict=True)
+        return sum(math.ceil(count / self._batch_size(int(height * width))) for (height, width), count in counted)
+
+    def for_worker(self, context: tf.distribute.InputContext = ALONE) -> tf.data.Dataset:
+        """The batches of one worker's replicas, in a fixed order, over and over."""
+        num_workers = context.num_input_pipelines
+        replicas = context.num_replicas_in_sync // num_workers
+        stored = _evaluation_records(self.split).shard(num_workers, context.input_pipeline_id)
+        if self.max_images == 1:
+            stored = stored.batch(1)
+        else:
+            stored = stored.group_by_window(
+                self._size_key,
+                lambda key, window: window.batch(self.max_images),
+                window_size_func=lambda key: self._batch_size(key // _SIDE_LIMIT * (key % _SIDE_LIMIT)),
+            )
+        batches = stored.map(_decode_batch, num_parallel_calls=PARALLEL_CALLS)
+        fillers = tf.data.Dataset.from_tensors(_filler()).repeat()
+        num_batches = self.num_steps(num_workers, replicas) * replicas
+        return (
+            batches.concatenate(fillers)
+            .take(num_batches)
+            .repeat()
+            .prefetch(PREFETCHED_BATCHES)
+            .with_options(_options())
+        )
+
+    def _batch_size(self, num_pixels: int | tf.Tensor) -> int | tf.Tensor:
+        """Images of so many pixels that share a batch."""
+        if isinstance(num_pixels, tf.Tensor):
+            return tf.clip_by_value(self.max_pixels // num_pixels, 1, self.max_images)  # int64, as group_by_window asks
+        return min(max(self.max_pixels // num_pixels, 1), self.max_images)
+
+    def _size_key(self, record: tf.Tensor) -> tf.Tensor:
         features = records.parse_example(record)
-        image, label = transforms.pad(*records.decode_example(features), height, width)
-        image = tf.ensure_shape(image, [height, width, 3])
-        label = tf.ensure_shape(label, [height, width, 1])
-        return {"image": image, "label": label[..., 0], "is_example": tf.constant(1, tf.int64)}
+        return features["height"] * _SIDE_LIMIT + features["width"]
 
-    def fill(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {
-            "image": tf.zeros([height, width, 3], tf.uint8),
-            "label": tf.fill([height, width], tf.constant(IGNORE_LABEL, tf.uint8)),
-            "is_example": tf.constant(0, tf.int64),
-        }
 
-    num_examples = split.num_examples
-    num_in_all = num_examples + -num_examples % global_batch_size
+@functools.lru_cache(maxsize=4)
+def _example_sizes(split: Split) -> np.ndarray:
+    """(height, width) of every example, int64 [examples, 2], in the order in which they are stored. Decodes nothing."""
+
+    def size(record: tf.Tensor) -> tf.Tensor:
+        features = records.parse_example(record)
+        return tf.stack([features["height"], features["width"]])
+
+    sizes = _evaluation_records(split).map(size, num_parallel_calls=PARALLEL_CALLS).with_options(_options())
+    return np.array([*sizes.as_numpy_iterator()])
+
+
+def _evaluation_records(split: Split) -> tf.data.Dataset:
     stored = tf.data.TFRecordDataset(split.shard_paths)
-    stored = stored.apply(tf.data.experimental.assert_cardinality(num_examples)).enumerate()
-    fillers = tf.data.Dataset.range(num_examples, num_in_all)
-    dataset = (
-        stored.filter(lambda index, record: _is_mine(index, global_batch_size, context))
-        .map(decode, num_parallel_calls=PARALLEL_CALLS)
-        .concatenate(fillers.filter(lambda index: _is_mine(index, global_batch_size, context)).map(fill))
-        .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
-        .prefetch(PREFETCHED_BATCHES)
-    )
-    return dataset.with_options(_options())
+    return stored.apply(tf.data.experimental.assert_cardinality(split.num_examples))
 
 
-def examples(split: Split) -> tf.data.Dataset:
-    """(id, image, label) of every example in the order of `evaluation_batches`, at native size, nothing padded."""
+def _decode_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Records of one image size (string [batch]) -> the batch."""
 
-    def decode(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
         features = records.parse_example(record)
         image, label = records.decode_example(features)
-        return features["id"], image, label[..., 0]
+        return {
+            "name": features["id"],
+            "image": image,
+            "label": label[..., 0],
+            "is_example": tf.constant(1, tf.int64),
+        }
 
-    stored = tf.data.TFRecordDataset(split.shard_paths)
-    dataset = stored.map(decode, num_parallel_calls=PARALLEL_CALLS).prefetch(PREFETCHED_BATCHES)
-    return dataset.with_options(_options())
+    return tf.map_fn(
+        decode,
+        batch,
+        fn_output_signature={
+            "name": tf.TensorSpec([], tf.string),
+            "image": tf.TensorSpec([None, None, 3], tf.uint8),
+            "label": tf.TensorSpec([None, None], tf.uint8),
+            "is_example": tf.TensorSpec([], tf.int64),
+        },
+    )
+
+
+def _filler() -> dict[str, tf.Tensor]:
+    """A batch of one small image that is void all over."""
+    return {
+        "name": tf.constant([""]),
+        "image": tf.zeros([1, _FILLER_SIZE, _FILLER_SIZE, 3], tf.uint8),
+        "label": tf.fill([1, _FILLER_SIZE, _FILLER_SIZE], tf.constant(IGNORE_LABEL, tf.uint8)),
+        "is_example": tf.constant([0], tf.int64),
+    }
 
 
 def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.InputContext) -> tf.Tensor:
@@ -144,7 +214,7 @@ def _options() -> tf.data.Options:
     """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was.
 
     Not tuned by tf.data, since the number of parallel calls is known, and to end the thread that tunes can take long
-    (`make_evaluation`).
+    (docs/design.md, data).
     """
     options = tf.data.Options()
     options.deterministic = True

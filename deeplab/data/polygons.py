@@ -23,7 +23,7 @@ from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.errors import DataError, UsageError
 from deeplab.files import write_text
 from deeplab.progress import Progress
-from deeplab.settings import setting
+from deeplab.settings import Classes, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -45,7 +45,7 @@ class PolygonSettings:
     val_share: float = setting(0.2, "Share of the images that is put into val, at random.", lower=0.0, upper=1.0)
 
 
-SETTINGS = (PolygonSettings,)
+SETTINGS: Classes = (PolygonSettings,)
 
 
 @dataclass(frozen=True)

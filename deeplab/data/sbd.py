@@ -18,7 +18,7 @@ from deeplab.data import voc
 from deeplab.data.palette import palette
 from deeplab.errors import DataError, UsageError
 from deeplab.progress import Progress
-from deeplab.settings import setting
+from deeplab.settings import Classes, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -32,7 +32,7 @@ class SBDSettings:
     mask_dir: Path = setting(None, "Folder to write; it must not exist.")
 
 
-SETTINGS = (SBDSettings,)
+SETTINGS: Classes = (SBDSettings,)
 
 
 def main(argv: list[str]) -> None:

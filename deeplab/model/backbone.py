@@ -1,7 +1,6 @@
 """Keras applications made atrous: strides beyond the output stride become dilation, names and weights stay."""
 
 import functools
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ import keras
 import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
+from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.normalization import BatchNormalization
-
-logger = logging.getLogger("deeplab")
 
 OUTPUT_STRIDES = (8, 16, 32)
 BATCH_NORM_MOMENTUM = 0.99
 """Keras's default; each step, moving statistics keep this share of what they were."""
+NO_MULTI_GRID = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -57,89 +56,11 @@ BACKBONES = {
 }
 
 
-class AtrousConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose dilated convolution is one `tf.nn.conv2d` where the device has its gradient.
-
-    Keras calls `tf.nn.convolution`, which on CPU turns a dilated convolution into SpaceToBatch, convolution and
-    BatchToSpace: the same values, but several times slower (BUILD-NOTES.md).
-    """
-
-    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """Follows `keras.layers.Conv2D.convolution_op` for NHWC."""
-        if max(self.dilation_rate) == 1 or not direct_dilation_works(inputs.dtype):
-            return super().convolution_op(inputs, kernel)
-        if tf.config.list_logical_devices("GPU") or self.padding != "same":
-            return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
-        return _dilated_conv2d(inputs, tf.convert_to_tensor(kernel), self.dilation_rate)
-
-
-def _dilated_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
-    """`tf.nn.conv2d` of odd kernels at stride 1 with "same" padding, for CPUs: its kernel gradient is one of products.
-
-    oneDNN's own takes three to five times as long where most taps fall on padding, as ASPP's do (BUILD-NOTES.md).
-    """
-    settings = {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": [1, *rates, 1]}
-
-    @tf.custom_gradient
-    def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            by_inputs = tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, **settings
-            )
-            return by_inputs, _kernel_gradient(inputs, upstream, kernel.shape, rates)
-
-        return tf.raw_ops.Conv2D(input=inputs, filter=kernel, **settings), gradients
-
-    return convolve(inputs, kernel)
-
-
-def _kernel_gradient(
-    inputs: tf.Tensor, upstream: tf.Tensor, kernel_shape: tf.TensorShape, rates: tuple[int, int]
-) -> tf.Tensor:
-    """For each tap the product of the inputs that it read with the gradients of what it added to."""
-    kernel_height, kernel_width, channels, filters = kernel_shape
-    height, width = tf.unstack(tf.shape(inputs)[1:3])
-    taps = []
-    for row in range(kernel_height):
-        for column in range(kernel_width):
-            down = (row - kernel_height // 2) * rates[0]
-            right = (column - kernel_width // 2) * rates[1]
-            rows, columns = tf.maximum(height - abs(down), 0), tf.maximum(width - abs(right), 0)
-            read = _window(inputs, max(down, 0), max(right, 0), rows, columns)
-            added_to = _window(upstream, max(-down, 0), max(-right, 0), rows, columns)
-            taps.append(
-                tf.matmul(tf.reshape(read, [-1, channels]), tf.reshape(added_to, [-1, filters]), transpose_a=True)
-            )
-    return tf.reshape(tf.stack(taps), kernel_shape)
-
-
-def _window(features: tf.Tensor, top: int, left: int, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    return features[:, top : top + height, left : left + width]
-
-
-@functools.cache
-def direct_dilation_works(dtype: tf.DType = tf.float32) -> bool:
-    """Whether a dilated `tf.nn.conv2d` has its gradient here: on GPUs, and on CPUs through oneDNN.
-
-    Found out by trying it: TensorFlow has no public question for it, and `TF_ENABLE_ONEDNN_OPTS=0` takes it away.
-    """
-    with tf.init_scope():
-        image, kernel = tf.ones([1, 4, 4, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
-        settings = {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": [1, 2, 2, 1]}
-        try:
-            tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(image), filter=kernel, out_backprop=image, **settings)
-            tf.raw_ops.Conv2DBackpropFilter(input=image, filter_sizes=tf.shape(kernel), out_backprop=image, **settings)
-        except tf.errors.OpError:
-            logger.warning("no gradient of dilated convolutions in %s here: taking Keras's slower form", dtype.name)
-            return False
-    return True
-
-
 def atrous_backbone(
     name: str,
     output_stride: int,
     weights: str | None,
-    multi_grid: tuple[int, ...] = (1, 1, 1),
+    multi_grid: tuple[int, ...] = NO_MULTI_GRID,
     batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
 ) -> keras.Model:
     """The named Keras application without its top, at `output_stride` (8, 16 or 32), for inputs of any size.
@@ -164,7 +85,7 @@ def atrous_backbone(
         DataError: the weights cannot be fetched, read or do not fit.
     """
     backbone = BACKBONES[name]
-    if backbone.unit_pattern is None and multi_grid != (1, 1, 1):
+    if backbone.unit_pattern is None and multi_grid != NO_MULTI_GRID:
         raise UsageError(f"--multi_grid={','.join(map(str, multi_grid))}: {name} has no multi-grid units; leave it out")
     base = _build_base(backbone, name, weights)
     plan = _plan(base, output_stride, backbone.unit_pattern, multi_grid)

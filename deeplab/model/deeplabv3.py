@@ -3,35 +3,53 @@
 import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from deeplab.errors import UsageError
-from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, OUTPUT_STRIDES, AtrousConv2D, atrous_backbone
+from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, NO_MULTI_GRID, OUTPUT_STRIDES, atrous_backbone
+from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.normalization import BatchNormalization
+from deeplab.settings import setting
 
 HEAD_FILTERS = 256
-BATCH_NORM_EPSILON = 1e-5
-"""Of the head's batch normalisation, as in tensorflow/models (research/deeplab/core/utils.py)."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that is needed to build the same network again; `model.json` of a run holds it.
+    """Network.
 
-    `atrous_rates` are those at output stride 16; they are doubled at 8 (section 4.1) and halved at 32.
-    `batch_norm_epsilon` is the head's; the backbone keeps that of its ImageNet weights.
+    All that is needed to build the same network again; `model.json` of a run holds it. `atrous_rates` are those at
+    output stride 16; they are doubled at 8 (section 4.1) and halved at 32. `batch_norm_epsilon` is the head's; the
+    backbone keeps that of its ImageNet weights.
+
+    Raises:
+        UsageError: `multi_grid` is not three numbers.
     """
 
-    class_names: tuple[str, ...]
-    backbone: str = "resnet50"
-    output_stride: int = 16
-    atrous_rates: tuple[int, ...] = (6, 12, 18)
-    multi_grid: tuple[int, ...] = (1, 1, 1)
+    class_names: tuple[str, ...] = ()
+    backbone: str = setting("resnet50", "Keras application under the ASPP head.", choices=list(BACKBONES), column=True)
+    output_stride: int = setting(16, "Input size over feature size.", choices=OUTPUT_STRIDES, column=True)
+    atrous_rates: tuple[int, ...] = setting(
+        (6, 12, 18), "ASPP rates at output stride 16; doubled at 8, halved at 32.", lower=1
+    )
+    multi_grid: tuple[int, ...] = setting(
+        NO_MULTI_GRID, "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4.", lower=1
+    )
     dropout_rate: float = 0.1
-    batch_norm_epsilon: float = BATCH_NORM_EPSILON
+    batch_norm_epsilon: float = setting(
+        1e-5,  # tensorflow/models, research/deeplab/core/utils.py
+        "Added to the variance, in the head.",
+        lower=1e-12,
+    )
+
+    def __post_init__(self) -> None:
+        if len(self.multi_grid) != 3:
+            text = ",".join(map(str, self.multi_grid))
+            raise UsageError(f"--multi_grid={text}: three numbers are needed, as in 1,2,4")
 
     @property
     def num_classes(self) -> int:
@@ -60,6 +78,29 @@ class ModelConfig:
 
 
 _EXAMPLE = ModelConfig(("background",))
+
+
+@dataclass(frozen=True)
+class InitSettings:
+    """Initial weights and batch normalisation."""
+
+    backbone_weights: str = setting(
+        "imagenet",
+        "imagenet (fetched by Keras on first use), none (random), or a file of Keras weights without the top.",
+        column=True,
+    )
+    init_checkpoint: Path | None = setting(
+        None, "Another run's folder (its best checkpoint) or checkpoint to start from; what does not fit is left out."
+    )
+    freeze_batch_norm: bool = setting(
+        False, "Keep batch normalisation as it is: statistics, scale and shift.", fixed=True, column=True
+    )
+    batch_norm_momentum: float = setting(
+        BATCH_NORM_MOMENTUM,
+        "Share of the moving statistics that a step keeps: 0.9 for runs of a few hundred steps, paper: 0.9997.",
+        lower=0.0,
+        upper=1.0,
+    )
 
 
 class Preprocess(keras.layers.Layer):
@@ -148,6 +189,20 @@ def build_deeplabv3(
     auxiliary = conv_bn_relu(auxiliary, 3, 1, name="auxiliary")
     auxiliary = _classify(auxiliary, images, config, min(config.output_stride, 16), "auxiliary_")
     return keras.Model(images, [logits, auxiliary], name="deeplabv3_and_auxiliary")
+
+
+def build_to_train(
+    config: ModelConfig, init: InitSettings, has_weights: bool, auxiliary_head: bool
+) -> tuple[keras.Model, keras.Model]:
+    """The network, and what is trained: that, or the same with an auxiliary head. Raises as `build_deeplabv3`.
+
+    With `has_weights` none are fetched, since a checkpoint's follow.
+    """
+    weights = None if has_weights or init.backbone_weights == "none" else init.backbone_weights
+    training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
+    if init.freeze_batch_norm:
+        freeze_batch_norm(training_model)
+    return without_auxiliary_head(training_model), training_model
 
 
 def without_auxiliary_head(model: keras.Model) -> keras.Model:

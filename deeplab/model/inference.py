@@ -6,22 +6,27 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from deeplab.settings import setting
+
 
 @dataclass(frozen=True)
 class Inference:
-    """What is averaged over. The defaults are one pass over the whole image.
+    """Inference.
 
-    Attributes:
-        scales: sizes that the image is seen at, of its own; the paper's are 0.5 to 1.75 by 0.25 (table 6).
-        flip: whether each is seen mirrored, too.
-        window_size: height and width of the windows that a larger image is cut into, in pixels; 0 for none.
-        window_overlap: share of a window that the next one covers, too.
+    What is averaged over; the defaults are one pass over the whole image. The paper's scales are those of its table 6.
     """
 
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    window_size: int = 0
-    window_overlap: float = 1 / 3
+    scales: tuple[float, ...] = setting(
+        (1.0,),
+        "Sizes to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.",
+        lower=0.1,
+        upper=10.0,
+    )
+    flip: bool = setting(False, "Average over the mirrored image, too.")
+    window_size: int = setting(
+        0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", lower=0
+    )
+    window_overlap: float = setting(1 / 3, "Share of a window that the next one covers, too.", lower=0.0, upper=0.9)
 
 
 def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from deeplab.errors import UsageError
+from deeplab.settings import setting
+
 LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
+
+
+def class_weights(settings: "LossSettings", class_pixels: Sequence[int]) -> tuple[float, ...] | None:
+    """The weight of each class that the settings ask for; None for 1 each. `class_pixels` as below."""
+    return inverse_frequency_weights(class_pixels) if settings.class_weights == "inverse_frequency" else None
 
 
 def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
@@ -26,34 +34,59 @@ def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
+class LossSettings:
+    """Loss."""
+
+    loss: str = setting("cross_entropy", "Loss; cross_entropy_dice is the textbook's sum.", choices=LOSSES, column=True)
+    class_weights: str = setting(
+        "none",
+        "Weights of the cross-entropy by the classes' pixels in the training split.",
+        choices=("none", "inverse_frequency"),
+        column=True,
+    )
+    label_smoothing: float = setting(0.0, "Share of a target spread over all classes.", lower=0.0, upper=0.99)
+    focal_gamma: float = setting(0.0, "Focal loss: cross-entropy times (1 - probability) ** this; 0: none.", lower=0.0)
+    hard_pixel_fraction: float = setting(
+        1.0,
+        "Hard-pixel mining: share of each image's valid pixels that counts, those with the largest cross-entropy.",
+        lower=1e-6,
+        upper=1.0,
+    )
+    auxiliary_weight: float = setting(
+        0.0,
+        "Weight of an auxiliary head's loss, on the last stage but one; 0: no such head.",
+        lower=0.0,
+        fixed=True,
+    )
+
+    def __post_init__(self) -> None:
+        if self.loss == "dice":
+            for name in ("class_weights", "label_smoothing", "focal_gamma", "hard_pixel_fraction"):
+                if getattr(self, name) != getattr(LossSettings, name):
+                    raise UsageError(f"--{name}: acts on the cross-entropy, which --loss=dice leaves out")
+
+
+@dataclass(frozen=True)
 class Loss:
     """Sparse softmax cross-entropy, Dice, or their sum.
 
+    Label smoothing spreads a share of each pixel's target evenly over all classes (arXiv 1512.00567, section 7). The
+    focal loss multiplies each pixel's cross-entropy by (1 - probability of its class) ** gamma (arXiv 1708.02002,
+    equation 4). Of the hard pixels of each image, those with the largest weighted cross-entropy, only the given share
+    counts: `top_k_percent_pixels` of tensorflow/models (research/deeplab/utils/train_utils.py), but per image, so that
+    the loss does not depend on how images fall on replicas, and of the valid pixels.
+
     Attributes:
-        name: one of `LOSSES`.
         num_classes: K; labels are 0..K-1 or `ignore_label`.
+        settings: which loss, and its parameters.
         class_weights: a weight per class for the cross-entropy, or None for 1 each.
         ignore_label: the label of void.
-        label_smoothing: share of a pixel's target that is spread evenly over all classes (arXiv 1512.00567, section 7).
-        focal_gamma: each pixel's cross-entropy is multiplied by (1 - probability of its class) ** this (arXiv
-            1708.02002, equation 4); 0 for none.
-        hard_pixel_fraction: only this share of each image's valid pixels counts, those with the largest weighted
-            cross-entropy. As `top_k_percent_pixels` of tensorflow/models (research/deeplab/utils/train_utils.py), but
-            per image, so that the loss does not depend on how images fall on replicas, and of the valid pixels.
     """
 
-    name: str
     num_classes: int
+    settings: LossSettings = LossSettings()
     class_weights: tuple[float, ...] | None = None
     ignore_label: int = 255
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
-    hard_pixel_fraction: float = 1.0
-
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """The keys of `parts`."""
-        return ("loss", "cross_entropy", "dice") if self.name == "cross_entropy_dice" else ("loss",)
 
     def sums(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Additive sums of float32 logits [batch, ..., K] and integer labels [batch, ...].
@@ -67,15 +100,15 @@ class Loss:
         safe_labels = tf.where(valid, labels, 0)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)
         sums: dict[str, tf.Tensor] = {}
-        if self.name != "dice":
+        if self.settings.loss != "dice":
             class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
             weights = tf.where(valid, tf.gather(class_weights, safe_labels), 0.0)
             losses = weights * self._pixel_losses(cross_entropy, logits)
-            if self.hard_pixel_fraction < 1:
+            if self.settings.hard_pixel_fraction < 1:
                 hard = self._hard_pixels(losses, valid)
                 losses, weights = losses * hard, weights * hard
             sums |= {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
-        if self.name != "cross_entropy":
+        if self.settings.loss != "cross_entropy":
             # Matrix products: each tensor of all pixels and classes is written once and read once.
             truth = tf.one_hot(tf.reshape(tf.where(valid, labels, -1), [-1]), self.num_classes)  # void: a row of zeros
             of_own_class = tf.reshape(tf.exp(-cross_entropy), [-1])
@@ -89,19 +122,19 @@ class Loss:
     def _pixel_losses(self, cross_entropy: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """The loss of each pixel, smoothed and focal as asked: float32 [batch, ...]."""
         losses = cross_entropy
-        if self.label_smoothing:
+        if self.settings.label_smoothing:
             uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
-            losses = (1 - self.label_smoothing) * cross_entropy + self.label_smoothing * uniform
-        if self.focal_gamma:
+            losses = (1 - self.settings.label_smoothing) * cross_entropy + self.settings.label_smoothing * uniform
+        if self.settings.focal_gamma:
             # Not below 1e-7, where a power below 1 has no finite gradient.
-            losses *= tf.maximum(-tf.math.expm1(-cross_entropy), 1e-7) ** self.focal_gamma
+            losses *= tf.maximum(-tf.math.expm1(-cross_entropy), 1e-7) ** self.settings.focal_gamma
         return losses
 
     def _hard_pixels(self, losses: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """1.0 for the pixels of each image whose loss is among its largest, else 0.0: float32 [batch, ...]."""
         flat = tf.reshape(losses, [tf.shape(losses)[0], -1])
         counts = tf.reduce_sum(tf.cast(tf.reshape(valid, tf.shape(flat)), tf.float32), 1)
-        kept = tf.cast(tf.math.ceil(self.hard_pixel_fraction * counts), tf.int32)
+        kept = tf.cast(tf.math.ceil(self.settings.hard_pixel_fraction * counts), tf.int32)
         largest = tf.math.top_k(flat, tf.maximum(tf.reduce_max(kept), 1)).values
         thresholds = tf.gather(largest, tf.maximum(kept - 1, 0), axis=1, batch_dims=1)
         hard = valid & tf.reshape(flat >= thresholds[:, tf.newaxis], tf.shape(losses))
@@ -110,7 +143,7 @@ class Loss:
     @property
     def gradient_needs_logits(self) -> bool:
         """Whether `gradient` depends on the logits of all images, and not on their labels alone."""
-        return self.name != "cross_entropy" or self.hard_pixel_fraction < 1
+        return self.settings.loss != "cross_entropy" or self.settings.hard_pixel_fraction < 1
 
     def gradient(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Derivatives of `loss` by each of the sums over all that is to be judged as one."""
@@ -126,11 +159,11 @@ class Loss:
         squares). Where everything is void each part is 0, with zero gradients.
         """
         parts = {}
-        if self.name != "dice":
+        if self.settings.loss != "dice":
             parts["cross_entropy"] = tf.math.divide_no_nan(sums["cross_entropy"], sums["weight"])
-        if self.name != "cross_entropy":
+        if self.settings.loss != "cross_entropy":
             dice = tf.math.divide_no_nan(2.0 * sums["intersection"], sums["probability"] + sums["pixels"])
             present = tf.cast(sums["pixels"] > 0, dice.dtype)
             parts["dice"] = tf.math.divide_no_nan(tf.reduce_sum(present * (1.0 - dice)), tf.reduce_sum(present))
-        parts["loss"] = tf.add_n(list(parts.values()))
-        return {name: parts[name] for name in self.part_names}
+        loss = tf.add_n(list(parts.values()))
+        return {"loss": loss, **parts} if len(parts) > 1 else {"loss": loss}

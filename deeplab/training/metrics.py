@@ -56,6 +56,20 @@ class Scores:
         }
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Losses and scores over a whole split, and the confusion matrix (int64 [classes, classes]) they come from."""
+
+    losses: dict[str, float]
+    scores: Scores
+    confusion: np.ndarray
+    num_images: int
+
+    def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
+        """As `metrics.jsonl` has it."""
+        return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images}
+
+
 def scores(matrix: np.ndarray) -> Scores:
     """Scores of an integer confusion matrix [classes, classes], rows true: the VOC devkit's VOCevalseg.m."""
     matrix = np.asarray(matrix)
@@ -87,13 +101,16 @@ def table(class_names: Sequence[str], result: Scores) -> str:
         ("mean accuracy", result.mean_accuracy),
         ("pixel accuracy", result.pixel_accuracy),
     ]
-    lines = [f"{name:{width}}  {_per_cent(value)}" for name, value in (*rows, *means)]
+    lines = [
+        f"{name:{width}}  {'   absent' if value is None else per_cent(value):>8}" for name, value in (*rows, *means)
+    ]
     rule = "-" * (width + 9)
     return "\n".join([f"{'class':{width}}      IoU", rule, *lines[: len(rows)], rule, *lines[len(rows) :]])
 
 
-def _per_cent(value: float | None) -> str:
-    return f"{100 * value:6.2f} %" if value is not None else "   absent"
+def per_cent(fraction: float | None, digits: int = 2) -> str:
+    """'12.34 %', or '-' for a score that does not exist."""
+    return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def _mean(values: list[float]) -> float | None:

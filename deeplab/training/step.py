@@ -1,14 +1,17 @@
 """One replica's step, and the compiled functions that run it on every replica."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
 
+from deeplab.settings import setting
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
-from deeplab.training.schedules import is_kernel
+from deeplab.training.optimizer import is_kernel
+from deeplab.training.state import TrainState
 
 Batch = dict[str, tf.Tensor]
 Totals = dict[str, tf.Tensor]
@@ -16,6 +19,17 @@ Nested = TypeVar("Nested")
 
 MIN_LOSS_SCALE = 1.0
 """What is not finite at a loss scale below this is no overflow of float16."""
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Training step."""
+
+    accumulate_steps: int = setting(
+        1, "Micro-batches that a batch is gone through in, one after the other; saves memory.", lower=1
+    )
+    clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: any.", lower=0.0)
+    jit_compile: bool = setting(False, "Compile the step by XLA; on GPUs alone.")
 
 
 class ReplicaStep:
@@ -26,35 +40,31 @@ class ReplicaStep:
     replicas, and of all micro-batches, add up to the gradient of the loss of the global batch.
 
     Args:
-        model: images -> logits, or a list of those and an auxiliary head's.
-        optimizer: built; with or without loss scaling.
+        state: model and optimizer.
         loss: of the global batch.
+        settings: of which `clip_norm` counts here.
         weight_decay: L2 of the kernels is added to what is minimised, not to the logged loss.
-        auxiliary_weight: of the auxiliary head's loss.
-        clip_norm: largest norm of the whole gradient, summed over replicas; 0 for none.
         deterministic: as `confusion_matrix` takes it.
         finish: what there is still to do to a batch before the model sees it; for each image by itself.
     """
 
     def __init__(
         self,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
+        state: TrainState,
         loss: Loss,
+        settings: StepSettings,
         weight_decay: float,
-        auxiliary_weight: float,
-        clip_norm: float,
         deterministic: bool,
         finish: Callable[[Batch], Batch],
     ) -> None:
-        self._model, self._optimizer, self._loss = model, optimizer, loss
-        self._weight_decay, self._clip_norm, self._deterministic = weight_decay, clip_norm, deterministic
+        self._model, self._optimizer, self._loss = state.training_model, state.optimizer, loss
+        self._weight_decay, self._clip_norm, self._deterministic = weight_decay, settings.clip_norm, deterministic
         self._finish = finish
-        self._output_weights = (1.0, auxiliary_weight)[: len(model.outputs)]
-        self._scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        self._sums_gradients = self._scaled or clip_norm > 0
+        self._output_weights = (1.0, loss.settings.auxiliary_weight)[: len(self._model.outputs)]
+        self._scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
+        self._sums_gradients = self._scaled or self._clip_norm > 0
         # Moving statistics, and the state of dropout's random numbers.
-        self._state = [variable.value for variable in model.non_trainable_variables]
+        self._state = [variable.value for variable in self._model.non_trainable_variables]
 
     def read_state(self) -> list[tf.Tensor]:
         """What a forward pass changes in the model."""
@@ -118,17 +128,13 @@ class ReplicaStep:
         num_replicas = context.num_replicas_in_sync
         found = _on_device(found)
         found |= {name: context.all_reduce("SUM", found[name]) for name in ("sums", "confusion")}
-        parts = [self._loss.parts(sums) for sums in found["sums"]]
         gradients = self._with_weight_decay(found["gradients"], num_replicas)
         if self._sums_gradients:
             # Keras clips, and looks for overflows, before the sum over replicas. Then it sums, so each gives 1/n.
             gradients = context.all_reduce("SUM", gradients)
         norm = tf.linalg.global_norm(gradients)
-        norms = {}
-        if self._sums_gradients or num_replicas == 1:
-            norms["gradient_norm"] = norm / self._loss_scaled(tf.constant(1.0))
-            if self._clip_norm:
-                gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
+        if self._clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
         if self._sums_gradients:
             gradients = [gradient / num_replicas for gradient in gradients]
         # The norm is not finite if one value is not, and takes half the time of looking at each.
@@ -140,28 +146,31 @@ class ReplicaStep:
         if self._scaled:
             for variable, before in zip(self._state, state_before, strict=True):
                 variable.assign(tf.where(skipped, before, variable))
-        failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
-        # A skipped batch has no loss that could be added up.
-        losses = dict(parts[0])
+        return self._totals(found, norm, not_finite, skipped, num_replicas)
+
+    def zero_totals(self, num_replicas: int) -> Totals:
+        """What `update` gives, all 0: the totals of no step at all."""
+        no = tf.constant(False)
+        return tf.nest.map_structure(tf.zeros_like, self._totals(self.zeros(), tf.zeros([]), no, no, num_replicas))
+
+    def _totals(
+        self, found: dict[str, Any], norm: tf.Tensor, not_finite: tf.Tensor, skipped: tf.Tensor, num_replicas: int
+    ) -> Totals:
+        """Of a global batch: its losses, norms, confusion matrix, and whether it failed or its update was skipped."""
+        parts = [self._loss.parts(sums) for sums in found["sums"]]
+        values = dict(parts[0])
         for auxiliary_parts in parts[1:]:
-            losses["auxiliary"] = auxiliary_parts["loss"]
+            values["auxiliary"] = auxiliary_parts["loss"]
+        if self._sums_gradients or num_replicas == 1:  # else the norm is of one replica's part
+            values["gradient_norm"] = norm / self._loss_scaled(tf.constant(1.0))
+        failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
         return {
-            **{name: tf.where(skipped, 0.0, value) for name, value in (losses | norms).items()},
+            # A skipped batch has no loss that could be added up.
+            **{name: tf.where(skipped, 0.0, value) for name, value in values.items()},
             "confusion": found["confusion"],
             "non_finite": tf.cast(failed, tf.float32),
             "skipped": tf.cast(skipped, tf.float32),
         }
-
-    def total_names(self, num_replicas: int) -> tuple[str, ...]:
-        """Keys of what `update` returns, `confusion` left out."""
-        has_gradient_norm = self._sums_gradients or num_replicas == 1
-        return (
-            *self._loss.part_names,
-            *("auxiliary",) * (len(self._output_weights) - 1),
-            *("gradient_norm",) * has_gradient_norm,
-            "non_finite",
-            "skipped",
-        )
 
     def _loss_scaled(self, value: tf.Tensor) -> tf.Tensor:
         return self._optimizer.scale_loss(value) if self._scaled else value
@@ -174,18 +183,14 @@ class ReplicaStep:
         return [g + decay * variable.value if is_kernel(variable) else g for g, variable in pairs]
 
 
-def make_train_function(
+def make_train_step(
     strategy: tf.distribute.Strategy,
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
+    state: TrainState,
     loss: Loss,
+    settings: StepSettings = StepSettings(),
     weight_decay: float = 0.0,
-    auxiliary_weight: float = 0.0,
-    clip_norm: float = 0.0,
-    accumulate_steps: int = 1,
-    jit_compile: bool = False,
-    deterministic: bool = False,
     finish: Callable[[Batch], Batch] = lambda batch: batch,
+    deterministic: bool = False,
 ) -> Callable[[Iterator, tf.Tensor], Totals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
 
@@ -203,63 +208,29 @@ def make_train_function(
     Where the loss is not linear in what it sums (Dice, hard-pixel mining) that needs a further forward pass.
     `jit_compile` compiles the replica's step by XLA. For the others see `ReplicaStep`.
     """
-    # XLA has no bincount either.
-    step = ReplicaStep(
-        model, optimizer, loss, weight_decay, auxiliary_weight, clip_norm, deterministic or jit_compile, finish
-    )
-
-    def compiled(function: Callable) -> Callable:
-        return tf.function(function, jit_compile=True) if jit_compile else function
-
-    def whole_step(batch: Batch) -> Totals:
-        state_before = step.read_state()
-        return step.update(step.gradients(batch), state_before)
-
-    whole = compiled(whole_step)
-    add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
-    add_gradients = compiled(lambda batch, sums, found: _add(found, step.gradients(batch, sums)))
-
-    def micro_batch(batch: Batch, index: tf.Tensor) -> Batch:
-        size = tf.shape(batch["label"])[0] // accumulate_steps
-        return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
-
-    def update(batch: Batch) -> Totals:
-        if accumulate_steps == 1:
-            return strategy.run(whole, args=(batch,))
-        state_before = strategy.run(step.read_state)
-        found = strategy.run(step.zeros)
-        sums = found["sums"]
-        for index in tf.range(accumulate_steps):
-            sums = strategy.run(lambda b, i, s: add_sums(micro_batch(b, i), s), args=(batch, index, sums))
-        sums = strategy.run(
-            lambda s: tf.distribute.get_replica_context().all_reduce("SUM", _on_device(s)), args=(sums,)
-        )
-        strategy.run(step.write_state, args=(state_before,))
-        for index in tf.range(accumulate_steps):
-            found = strategy.run(
-                lambda b, i, s, f: add_gradients(micro_batch(b, i), s, f), args=(batch, index, sums, found)
-            )
-        return strategy.run(compiled(step.update), args=(found, state_before))
-
+    exact_counts = deterministic or settings.jit_compile  # XLA has no bincount either
+    step = ReplicaStep(state, loss, settings, weight_decay, exact_counts, finish)
+    update = _make_update(strategy, step, settings)
+    variables = state.training_model.trainable_variables
     has_clock = not deterministic  # TensorFlow refuses it then
 
     def read_weights() -> list[tf.Tensor]:
-        return [variable.value.read_value() for variable in model.trainable_variables]
+        return [variable.value.read_value() for variable in variables]
+
+    def one_step(batch: Batch) -> Totals:
+        # The same on all replicas.
+        return {name: strategy.experimental_local_results(value)[0] for name, value in update(batch).items()}
 
     @tf.function
-    def train(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
-        names = ("steps", *("data_wait_seconds",) * has_clock, *step.total_names(strategy.num_replicas_in_sync))
-        totals = {name: tf.zeros([]) for name in names}
-        totals["confusion"] = tf.zeros([loss.num_classes, loss.num_classes], tf.int64)
+    def train_step(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
+        totals = {"steps": tf.zeros([]), **step.zero_totals(strategy.num_replicas_in_sync)}
+        if has_clock:
+            totals["data_wait_seconds"] = tf.zeros([])
         done_at = _time_after() if has_clock else 0.0
         for _ in tf.range(num_steps):
             batch = next(iterator)
             ready_at = _time_after(done_at, batch) if has_clock else 0.0
-            step_totals = {
-                name: strategy.experimental_local_results(value)[0]  # the same on all replicas
-                for name, value in update(batch).items()
-            }
-            step_totals["steps"] = tf.constant(1.0)
+            step_totals = {"steps": tf.constant(1.0), **one_step(batch)}
             if has_clock:
                 step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
@@ -268,20 +239,62 @@ def make_train_function(
         totals["weight_norm"] = (totals["steps"] - totals["skipped"]) * tf.linalg.global_norm(read_weights())
         return totals
 
-    return train
+    return train_step
 
 
-def make_evaluate_function(
+def _make_update(
+    strategy: tf.distribute.Strategy, step: ReplicaStep, settings: StepSettings
+) -> Callable[[Batch], Totals]:
+    """A function: distributed batch -> totals of each replica; in micro-batches if there are several."""
+
+    def compiled(function: Callable) -> Callable:
+        return tf.function(function, jit_compile=True) if settings.jit_compile else function
+
+    def whole_step(batch: Batch) -> Totals:
+        state_before = step.read_state()
+        return step.update(step.gradients(batch), state_before)
+
+    whole = compiled(whole_step)
+    if settings.accumulate_steps == 1:
+        return lambda batch: strategy.run(whole, args=(batch,))
+
+    add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
+    add_gradients = compiled(lambda batch, sums, found: _add(found, step.gradients(batch, sums)))
+
+    def micro_batch(batch: Batch, index: tf.Tensor) -> Batch:
+        size = tf.shape(batch["label"])[0] // settings.accumulate_steps
+        return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
+
+    def update(batch: Batch) -> Totals:
+        state_before = strategy.run(step.read_state)
+        found = strategy.run(step.zeros)
+        sums = found["sums"]
+        for index in tf.range(settings.accumulate_steps):
+            sums = strategy.run(lambda b, i, s: add_sums(micro_batch(b, i), s), args=(batch, index, sums))
+        sums = strategy.run(
+            lambda s: tf.distribute.get_replica_context().all_reduce("SUM", _on_device(s)), args=(sums,)
+        )
+        strategy.run(step.write_state, args=(state_before,))
+        for index in tf.range(settings.accumulate_steps):
+            found = strategy.run(
+                lambda b, i, s, f: add_gradients(micro_batch(b, i), s, f), args=(batch, index, sums, found)
+            )
+        return strategy.run(compiled(step.update), args=(found, state_before))
+
+    return update
+
+
+def make_evaluate_step(
     strategy: tf.distribute.Strategy,
     predict: Callable[[tf.Tensor], tf.Tensor],
     loss: Loss,
     deterministic: bool = False,
-) -> Callable[[dict], tuple[Totals, tf.Tensor]]:
-    """A compiled function: distributed batch -> (totals of the batch, predictions of each replica).
+) -> Callable[[Iterator], tuple[Totals, tf.Tensor, Batch]]:
+    """A compiled function: distributed iterator -> (totals of its next batch, predictions, that batch).
 
     `predict` takes images and gives logits, or log-probabilities, of their classes (`inference.make_predictor`).
     Totals: the loss's sums in float64, `confusion` (int64 [classes, classes]) and `num_images` (int64, fillers not
-    counted). Predictions: class indices, uint8 [batch of the replica, height, width].
+    counted). Predictions, by replica: class indices, uint8 [batch of the replica, height, width].
     """
 
     def replica_step(batch: Batch) -> tuple[Totals, tf.Tensor]:
@@ -295,11 +308,12 @@ def make_evaluate_function(
         return totals, tf.cast(predictions, tf.uint8)
 
     @tf.function
-    def evaluate(batch: dict) -> tuple[Totals, tf.Tensor]:
+    def evaluate_step(iterator: Iterator) -> tuple[Totals, tf.Tensor, Batch]:
+        batch = next(iterator)
         totals, predictions = strategy.run(replica_step, args=(batch,))
-        return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions
+        return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions, batch
 
-    return evaluate
+    return evaluate_step
 
 
 def _time_after(*values: object) -> tf.Tensor:

@@ -1,36 +1,53 @@
-"""Which devices a program runs on, as a `tf.distribute.Strategy`; and how it computes: precision and seeds."""
+"""Which devices a program runs on, as a `tf.distribute.Strategy`."""
 
 import logging
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 
-import keras
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
-from deeplab.cluster import find_cluster
+from deeplab.distribute.cluster import find_cluster
 from deeplab.errors import UsageError
 from deeplab.progress import Progress
+from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
 
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """Devices."""
+
+    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all there are.", lower=0, compared=False)
+    num_cpu_replicas: int = setting(1, "Logical devices that the CPU is split into.", lower=1, compared=False)
 
 
-def make_strategy(name: str = "auto", num_gpus: int | None = None, num_cpu_replicas: int = 1) -> tf.distribute.Strategy:
+@dataclass(frozen=True)
+class StrategySettings:
+    """Replicas."""
+
+    strategy: str = setting(
+        "auto",
+        "Of tf.distribute. auto: multi_worker where TF_CONFIG or srun names several workers, else mirrored.",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
+        compared=False,
+    )
+
+
+def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distribute.Strategy:
     """One replica per GPU, or per logical CPU device when there is no GPU or `num_gpus` is 0; on all workers.
 
     Must come before TensorFlow runs its first operation, since it may split the CPU and start a server.
 
     Args:
-        name: one of `STRATEGIES`; auto is multi_worker where the environment describes a cluster, else mirrored.
-        num_gpus: how many GPUs to use, on each worker; None for all there are.
-        num_cpu_replicas: into how many logical devices each CPU is split, to try replicas without GPUs.
+        devices: how many GPUs to use on each worker, or into how many logical devices each CPU is split.
+        name: a choice of `StrategySettings`.
 
     Raises:
         UsageError: more GPUs than there are, GPUs and CPU replicas together, no cluster for multi_worker.
     """
+    num_gpus, num_cpu_replicas = devices.num_gpus, devices.num_cpu_replicas
     cluster = find_cluster() if name in ("auto", "multi_worker") else None
     if name == "multi_worker" and cluster is None:
         raise UsageError("--strategy=multi_worker: neither TF_CONFIG nor srun names more than one worker")
@@ -52,28 +69,6 @@ def make_strategy(name: str = "auto", num_gpus: int | None = None, num_cpu_repli
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(f"{kind}:0")
     return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(number)])
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what a run leaves: the first worker, or the only one."""
-    return not is_multi_worker(strategy) or strategy.cluster_resolver.task_id == 0
-
-
-def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    """Whether several processes train together."""
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-def make_any_worker(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
-    """A function: a flag of this process -> whether it is up in any; all of them must call it, and wait for it."""
-    if not is_multi_worker(strategy):
-        return lambda flag: flag
-
-    @tf.function
-    def count(flag: tf.Tensor) -> tf.Tensor:
-        return strategy.reduce("SUM", strategy.run(lambda value: value, args=(flag,)), axis=None)
-
-    return lambda flag: float(count(tf.constant(float(flag)))) > 0
 
 
 def _set_devices(num_gpus: int | None, num_cpu_replicas: int) -> int:
@@ -108,12 +103,13 @@ def _take_all_logical_cpus(number: int) -> None:
     )
 
 
-def set_numerics(precision: str, seed: int, deterministic: bool) -> None:
-    """Sets Keras's dtype policy, all seeds, and, if `deterministic`, TensorFlow's deterministic kernels."""
-    keras.config.set_dtype_policy(PRECISIONS[precision])
-    keras.utils.set_random_seed(seed)
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
+def check_strategy(
+    strategy: tf.distribute.Strategy, global_batch_size: int, accumulate_steps: int, jit_compile: bool
+) -> None:
+    """Raises UsageError for flags of train.py that do not fit the replicas."""
+    check_batch_size("global_batch_size", global_batch_size, strategy.num_replicas_in_sync, accumulate_steps)
+    if jit_compile and "GPU" not in strategy.extended.worker_devices[0]:
+        raise UsageError("--jit_compile: on GPUs alone; XLA cannot compile this step for the CPU")
 
 
 def check_batch_size(flag: str, batch_size: int, num_replicas: int, accumulate_steps: int = 1) -> None:

@@ -1,8 +1,9 @@
-"""Checkpoints of a run: the latest few to resume from, and the best to use. And what else a run remembers."""
+"""Checkpoints of a run: the latest few to resume from, and the best to use."""
 
 import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -10,29 +11,19 @@ import tensorflow as tf
 
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import sync, write_text
+from deeplab.settings import setting
+from deeplab.training.state import TrainState
 
 logger = logging.getLogger("deeplab")
 
 LATEST, BEST = "latest", "best"
 
 
-class TrainingState(tf.Module):
-    """What the loop must remember over a restart, beside weights and optimizer. Host variables.
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Checkpoints."""
 
-    `step` counts global batches, also those whose update float16's loss scaling skipped; the optimizer's own count
-    leaves those out. `examples` counts what they held: the position in the data, whatever batch size comes next.
-    `num_replicas` is how many computed the last of them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name="training_state")
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.num_replicas = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
-        self.evaluations_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.evaluations_since_plateau = tf.Variable(0, dtype=tf.int64, trainable=False)
+    keep_checkpoints: int = setting(3, "Latest checkpoints to keep; the best is kept apart.", lower=1, compared=False)
 
 
 class Checkpoints:
@@ -41,33 +32,24 @@ class Checkpoints:
     They are restored from `directory` and written to `save_directory`, which is another one for all workers but the
     chief. One that could not be written leaves those that stand as they were.
 
-    A checkpoint holds the model, what its training adds to it (an auxiliary head), the optimizer with its slots and
-    loss scale, the schedule's scale, the state of dropout's random numbers (which Keras leaves out of a model's
-    checkpoint) and the loop's `TrainingState`.
+    Args:
+        directory: of the run's checkpoints.
+        save_directory: where this process saves.
+        state: what a checkpoint holds.
+        settings: how many to keep.
     """
 
     def __init__(
         self,
         directory: Path,
         save_directory: Path,
-        model: keras.Model,
-        training_model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        learning_rate_scale: tf.Variable,
-        state: TrainingState,
-        keep: int = 3,
+        state: TrainState,
+        settings: CheckpointSettings = CheckpointSettings(),
     ) -> None:
-        checkpoint = tf.train.Checkpoint(
-            model=model,
-            training_model=training_model,
-            optimizer=optimizer,
-            learning_rate_scale=learning_rate_scale,
-            state=state,
-            random_state=[v.value for v in training_model.variables if v.path.endswith("seed_generator_state")],
-        )
-        self._checkpoint = checkpoint
+        self._state = state
+        self._checkpoint = checkpoint = state.as_checkpoint()
         self._restore_directory = directory / LATEST
-        self._latest = _manager(checkpoint, save_directory / LATEST, keep)
+        self._latest = _manager(checkpoint, save_directory / LATEST, settings.keep_checkpoints)
         self._best = _manager(checkpoint, save_directory / BEST, 1)
 
     def restore_latest(self) -> str | None:
@@ -89,17 +71,38 @@ class Checkpoints:
             raise DataError(f"{self._restore_directory}: every checkpoint is damaged; delete the folder to start anew")
         return None
 
-    def save_latest(self, step: int) -> str:
-        """Writes a checkpoint to resume from, after `step` global batches; returns its path.
+    def resume(self, total_steps: int, num_replicas: int) -> None:
+        """Restores as `restore_latest`, notes how many replicas compute from now on, and logs what that changes."""
+        path = self.restore_latest()
+        step, replicas_before = int(self._state.step), int(self._state.num_replicas)
+        self._state.num_replicas.assign(num_replicas)
+        if path is not None:
+            logger.info("resuming from %s at step %d", path, step)
+            if num_replicas != replicas_before:
+                logger.info(
+                    "replicas: %d instead of %d; each update is that of the same global batch, but its sums round "
+                    "otherwise and dropout draws other masks",
+                    num_replicas,
+                    replicas_before,
+                )
+        if step >= total_steps:
+            logger.info(
+                "this run has made %d steps, and %d are asked for; more --train_steps or --epochs go on",
+                step,
+                total_steps,
+            )
+
+    def save_latest(self) -> str:
+        """Writes a checkpoint to resume from, numbered by the state's step; returns its path.
 
         Raises:
             DeepLabError: the disk is full, or not to be written.
         """
-        return _save(self._latest, step)
+        return _save(self._latest, int(self._state.step))
 
-    def save_best(self, step: int) -> str:
+    def save_best(self) -> str:
         """Writes the checkpoint that `eval.py` uses; the one before goes once it stands. Raises as `save_latest`."""
-        return _save(self._best, step)
+        return _save(self._best, int(self._state.step))
 
     @property
     def latest_path(self) -> str | None:

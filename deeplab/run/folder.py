@@ -4,23 +4,40 @@ import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 
 from deeplab.errors import DataError, UsageError
 from deeplab.files import locked, write_text
+from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.training.checkpoint import LATEST, best_path, checkpoints_in, restore_model
+from deeplab.run.checkpoints import LATEST, best_path, checkpoints_in, restore_model
+from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
 
 CHECKPOINTS = "checkpoints"
 _CONFIG, _FLAGS = "model.json", "flags.txt"
-_FIXED_FLAGS = ("optimizer", "freeze_batch_norm", "auxiliary_weight", "ema_momentum")
-"""What variables a checkpoint holds depends on these, and on whether float16 scales the loss."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Run."""
+
+    model_dir: Path = setting(
+        None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.", compared=False
+    )
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """Trained network."""
+
+    output_stride: int | None = setting(None, "Default: that of training.", choices=OUTPUT_STRIDES)
 
 
 @contextmanager
@@ -45,10 +62,11 @@ def has_checkpoint(model_dir: Path) -> bool:
     return bool(checkpoints_in(model_dir / CHECKPOINTS / LATEST))
 
 
-def check_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
+def check_run(model_dir: Path, config: ModelConfig, flags_text: str, fixed: Collection[str]) -> None:
     """Checks that what is to be started goes on with the run in the folder, and logs which flags changed.
 
-    `flags_text` has a flag a line, as in a flagfile.
+    `flags_text` has a flag a line, as in a flagfile; `fixed` names those that a checkpoint depends on. It depends on
+    float16, too, which scales the loss.
 
     Raises:
         UsageError: another model, or flags that change what a checkpoint holds.
@@ -62,7 +80,7 @@ def check_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
     new = {_flag_name(line): line for line in flags_now - flags_before}
     for name in sorted(old.keys() | new.keys()):
         was, is_now = old.get(name, "not set"), new.get(name, "not set")
-        if name in _FIXED_FLAGS or "--precision=float16" in (was, is_now):
+        if name in fixed or "--precision=float16" in (was, is_now):
             raise _contradiction(model_dir, was, is_now)
         logger.info("changed since the last start: %s -> %s", was, is_now)
 

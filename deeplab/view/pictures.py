@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deeplab.data.voc import IGNORE_LABEL, palette
+from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.files import written_whole
 
 _GAP = 4  # pixels of white between pictures that stand side by side
@@ -184,3 +184,24 @@ def save(picture: Image.Image, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
     with written_whole(path) as temporary:
         picture.save(temporary, "PNG")
+
+
+class PictureWriter:
+    """A viewer that writes masks/NAME.png (the prediction, palettised) and side_by_side/NAME.png (as `panel` draws it).
+
+    Args:
+        output_dir: folder for both.
+        class_names: of the masks.
+    """
+
+    def __init__(self, output_dir: Path, class_names: Sequence[str]) -> None:
+        self._class_names = class_names
+        self._masks, self._rows = output_dir / "masks", output_dir / "side_by_side"
+        self._masks.mkdir(parents=True, exist_ok=True)
+        self._rows.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """One example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
+        save(colour_mask(prediction), self._masks / f"{name}.png")
+        row = panel(image, truth, prediction, self._class_names, largest_side=max(truth.shape))
+        save(row, self._rows / f"{name}.png")

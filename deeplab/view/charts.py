@@ -1,19 +1,22 @@
 """Line charts as inline SVG, with a text alternative."""
 
-import html
 import math
 from collections.abc import Iterable
+from pathlib import Path
+
+from deeplab.view.template import Markup, Template
 
 Points = list[tuple[float, float]]
 
+_TEMPLATE = Template(Path(__file__).with_name("charts.svg"))
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 38
 _COLOURS = {"train": "#2166ac", "val": "#b2182b"}
 _CHARTS = {"mean_iou": "mean IoU", "loss": "loss", "learning_rate": "learning rate"}
 
 
-def training_curves(records: Iterable[dict]) -> str:
-    """A chart over the steps for each of mean IoU, loss and rate, of training and validation; empty without records."""
+def training_curves(records: Iterable[dict]) -> Markup:
+    """A chart each of mean IoU, loss and learning rate over the steps, training and validation; empty if no records."""
     records = list(records)
     charts = []
     for field, title in _CHARTS.items():
@@ -24,10 +27,10 @@ def training_curves(records: Iterable[dict]) -> str:
         series = {split: points for split, points in series.items() if points}
         if series:
             charts.append(line_chart(title, series))
-    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+    return _TEMPLATE.fill("charts", charts=Markup.joined(charts)) if charts else Markup()
 
 
-def line_chart(title: str, series: dict[str, Points]) -> str:
+def line_chart(title: str, series: dict[str, Points]) -> Markup:
     """An SVG element; series: name -> points (step, value), by step."""
     steps = [step for points in series.values() for step, _ in points]
     values = [value for points in series.values() for _, value in points]
@@ -42,7 +45,7 @@ def line_chart(title: str, series: dict[str, Points]) -> str:
     parts = []
     for tick in ticks:
         _, y = place(first, tick)
-        parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
+        parts.append(_TEMPLATE.fill("grid_line", left=_LEFT, right=_WIDTH - _RIGHT, y=f"{y:.1f}"))
         parts.append(_text(_LEFT - 6, y + 4, f"{tick:.4g}", "end"))
     for step in dict.fromkeys((first, last)):
         x, _ = place(step, low)
@@ -53,15 +56,18 @@ def line_chart(title: str, series: dict[str, Points]) -> str:
         places = [place(step, value) for step, value in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         colour = _COLOURS[name]
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<circle cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="3" fill="{colour}"/>')
+        x, y = places[-1]
+        parts.append(_TEMPLATE.fill("line", points=line, colour=colour, x=f"{x:.1f}", y=f"{y:.1f}"))
         parts.append(_text(_WIDTH - _RIGHT - 64 * (len(series) - 1 - number), 20, name, "end", colour))
         summary.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
-    label = html.escape(f"{title} over steps {first:,} to {last:,}: {', '.join(summary)}", quote=True)
-    heading = f'<text x="{_LEFT}" y="20" font-weight="bold">{html.escape(title)}</text>'
-    return (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'font-size="13" font-family="system-ui, sans-serif">{heading}{"".join(parts)}</svg>'
+    return _TEMPLATE.fill(
+        "chart",
+        label=f"{title} over steps {first:,} to {last:,}: {', '.join(summary)}",
+        title=title,
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        parts=Markup.joined(parts),
     )
 
 
@@ -75,5 +81,5 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [number * unit for number in range(first, max(last, first + 1) + 1)]
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#444") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{html.escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, colour: str = "#444") -> Markup:
+    return _TEMPLATE.fill("label", x=f"{x:.1f}", y=f"{y:.1f}", text=text, anchor=anchor, colour=colour)

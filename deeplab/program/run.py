@@ -1,28 +1,27 @@
-"""The start and the end of each program: flags are parsed, signals caught, and errors told in one line."""
+"""The start and the end of each program: flags are parsed, signals caught, and errors explained in one line."""
+
+import deeplab.program.quiet
 
 import contextlib
+import functools
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-import deeplab.quiet
-
-# isort: split
 import tensorflow as tf
-from absl import app
-from absl import flags as absl_flags
+from absl import app, flags
 from absl import logging as absl_logging
 
-import deeplab.flags
-from deeplab.errors import STOP_SIGNALS, DeepLabError, Interrupted, UsageError, signals_seen
-from deeplab.flags import FLAGS
+from deeplab.errors import DeepLabError, Interrupted, UsageError
+from deeplab.program import signals
+from deeplab.program.reference import help_text
+from deeplab.settings import Classes, define
 
+_HELP_FLAGS = {"-h", "-?", *(f"{dashes}help{which}" for dashes in ("-", "--") for which in ("", "short", "full"))}
 _LOST_WORKER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -30,34 +29,41 @@ _LOST_WORKER = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-"""What collective operations raise where a worker is gone."""
+"""What collective operations raise when a worker is gone."""
 
 
-def run(main: Callable[[list[str]], None], define_flags: Callable[[], None]) -> None:
-    """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback."""
-    define_flags()
-    for flag in FLAGS.flags_by_module_dict()[deeplab.flags.__name__]:
-        FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # what --help lists
-    app.run(lambda argv: _exit_status(main, argv), flags_parser=_parse)
+def run(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
+    """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback.
+
+    Args:
+        main: gets the arguments that are no flags, after the program's name, as in `sys.argv`.
+        classes: the program's settings classes; their fields are its flags.
+        about: the program's docstring, which --help prints first.
+    """
+    arguments = sys.argv[1:]
+    if "--" in arguments:
+        arguments = arguments[: arguments.index("--")]
+    if not _HELP_FLAGS.isdisjoint(arguments):
+        print(help_text(about or "", classes))
+        _exit(0)
+    define(classes)
+    app.run(functools.partial(_run_main, main), flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return FLAGS(argv)
-    except absl_flags.Error as error:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
         _fail(UsageError(f"{error} (--help lists the flags)"))
-    except SystemExit:
-        sys.exit(0)  # absl's --help exits with 1
 
 
-def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
+def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for number in STOP_SIGNALS:
-        signal.signal(number, _stop_now)  # until the training loop, which can finish its step, sets its own
     try:
+        signals.handle_stop_signals(signals.interrupt)
         main(argv)
         _exit(0)
     except (DeepLabError, Interrupted) as error:
@@ -68,34 +74,29 @@ def _exit_status(main: Callable[[list[str]], None], argv: list[str]) -> None:
         _fail(DeepLabError(str(error)))
 
 
-def _stop_now(number: int, frame: FrameType | None) -> None:
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_DFL)  # a second one ends the program at once
-    signals_seen.append(number)
-    raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; the same command starts again")
-
-
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:
+    deeplab.program.quiet.drain()  # the reason is the last line
     print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
     _exit(error.exit_status)
 
 
 def _exit(status: int) -> NoReturn:
-    """Ends the process without its libraries' own end, for which nothing is left to be done.
+    """Ends the process without its libraries' own clean-up, which has nothing left to do.
 
-    tf.data iterators were seen to wait for up to a minute there (`make_evaluation` says why), and TensorFlow's servers,
-    where another worker left first, to wait 45 seconds and to report a crash.
+    tf.data iterators were seen to block there for up to a minute, and TensorFlow's servers, if another worker left
+    first, to wait 45 seconds and to report a crash.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
+    deeplab.program.quiet.drain()
     os._exit(status)
 
 
 def _explain(error: tf.errors.OpError) -> str:
     """What TensorFlow raised, in one line, with what to do."""
-    # Neither the name of the operation nor the lines of Python that made it, which stand indented.
+    # Neither the name of the operation nor the lines of Python that made it, which are indented.
     lines = [
         line for line in error.message.splitlines() if line and not re.match(r"\s|Graph exec|Detected at|<st", line)
     ]

@@ -1,11 +1,7 @@
-"""What a run leaves to be read: `metrics.jsonl`, TensorBoard events, the newest and the best scores."""
+"""What TensorBoard shows of a run: events, the layout of its pages, the table of runs, profiler traces."""
 
-import json
-import os
-import resource
-import sys
+import logging
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +10,7 @@ from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api, api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 
-from deeplab.files import write_text
+logger = logging.getLogger("deeplab")
 
 TAGS = {
     "mean_iou": "accuracy/mean_iou",
@@ -77,24 +73,19 @@ _SHOWN_FIRST = ("backbone", "global_batch_size", "learning_rate", "optimizer", "
 """TensorBoard ticks five hyperparameters at first."""
 
 
-class RunLog:
-    """Appends to `metrics.jsonl`, and to TensorBoard events in a run's folder and in one folder per split below it.
+class Events:
+    """Writes TensorBoard events in a run's folder and in one folder per split below it.
 
     The run's own events are the flags as text, the hyperparameters as a row of the table of runs, the layout of the
     charts, and the best mean IoU.
     """
 
-    def __init__(self, model_dir: Path, flags_text: str = "", hyperparameters: dict[str, object] | None = None) -> None:
+    def __init__(self, model_dir: Path, flags_text: str, hyperparameters: dict[str, object]) -> None:
         self._model_dir = model_dir
-        self._file = _open_lines(model_dir / "metrics.jsonl")
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        self._newest: dict[str, dict] = {}
-        self._write_start(flags_text, hyperparameters or {})
-
-    def _write_start(self, flags_text: str, hyperparameters: dict[str, object]) -> None:
         columns = [_column(name, value) for name, value in hyperparameters.items()]
         # Else runs with the same values would be shown as one.
-        row = api.hparams_pb(hyperparameters, trial_id=str(self._model_dir))
+        row = api.hparams_pb(hyperparameters, trial_id=str(model_dir))
         table = hparams.experiment_pb(columns, [metric.as_proto() for metric in _FINAL_METRICS])
         with self._writer("").as_default(0):
             tf.summary.text("flags", f"```\n{flags_text}```")
@@ -102,17 +93,8 @@ class RunLog:
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString())
         self._writer("").flush()
 
-    def write_file(self, name: str, record: dict) -> Path:
-        """A JSON file of its own in the run's folder; returns its path."""
-        path = self._model_dir / name
-        write_text(path, json.dumps(record, indent=1) + "\n")
-        return path
-
-    def write(self, step: int, split: str, record: dict) -> None:
-        """One JSON line, and a scalar for each field that `TAGS` names; a dict's numbers as `tag/key`."""
-        self._newest[split] = {"step": step, "split": split, **record}
-        self._file.write(json.dumps(self._newest[split]) + "\n")
-        self._file.flush()
+    def write_record(self, step: int, split: str, record: dict) -> None:
+        """A scalar for each field that `TAGS` names; a dict's numbers as `tag/key`."""
         with self._writer(split).as_default(step):
             for name, tag in TAGS.items():
                 value = record.get(name)
@@ -128,20 +110,11 @@ class RunLog:
                 tf.summary.image(tag, picture[np.newaxis])
         self._writer(split).flush()
 
-    def write_best(self, step: int, mean_iou: float | None) -> None:
-        """Keeps the newest records as the best ones, too: `metrics_best.json`."""
-        self._write_newest("metrics_best.json")
-        if mean_iou is not None:
-            with self._writer("").as_default(step):
-                tf.summary.scalar(BEST_MEAN_IOU, mean_iou)
-            self._writer("").flush()
-
-    def write_last(self) -> None:
-        """`metrics_last.json`: the newest record of each split, split -> record."""
-        self._write_newest("metrics_last.json")
-
-    def _write_newest(self, name: str) -> None:
-        write_text(self._model_dir / name, json.dumps(self._newest, indent=1) + "\n")
+    def write_best(self, step: int, mean_iou: float) -> None:
+        """The best mean IoU so far (0 to 1), as the run's own."""
+        with self._writer("").as_default(step):
+            tf.summary.scalar(BEST_MEAN_IOU, mean_iou)
+        self._writer("").flush()
 
     def _writer(self, folder: str) -> tf.summary.SummaryWriter:
         if folder not in self._writers:
@@ -149,22 +122,27 @@ class RunLog:
         return self._writers[folder]
 
 
-def _open_lines(path: Path) -> TextIO:
-    """Opens a file of lines to append to; the half line that a killed process left goes."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
-    return path.open("a", encoding="utf-8")
+class Profiler:
+    """Traces the steps `first` to `last` with TensorFlow's profiler, for TensorBoard's page "Profile"."""
 
+    def __init__(self, model_dir: Path, first: int, last: int) -> None:
+        self._model_dir, self._first, self._last = model_dir, first, last
+        self._is_tracing = False
 
-def peak_memory() -> dict[str, int]:
-    """The most that this process had so far: `host_memory_bytes`, and `gpu_memory_bytes` of the fullest GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = {"host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    gpus = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
-    if gpus:
-        peaks["gpu_memory_bytes"] = max(tf.config.experimental.get_memory_info(gpu)["peak"] for gpu in gpus)
-    return peaks
+    def after(self, step: int) -> None:
+        """Starts or ends the trace, if it is time to; `step` steps have been made, and the devices are idle."""
+        if self._is_tracing and step >= self._last:
+            tf.profiler.experimental.stop()
+            self._is_tracing = False
+            logger.info("profiler: trace up to step %d in %s", step, self._model_dir / "plugins" / "profile")
+        elif not self._is_tracing and self._first - 1 <= step < self._last:
+            tf.profiler.experimental.start(str(self._model_dir))
+            self._is_tracing = True
+
+    def close(self) -> None:
+        """Ends a trace that the end of training cut short."""
+        if self._is_tracing:
+            self.after(self._last)
 
 
 def _layout() -> layout_pb2.Layout:

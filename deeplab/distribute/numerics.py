@@ -1,0 +1,40 @@
+"""How a program computes: precision, seeds, and whether twice the same gives the same bits."""
+
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from deeplab.settings import setting
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+@dataclass(frozen=True)
+class PrecisionSettings:
+    """Precision."""
+
+    precision: str = setting(
+        "float32", "Compute type; variables and logits stay float32.", choices=list(_POLICIES), column=True
+    )
+
+
+@dataclass(frozen=True)
+class SeedSettings:
+    """Reproducibility."""
+
+    # Not 0: with that as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
+    seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True)
+    deterministic: bool = setting(False, "Same seed, same hardware: same bits. Slower.")
+
+
+def set_precision(settings: PrecisionSettings) -> None:
+    """Sets Keras's dtype policy."""
+    keras.config.set_dtype_policy(_POLICIES[settings.precision])
+
+
+def set_seed(settings: SeedSettings) -> None:
+    """Sets all seeds and, if asked for, TensorFlow's deterministic kernels."""
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,97 @@
+"""Scores a data set: sums over all its batches, then the ratios, once; and shows each prediction to viewers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab.data.pipeline import EvaluationBatches
+from deeplab.data.split import Split
+from deeplab.distribute.devices import check_batch_size
+from deeplab.errors import DataError
+from deeplab.files import is_plain_name
+from deeplab.progress import Progress
+from deeplab.settings import setting
+from deeplab.training.losses import Loss
+from deeplab.training.metrics import Evaluation, scores
+from deeplab.training.step import make_evaluate_step
+
+Viewer = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
+"""Takes an example's name, its image (uint8 RGB [height, width, 3]), its true mask and the prediction (uint8
+[height, width]); all at the image's own size."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Evaluation."""
+
+    eval_batch_size: int | None = setting(
+        None, "Images per evaluation batch. Default: 4 a replica.", lower=1, compared=False
+    )
+
+    def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:
+        """Of a split; raises UsageError unless the batch divides among the replicas."""
+        size = self.eval_batch_size or num_replicas
+        check_batch_size("eval_batch_size", size, num_replicas)
+        return EvaluationBatches(split, size // num_replicas)
+
+
+class Evaluator:
+    """Scores one split, as often as it is called, with the weights of the moment.
+
+    It is of no more use once an evaluation was broken off.
+
+    Args:
+        strategy: whose replicas share each batch.
+        predict: images -> logits or log-probabilities [batch, height, width, classes].
+        loss: evaluated over the whole split.
+        batches: of the split that is scored.
+        viewers: see each example of the split with its prediction. One whose `wants_more` is False sees no more.
+        deterministic: as `confusion_matrix` takes it.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        predict: Callable[[tf.Tensor], tf.Tensor],
+        loss: Loss,
+        batches: EvaluationBatches,
+        viewers: Sequence[Viewer] = (),
+        deterministic: bool = False,
+    ) -> None:
+        self._strategy, self._loss, self._folder, self._viewers = strategy, loss, batches.split.folder, viewers
+        replicas_per_worker = len(strategy.extended.worker_devices)
+        num_workers = strategy.num_replicas_in_sync // replicas_per_worker
+        self._num_steps = batches.num_steps(num_workers, replicas_per_worker)
+        self._evaluate_step = make_evaluate_step(strategy, predict, loss, deterministic)
+        # One iterator for all evaluations: in TensorFlow 2.21, dropping it can take as long as it lived, up to a minute
+        # (docs/design.md, data).
+        self._batches = iter(strategy.distribute_datasets_from_function(batches.for_worker))
+
+    def __call__(self) -> Evaluation:
+        """Runs over the whole split, once."""
+        progress = Progress("evaluating", self._num_steps, "batches")
+        totals: dict[str, tf.Tensor] = {}
+        for number in range(1, self._num_steps + 1):
+            batch_totals, predictions, batch = self._evaluate_step(self._batches)
+            totals = {name: value + totals[name] if totals else value for name, value in batch_totals.items()}
+            if viewers := [viewer for viewer in self._viewers if getattr(viewer, "wants_more", True)]:
+                self._show(viewers, batch, predictions)
+            progress.update(number)
+        progress.clear()
+        confusion, num_images = totals.pop("confusion").numpy(), int(totals.pop("num_images"))
+        losses = {name: float(value) for name, value in self._loss.parts(totals).items()}
+        return Evaluation(losses, scores(confusion), confusion, num_images)
+
+    def _show(self, viewers: Sequence[Viewer], batch: dict[str, tf.Tensor], predictions: tf.Tensor) -> None:
+        """Hands each example of a batch with its prediction to the viewers; fillers are left out."""
+        columns = [batch["is_example"], batch["name"], batch["image"], batch["label"], predictions]
+        for replica in zip(*map(self._strategy.experimental_local_results, columns), strict=True):
+            for is_example, name, *pictures in zip(*(column.numpy() for column in replica), strict=True):
+                if not is_example:
+                    continue
+                if not is_plain_name(name.decode(errors="replace")):
+                    raise DataError(f"{self._folder}: an example is called {name!r}, not a plain file name")
+                for viewer in viewers:
+                    viewer(name.decode(), *pictures)

@@ -1,0 +1,1 @@
+"""The folder of a run: model, checkpoints, metrics, TensorBoard events."""

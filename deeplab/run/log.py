@@ -1,0 +1,146 @@
+"""What a run says while it trains: log lines, `metrics.jsonl`, TensorBoard events, the newest and the best scores."""
+
+import json
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Protocol, TextIO
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab.files import write_text
+from deeplab.progress import duration
+from deeplab.run.tensorboard import Events
+from deeplab.training.metrics import Evaluation, per_cent, scores
+from deeplab.training.plan import Plan
+
+
+class Panel(Protocol):
+    """Draws an evaluation's examples and confusion matrix: `view.panel.Panel`."""
+
+    def pictures(self, confusion: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 RGB [height, width, 3] by TensorBoard's tag."""
+
+
+logger = logging.getLogger("deeplab")
+
+_NOT_MEANS = ("steps", "confusion", "non_finite", "skipped")
+"""Of the totals of a call of the train step: those that are not sums over steps."""
+
+
+class RunLog:
+    """Appends to `metrics.jsonl`, to TensorBoard's events and to the log.
+
+    Args:
+        model_dir: the run's folder.
+        class_names: names for `per_class_iou`.
+        flags_text: for TensorBoard's page "Text".
+        hyperparameters: for its table of runs.
+        panel: has seen the examples of each evaluation, and draws TensorBoard's pictures of them.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        class_names: tuple[str, ...],
+        flags_text: str = "",
+        hyperparameters: dict[str, object] | None = None,
+        panel: Panel | None = None,
+    ) -> None:
+        self.model_dir, self._class_names, self._panel = model_dir, class_names, panel
+        self._file = _open_lines(model_dir / "metrics.jsonl")
+        self._events = Events(model_dir, flags_text, hyperparameters or {})
+        self._newest: dict[str, dict] = {}
+
+    def write_training(
+        self, step: int, plan: Plan, totals: dict[str, tf.Tensor], seconds: float, learning_rate: float
+    ) -> None:
+        """The means over the steps since the last call, which took `seconds`; none if loss scaling skipped all."""
+        steps = float(totals["steps"])
+        updates = steps - float(totals["skipped"])
+        if updates < steps:
+            logger.warning(
+                "%.0f of %.0f updates up to step %d skipped: overflow in float16", steps - updates, steps, step
+            )
+        if not updates:
+            return
+        means = {name: float(total) / updates for name, total in totals.items() if name not in _NOT_MEANS}
+        step_seconds = seconds / steps
+        if "data_wait_seconds" in means:
+            means["compute_seconds"] = max(step_seconds - means["data_wait_seconds"], 0.0)
+        result = scores(totals["confusion"])
+        epoch = step / plan.steps_per_epoch
+        record = {
+            "epoch": round(epoch, 4),
+            **means,
+            "learning_rate": learning_rate,
+            "images_per_second": plan.global_batch_size / step_seconds,
+            "step_seconds": step_seconds,
+            **peak_memory(),
+            **result.to_json(self._class_names),
+        }
+        self.write(step, "train", record)
+        logger.info(
+            "step %d/%d  epoch %.2f  loss %.4f  mIoU %s  rate %.3g  %.1f img/s  ETA %s",
+            step,
+            plan.total_steps,
+            epoch,
+            means["loss"],
+            per_cent(result.mean_iou),
+            learning_rate,
+            record["images_per_second"],
+            duration((plan.total_steps - step) * step_seconds),
+        )
+
+    def write_evaluation(self, step: int, split: str, evaluation: Evaluation) -> None:
+        """The record of an evaluation of a split."""
+        self.write(step, split, evaluation.to_json(self._class_names))
+        if self._panel:
+            self._events.write_pictures(step, split, self._panel.pictures(evaluation.confusion))
+
+    def write(self, step: int, split: str, record: dict) -> None:
+        """One JSON line, and a scalar in TensorBoard for each field that it knows."""
+        self._newest[split] = {"step": step, "split": split, **record}
+        self._file.write(json.dumps(self._newest[split]) + "\n")
+        self._file.flush()
+        self._events.write_record(step, split, record)
+
+    def write_best(self, step: int, mean_iou: float | None) -> None:
+        """Keeps the newest records as the best ones, too: `metrics_best.json`."""
+        self._write_newest("metrics_best.json")
+        if mean_iou is not None:
+            self._events.write_best(step, mean_iou)
+
+    def write_last(self) -> None:
+        """`metrics_last.json`: the newest record of each split, split -> record."""
+        self._write_newest("metrics_last.json")
+
+    def write_file(self, name: str, record: dict) -> Path:
+        """A JSON file of its own in the run's folder; returns its path."""
+        path = self.model_dir / name
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        return path
+
+    def _write_newest(self, name: str) -> None:
+        self.write_file(name, self._newest)
+
+
+def _open_lines(path: Path) -> TextIO:
+    """Opens a file of lines to append to; the half line that a killed process left goes."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8")
+
+
+def peak_memory() -> dict[str, int]:
+    """The most that this process had so far: `host_memory_bytes`, and `gpu_memory_bytes` of the fullest GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    gpus = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]
+    if gpus:
+        peaks["gpu_memory_bytes"] = max(tf.config.experimental.get_memory_info(gpu)["peak"] for gpu in gpus)
+    return peaks

@@ -1,0 +1,100 @@
+"""The optimizers, with weight decay, loss scaling and moving averages of the weights."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import keras
+
+from deeplab.settings import setting
+from deeplab.training.schedule import Schedule
+
+logger = logging.getLogger("deeplab")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimizer."""
+
+    optimizer: str = setting("sgd", "Optimizer.", choices=("sgd", "adam", "adamw"), fixed=True, column=True)
+    learning_rate: float = setting(0.007, "Peak learning rate.", lower=0.0, column=True)
+    scale_learning_rate_from: int | None = setting(
+        None,
+        "Batch size that --learning_rate is meant for: it is multiplied by --global_batch_size over this.",
+        lower=1,
+    )
+    momentum: float = setting(0.9, "Momentum of sgd.", lower=0.0, upper=1.0)
+    weight_decay: float = setting(
+        1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower=0.0, column=True
+    )
+    ema_momentum: float = setting(
+        0.0,
+        "Share that a moving average of the weights keeps of itself a step, as 0.999; the average is what is scored "
+        "and kept as the best. 0: none.",
+        lower=0.0,
+        upper=0.999999,
+        fixed=True,
+    )
+
+    @property
+    def l2(self) -> float:
+        """What the step adds to the loss, since the optimizer does not decay by itself."""
+        return 0.0 if self.optimizer == "adamw" else self.weight_decay
+
+    def peak_learning_rate(self, global_batch_size: int) -> float:
+        """The learning rate, scaled to the batch size if `scale_learning_rate_from` says so."""
+        if not self.scale_learning_rate_from:
+            return self.learning_rate
+        scaled = self.learning_rate * global_batch_size / self.scale_learning_rate_from
+        logger.info(
+            "learning rate %g for batch %d is %g for batch %d",
+            self.learning_rate,
+            self.scale_learning_rate_from,
+            scaled,
+            global_batch_size,
+        )
+        return scaled
+
+
+def make_optimizer(
+    settings: OptimizerSettings, schedule: Schedule, variables: list, loss_scaling: bool
+) -> keras.optimizers.Optimizer:
+    """SGD with momentum, Adam or AdamW, built for `variables`; with dynamic loss scaling for float16.
+
+    AdamW decays kernels alone (decoupled); for the others the step adds L2 to the loss. With `ema_momentum` the
+    optimizer keeps a moving average of the variables (see `averaged_weights`).
+    """
+    average = {"use_ema": True, "ema_momentum": settings.ema_momentum} if settings.ema_momentum else {}
+    if settings.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(schedule, momentum=settings.momentum, **average)
+    elif settings.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(schedule, **average)
+    else:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, **average)
+        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_kernel(v)])
+    if loss_scaling:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)  # slots must exist before the first step and before a restore
+    return optimizer
+
+
+@contextmanager
+def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> Iterator[None]:
+    """Within, the variables hold their moving averages, if the optimizer keeps them; after it, what they held before.
+
+    Batch normalisation's moving statistics are averages already and stay.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    before = [variable.numpy() for variable in variables] if inner.use_ema else []
+    optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=bool(before)):
+            variable.assign(value)
+
+
+def is_kernel(variable: keras.Variable) -> bool:
+    """Whether weight decay applies: convolution kernels, not biases and not batch normalisation."""
+    return variable.path.endswith("kernel")

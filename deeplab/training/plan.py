@@ -1,0 +1,94 @@
+"""How long to train, and what is due after which step."""
+
+import math
+from dataclasses import dataclass
+
+from deeplab.errors import UsageError
+from deeplab.settings import setting
+
+PAPER_TRAIN_STEPS = 30_000
+"""arXiv 1706.05587, section 4.1."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Length of training, logging, evaluation and checkpoints.
+
+    A patience counts evaluations without a better mIoU.
+
+    Raises:
+        UsageError: `train_steps` and `epochs` together, or `profile_steps` that are not a first and a last step.
+    """
+
+    num_examples: int = 0
+    global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1, column=True)
+    train_steps: int = setting(
+        0, "Updates to make; 0: as --epochs says, else 30000 (the paper's).", lower=0, column=True
+    )
+    epochs: float = setting(
+        0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0, column=True
+    )
+    eval_every_epochs: float = setting(
+        1.0, "Epochs between evaluations; 0: at the end alone.", lower=0.0, compared=False
+    )
+    plateau_patience: int = setting(0, "Evaluations without a better mIoU that lower the rate; 0: never.", lower=0)
+    plateau_factor: float = setting(0.5, "By how much a plateau lowers the rate.", lower=0.0, upper=1.0)
+    early_stopping_patience: int = setting(0, "Evaluations without a better mIoU that end it; 0: never.", lower=0)
+    checkpoint_steps: int = setting(
+        1000, "Steps between checkpoints; also at each evaluation.", lower=1, compared=False
+    )
+    checkpoint_minutes: float = setting(
+        10.0, "At most so many minutes between checkpoints, too; 0: any.", lower=0.0, compared=False
+    )
+    log_every_steps: int = setting(20, "Steps between log lines and TensorBoard points.", lower=1, compared=False)
+    profile_steps: tuple[int, ...] | None = setting(
+        None,
+        "First and last step to trace with TensorFlow's profiler, as 100,110; few are enough.",
+        lower=1,
+        compared=False,
+    )
+    steps_per_call: int = setting(1, "Steps per compiled call; 10 or more on fast GPUs.", lower=1, compared=False)
+
+    def __post_init__(self) -> None:
+        if self.train_steps and self.epochs:
+            raise UsageError("--train_steps and --epochs: give one of them (0 takes back what a --flagfile sets)")
+        if self.profile_steps and (len(self.profile_steps) != 2 or self.profile_steps[0] > self.profile_steps[1]):
+            text = ",".join(map(str, self.profile_steps))
+            raise UsageError(f"--profile_steps={text}: a first and a last step, as in 100,110")
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Need not be whole: batches run across epochs."""
+        return self.num_examples / self.global_batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the run takes."""
+        if self.epochs:
+            return max(math.ceil(self.epochs * self.steps_per_epoch), 1)
+        return self.train_steps or PAPER_TRAIN_STEPS
+
+    def evaluation_due(self, step: int) -> bool:
+        """Whether to evaluate after this step: the first after each `eval_every_epochs`, and the last."""
+        if step == self.total_steps:
+            return True
+        if not self.eval_every_epochs:
+            return False
+        interval = self.steps_per_epoch * self.eval_every_epochs
+        return math.floor(step / interval) > math.floor((step - 1) / interval)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether to save after this step, whatever the clock says."""
+        return step % self.checkpoint_steps == 0 or self.evaluation_due(step)
+
+    def anything_due(self, step: int) -> bool:
+        """Whether the loop has something to do after this step, so that a compiled call must not run past it."""
+        first, last = self.profile_steps or (0, 0)
+        return step % self.log_every_steps == 0 or self.checkpoint_due(step) or step in (first - 1, last)
+
+    def steps_to_next_due(self, step: int) -> int:
+        """How many steps, at most `steps_per_call`, may run in one compiled call after this step."""
+        count = 1
+        while count < self.steps_per_call and not self.anything_due(step + count):
+            count += 1
+        return count

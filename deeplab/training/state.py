@@ -1,0 +1,90 @@
+"""All that training changes, and all that a checkpoint holds."""
+
+from contextlib import AbstractContextManager
+
+import keras
+import tensorflow as tf
+
+from deeplab.training.optimizer import averaged_weights
+from deeplab.training.schedule import Schedule
+
+
+class TrainState:
+    """The networks, the optimizer, and the loop's memory.
+
+    The counters are variables on the host (int64 scalars; `best_mean_iou` is float64).
+
+    Attributes:
+        model: what is scored and used: images -> logits.
+        training_model: what is trained: `model`, or that with a second output, an auxiliary head's.
+        optimizer: built, with its slots and loss scale.
+        schedule: gives the learning rate; a plateau lowers its scale.
+        step: counts global batches, including those whose update float16's loss scaling skipped; the optimizer's own
+            count leaves those out.
+        examples: counts the examples in those batches: the position in the data, whatever batch size comes next.
+        num_replicas: how many computed the newest of them.
+        evaluated_step: the step of the newest evaluation.
+        best_mean_iou: of all evaluations; -1 before the first.
+        evaluations_since_best: evaluations without a better mIoU, for early stopping.
+        evaluations_since_plateau: the same since the learning rate was last lowered.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        training_model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        schedule: Schedule,
+    ) -> None:
+        self.model, self.training_model, self.optimizer, self.schedule = model, training_model, optimizer, schedule
+        with tf.device("CPU:0"):
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.num_replicas = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.evaluated_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.best_mean_iou = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
+            self.evaluations_since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.evaluations_since_plateau = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def advance(self, num_steps: int, global_batch_size: int) -> None:
+        """Counts steps that were made."""
+        self.step.assign_add(num_steps)
+        self.examples.assign_add(num_steps * global_batch_size)
+
+    def note_evaluation(self, mean_iou: float) -> bool:
+        """Counts an evaluation of this step; whether its mean IoU (0 to 1) is the best so far."""
+        self.evaluated_step.assign(self.step)
+        is_best = mean_iou > float(self.best_mean_iou)
+        if is_best:
+            self.best_mean_iou.assign(mean_iou)
+        for counter in (self.evaluations_since_best, self.evaluations_since_plateau):
+            counter.assign(0 if is_best else counter + 1)
+        return is_best
+
+    def averaged_weights(self) -> AbstractContextManager:
+        """Within, the networks have the weights to be scored and kept as the best; see `optimizer.averaged_weights`."""
+        return averaged_weights(self.optimizer, self.training_model.trainable_variables)
+
+    def as_checkpoint(self) -> tf.train.Checkpoint:
+        """The whole of it, under the keys that checkpoint files have."""
+        counters = tf.Module()
+        for name in (
+            "step",
+            "examples",
+            "num_replicas",
+            "evaluated_step",
+            "best_mean_iou",
+            "evaluations_since_best",
+            "evaluations_since_plateau",
+        ):
+            setattr(counters, name, getattr(self, name))
+        # Keras leaves dropout's random state out of a model's checkpoint.
+        seeds = [v.value for v in self.training_model.variables if v.path.endswith("seed_generator_state")]
+        return tf.train.Checkpoint(
+            model=self.model,
+            training_model=self.training_model,
+            optimizer=self.optimizer,
+            learning_rate_scale=self.schedule.scale,
+            state=counters,
+            random_state=seeds,
+        )

@@ -1,0 +1,1 @@
+"""What people look at: pictures of masks, TensorBoard's panel, the report and its charts."""

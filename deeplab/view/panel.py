@@ -1,0 +1,41 @@
+"""The pictures of an evaluation in TensorBoard: its first examples, the same each time, and the confusion matrix."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deeplab.view import pictures
+
+LARGEST_PANEL = 8
+
+
+class Panel:
+    """A viewer that draws the first examples of each evaluation; the others need not be copied from the devices.
+
+    Args:
+        class_names: of the masks.
+        count: how many examples to draw.
+    """
+
+    def __init__(self, class_names: Sequence[str], count: int = LARGEST_PANEL) -> None:
+        self._class_names, self._count = class_names, count
+        self._drawn: dict[str, np.ndarray] = {}
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the next example of this evaluation would be drawn."""
+        return len(self._drawn) < self._count
+
+    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """One example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
+        if self.wants_more:
+            self._drawn[f"pictures/{name}"] = np.array(pictures.panel(image, truth, prediction, self._class_names))
+
+    def pictures(self, confusion: np.ndarray) -> dict[str, np.ndarray]:
+        """All pictures of the evaluation that ended, uint8 RGB [height, width, 3] by tag; the next one begins.
+
+        confusion: its confusion matrix, integers [classes, classes], rows true.
+        """
+        matrix = np.array(pictures.confusion_picture(confusion, self._class_names))
+        drawn, self._drawn = self._drawn, {}
+        return {"pictures/confusion_matrix": matrix, **drawn}

@@ -1,0 +1,245 @@
+"""One HTML file about an evaluation: scores, confusions, best and worst images, curves. It asks for nothing else."""
+
+import base64
+import heapq
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab.data.palette import IGNORE_LABEL, palette
+from deeplab.errors import DataError
+from deeplab.training.metrics import Evaluation, confusion_counts, per_cent, scores
+from deeplab.view import charts, pictures
+from deeplab.view.template import Markup, Template
+
+SHOWN_IMAGES = 4
+SHOWN_CONFUSIONS = 10
+_LARGEST_SIDE = 480
+
+_TEMPLATE = Template(Path(__file__).with_name("report.html"))
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """An image, its masks (uint8 [height, width]) and the mean IoU over the classes in them."""
+
+    mean_iou: float
+    name: str
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+class ImageRanking:
+    """A viewer that keeps the best and the worst images; one that has only void counts for neither."""
+
+    def __init__(self, num_classes: int, count: int = SHOWN_IMAGES) -> None:
+        self._num_classes, self._count = num_classes, count
+        self._best: list[ScoredImage] = []
+        self._worst: list[ScoredImage] = []
+
+    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """One image (uint8 RGB [height, width, 3]) and its masks (uint8 [height, width])."""
+        mean_iou = scores(confusion_counts(truth, prediction, self._num_classes, IGNORE_LABEL)).mean_iou
+        if mean_iou is not None:
+            shown = ScoredImage(mean_iou, name, image, truth, prediction)
+            self._best = heapq.nlargest(self._count, [*self._best, shown], _by_score)
+            self._worst = heapq.nsmallest(self._count, [*self._worst, shown], _by_score)
+
+    @property
+    def best(self) -> list[ScoredImage]:
+        """The best first."""
+        return self._best
+
+    @property
+    def worst(self) -> list[ScoredImage]:
+        """The worst first; none that is among the best."""
+        best = {item.name for item in self._best}
+        return [item for item in self._worst if item.name not in best]
+
+
+def _by_score(item: ScoredImage) -> tuple[float, str]:
+    return item.mean_iou, item.name
+
+
+def render(
+    title: str,
+    class_names: Sequence[str],
+    evaluation: Evaluation,
+    ranking: ImageRanking,
+    records: Iterable[dict],
+    facts: dict[str, object],
+) -> str:
+    """The page as text.
+
+    Args:
+        title: heading.
+        class_names: of the model.
+        evaluation: what is reported.
+        ranking: of the evaluated images.
+        records: of `metrics.jsonl`, for the curves; may be empty.
+        facts: name -> value: what was evaluated, and how.
+    """
+    result = evaluation.scores
+    tiles = {
+        "mean IoU": _per_cent(result.mean_iou),
+        "pixel accuracy": _per_cent(result.pixel_accuracy),
+        "mean accuracy": _per_cent(result.mean_accuracy),
+        "loss": f"{evaluation.losses['loss']:.4f}",
+        "images": f"{evaluation.num_images:,}",
+    }
+    sections = {
+        "Training": charts.training_curves(records),
+        "Classes": _class_table(class_names, evaluation),
+        "Confusion matrix": _confusions(class_names, evaluation.confusion),
+        "Worst images": Markup.joined(_example(item, class_names) for item in ranking.worst),
+        "Best images": Markup.joined(_example(item, class_names) for item in ranking.best),
+        "What was evaluated": _facts(facts),
+    }
+    page = _TEMPLATE.fill(
+        "page",
+        title=title,
+        tiles=Markup.joined(_TEMPLATE.fill("tile", name=name, value=value) for name, value in tiles.items()),
+        sections=Markup.joined(
+            _TEMPLATE.fill("section", name=name, content=content) for name, content in sections.items() if content
+        ),
+    )
+    return f"{page}\n"
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a `metrics.jsonl`; of two for one step and split the later counts. Empty without a file.
+
+    Raises:
+        DataError: a line that is no record.
+    """
+    newest = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            record = json.loads(line)
+            newest[record["split"], record["step"]] = record
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: line {number} is no record of a run ({error}); take it out") from error
+    return [newest[key] for key in sorted(newest)]
+
+
+def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
+    matrix = evaluation.confusion
+    truth, predicted, total = matrix.sum(1), matrix.sum(0), max(matrix.sum(), 1)
+    rows = []
+    for index, iou in enumerate(evaluation.scores.per_class_iou):
+        hits = matrix[index, index]
+        rows.append(
+            _TEMPLATE.fill(
+                "class_row",
+                class_name=_class_name(index, class_names),
+                width=f"{100 * (iou or 0):.1f}",
+                iou=_per_cent(iou),
+                recall=_per_cent(hits / truth[index] if truth[index] else None),
+                precision=_per_cent(hits / predicted[index] if predicted[index] else None),
+                share=_per_cent(truth[index] / total),
+            )
+        )
+    return _TEMPLATE.fill("classes", rows=Markup.joined(rows))
+
+
+def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
+    picture = _image(
+        pictures.confusion_picture(matrix, class_names),
+        "Confusion matrix: of the pixels of each true class (rows), the share predicted as each class (columns), in "
+        "per cent. The largest confusions are listed below.",
+        "PNG",
+        "matrix",
+    )
+    totals = matrix.sum(1)
+    wrong = matrix - np.diag(np.diag(matrix))
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
+    rows = [
+        _TEMPLATE.fill(
+            "confusion_row",
+            true=_class_name(true, class_names),
+            predicted=_class_name(predicted, class_names),
+            share=_per_cent(wrong[true, predicted] / totals[true]),
+            pixels=f"{wrong[true, predicted]:,}",
+        )
+        for true, predicted in zip(*np.unravel_index(largest, matrix.shape), strict=True)
+        if wrong[true, predicted]
+    ]
+    parts = [_TEMPLATE.fill("confusion_matrix", picture=picture)]
+    if rows:
+        parts.append(_TEMPLATE.fill("confusions", rows=Markup.joined(rows)))
+    return Markup.joined(parts)
+
+
+def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
+    shown = {
+        "image": Image.fromarray(item.image),
+        "truth": pictures.overlay(item.image, np.where(item.truth == IGNORE_LABEL, 0, item.truth)),
+        "prediction": pictures.overlay(item.image, item.prediction),
+        "errors (red)": pictures.error_map(item.image, item.truth, item.prediction),
+    }
+    texts = {
+        "image": f"The image {item.name}",
+        "truth": f"Its true classes: {_shares(item.truth, class_names)}",
+        "prediction": f"The predicted classes: {_shares(item.prediction, class_names)}",
+        "errors (red)": f"Wrong pixels: {_per_cent(_share_wrong(item))}",
+    }
+    found = np.setdiff1d(np.union1d(item.truth, item.prediction), [IGNORE_LABEL])
+    legend = (_TEMPLATE.fill("legend_entry", class_name=_class_name(index, class_names)) for index in found)
+    return _TEMPLATE.fill(
+        "example",
+        name=item.name,
+        mean_iou=_per_cent(item.mean_iou),
+        legend=Markup(" ".join(legend)),
+        pictures=Markup.joined(
+            _TEMPLATE.fill("example_picture", name=name, image=_image(picture, texts[name], "JPEG"))
+            for name, picture in shown.items()
+        ),
+    )
+
+
+def _share_wrong(item: ScoredImage) -> float:
+    valid = item.truth != IGNORE_LABEL
+    return float((item.truth != item.prediction)[valid].mean())
+
+
+def _shares(mask: np.ndarray, class_names: Sequence[str]) -> str:
+    found = pictures.class_shares(mask)
+    return ", ".join(f"{class_names[index]} {_per_cent(share)}" for index, share in found)
+
+
+def _facts(facts: dict[str, object]) -> Markup:
+    items = (_TEMPLATE.fill("fact", name=name, value=value) for name, value in facts.items())
+    return _TEMPLATE.fill("facts", items=Markup.joined(items))
+
+
+def _class_name(index: int, class_names: Sequence[str]) -> Markup:
+    """With a square in its colour."""
+    red, green, blue = palette()[index]
+    return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=class_names[index])
+
+
+def _image(picture: Image.Image, text: str, file_format: str, css_class: str = "") -> Markup:
+    if file_format == "JPEG":
+        picture = picture.convert("RGB")
+        picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, optimize=True)
+    return _TEMPLATE.fill(
+        "image",
+        css_class=css_class,
+        width=picture.width,
+        height=picture.height,
+        text=text,
+        format=file_format.lower(),
+        data=base64.b64encode(buffer.getvalue()).decode(),
+    )
+
+
+def _per_cent(fraction: float | None) -> str:
+    return per_cent(fraction, digits=1)

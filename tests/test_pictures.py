@@ -1,0 +1,122 @@
+"""Pictures of masks, and the viewers that draw them."""
+
+import numpy as np
+from PIL import Image
+
+from deeplab.view import pictures
+from deeplab.view.panel import Panel
+
+
+def test_colour_mask_shows_colours_and_keeps_indices(tmp_path):
+    mask = np.array([[0, 1, 15], [20, 255, 2]], np.uint8)
+    pictures.save(pictures.colour_mask(mask), tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as image:
+        np.testing.assert_array_equal(np.array(image), mask)
+        colours = np.array(image.convert("RGB"))
+    # From the table of colours of the VOC 2012 devkit: aeroplane, person, tvmonitor, void.
+    for place, colour in {(0, 1): (128, 0, 0), (0, 2): (192, 128, 128), (1, 0): (0, 64, 128)}.items():
+        assert tuple(colours[place]) == colour
+    assert tuple(colours[1, 1]) == (224, 224, 192)
+
+
+def test_overlay_mixes_and_leaves_background_clear():
+    image = np.full((1, 2, 3), 100, np.uint8)
+    mixed = np.array(pictures.overlay(image, np.array([[0, 1]], np.uint8), opacity=0.5))
+    np.testing.assert_array_equal(mixed, [[[100, 100, 100], [114, 50, 50]]])  # aeroplane is (128, 0, 0)
+
+
+def test_side_by_side_keeps_each_picture_whole():
+    row = pictures.side_by_side(Image.new("RGB", (2, 3), "red"), Image.new("L", (4, 1), 7))
+    assert row.size == (2 + 4 + 4, 3)
+    pixels = np.array(row)
+    assert (pixels[:, :2] == [255, 0, 0]).all()
+    assert (pixels[0, 6:] == 7).all()
+    assert (pixels[:, 2:6] == 255).all()
+
+
+def test_error_map_shows_wrong_pixels_red_and_void_white():
+    image = np.full((1, 4, 3), 100, np.uint8)
+    truth, prediction = np.array([[0, 1, 255, 2]], np.uint8), np.array([[0, 2, 1, 2]], np.uint8)
+    pixels = np.array(pictures.error_map(image, truth, prediction))
+    np.testing.assert_array_equal(pixels[0], [[178] * 3, [230, 0, 60], [255] * 3, [178] * 3])
+
+
+def test_panel_has_four_pictures_and_void_is_white():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    truth = np.full((40, 60), 255, np.uint8)
+    prediction = np.full((40, 60), 1, np.uint8)
+    pixels = np.array(pictures.panel(image, truth, prediction, ("background", "thing")))
+    top = 19  # of the heading
+    assert pixels.shape[1] == 4 * 60 + 3 * 4
+    middle = pixels[top + 20, 30::64]
+    np.testing.assert_array_equal(middle, [[100] * 3, [255] * 3, [128, 0, 0], [255] * 3])
+    small = pictures.panel(image, truth, prediction, ("background", "thing"), largest_side=30)
+    assert small.width == 4 * 30 + 3 * 4
+
+
+def test_class_shares_leave_void_out():
+    mask = np.array([[3, 3, 3, 0], [255, 255, 255, 255]], np.uint8)
+    assert pictures.class_shares(mask) == [(3, 0.75), (0, 0.25)]
+    assert pictures.class_shares(np.full((2, 2), 255, np.uint8)) == []
+
+
+def test_legend_has_a_square_for_each_class_and_grows_with_long_names():
+    picture = pictures.legend({1: "a" * 100, 15: "person"}, 20)
+    pixels = np.array(picture)
+    assert picture.width > 500
+    assert tuple(pixels[10, 8]) == (128, 0, 0)
+    assert tuple(pixels[19 + 10, 8]) == (192, 128, 128)
+
+
+def test_confusion_picture_is_dark_where_a_class_is_found():
+    matrix = np.array([[9, 1, 0], [0, 0, 0], [5, 0, 5]])
+    pixels = np.array(pictures.confusion_picture(matrix, ("a", "b", "c"))).astype(int)
+    size = 32
+    margin = pixels.shape[0] - 1 - 3 * size
+    corners = pixels[margin + 4 :: size, margin + 4 :: size][:3, :3]  # clear of the numbers
+    expected = 255 + np.sqrt(np.array([[0.9, 0.1, 0], [0, 0, 0], [0.5, 0, 0.5]]))[..., None] * (
+        np.array([8, 48, 107]) - 255
+    )
+    expected[1] = 225  # a class without pixels
+    np.testing.assert_allclose(corners, expected, atol=0.51)
+    many = pictures.confusion_picture(np.eye(60, dtype=int), [str(index) for index in range(60)])
+    assert many.width < 1200
+
+
+def _examples(count):
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        size = (20 + number, 30 - number)
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        truth, prediction = (rng.integers(0, 2, size).astype(np.uint8) for _ in range(2))
+        yield f"picture_{number}", image, truth, prediction
+
+
+def test_picture_writer_writes_a_mask_and_a_row_for_each_example(tmp_path):
+    writer = pictures.PictureWriter(tmp_path / "out", ("background", "thing"))
+    for example in _examples(2):
+        writer(*example)
+        name, image, truth, prediction = example
+        with Image.open(tmp_path / "out" / "masks" / f"{name}.png") as mask:
+            np.testing.assert_array_equal(np.array(mask), prediction)
+        expected = pictures.panel(image, truth, prediction, ("background", "thing"))
+        with Image.open(tmp_path / "out" / "side_by_side" / f"{name}.png") as row:
+            np.testing.assert_array_equal(np.array(row), np.array(expected))
+    assert len(list(tmp_path.rglob("*.png"))) == 4
+
+
+def test_panel_of_an_evaluation_has_its_first_examples_and_the_confusion_matrix():
+    panel, matrix = Panel(("background", "thing"), count=2), np.array([[3, 1], [0, 4]])
+    for _ in range(2):
+        wanted = []
+        for example in _examples(3):
+            wanted.append(panel.wants_more)
+            panel(*example)
+        assert wanted == [True, True, False]
+        drawn = panel.pictures(matrix)
+        assert list(drawn) == ["pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"]
+        for name, *example in _examples(2):
+            expected = pictures.panel(*example, ("background", "thing"))
+            np.testing.assert_array_equal(drawn[f"pictures/{name}"], np.array(expected))
+        expected = pictures.confusion_picture(matrix, ("background", "thing"))
+        np.testing.assert_array_equal(drawn["pictures/confusion_matrix"], np.array(expected))

@@ -1,0 +1,216 @@
+"""Nothing that a program writes to stderr is lost, however it ends, and TensorFlow's notes do not show."""
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deeplab.program import stderr_filter
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTE = "I0000 00:00:1700000000.123456   12345 cpu_feature_guard.cc:227] This binary is optimized"
+SAY = f"""
+import ctypes, os, signal, sys, time
+C = ctypes.CDLL(None)
+
+def say(text):  # as a library in C does
+    C.write(2, text.encode(), len(text))
+
+say("{NOTE}\\n")
+"""
+ERRORS = """
+class errors:
+    OpError = type("OpError", (Exception,), {})
+    UnavailableError = AbortedError = CancelledError = DeadlineExceededError = InternalError = OpError
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a program of which `tensorflow` is given, too: what it does while it is imported."""
+
+    def run(program, tensorflow=ERRORS, env=None, **options):
+        (tmp_path / "tensorflow.py").write_text(SAY + tensorflow)
+        (tmp_path / "program.py").write_text(program)
+        environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"} | (env or {})
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        return subprocess.Popen([sys.executable, tmp_path / "program.py"], env=environment, **options)
+
+    return run
+
+
+def _end(process):
+    """(exit status, stderr). That stderr ends shows that the filter has ended."""
+    stderr = process.stderr.read()  # not communicate, which does not see what readline has buffered
+    return process.wait(timeout=60), stderr
+
+
+IMPORT = "from deeplab.program.run import run\n"
+
+
+@pytest.mark.parametrize("line", ["F0000 Check failed: last words\n", "no newline"])
+def test_an_abort_while_tensorflow_is_imported_tells_its_reason(start, line):
+    process = start(IMPORT, f"say({line!r})\nC.abort()\n")
+    assert _end(process) == (-signal.SIGABRT, line)
+
+
+def test_an_abort_later_tells_its_reason(start):
+    program = IMPORT + "from tensorflow import *\nsay('I0000 a note\\nlast words')\nos.abort()\n"
+    assert _end(start(program)) == (-signal.SIGABRT, "last words")
+
+
+def test_sigkill_loses_nothing(start):
+    program = IMPORT + (
+        "from tensorflow import *\n"
+        "for number in range(5000): say(f'line {number}\\n')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert _end(start(program)) == (-signal.SIGKILL, "".join(f"line {number}\n" for number in range(5000)))
+
+
+@pytest.mark.slow
+def test_an_abort_while_an_iterator_is_made_tells_its_reason(tmp_path):
+    """With TensorFlow itself, which has notes while it is imported and while the iterator is made."""
+    (tmp_path / "program.py").write_text("""
+from deeplab.program.run import run
+import ctypes
+import tensorflow as tf
+
+def crash(number):
+    C = ctypes.CDLL(None)
+    C.perror(b"last words")
+    C.abort()
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+make = lambda context: tf.data.Dataset.range(8).map(lambda n: tf.py_function(crash, [n], tf.int64)).batch(2)
+next(iter(strategy.distribute_datasets_from_function(make)))
+""")
+    command, environment = [sys.executable, tmp_path / "program.py"], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert "last words: " in done.stderr
+    assert not [line for line in done.stderr.splitlines() if stderr_filter.is_note(line.encode())]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_while_tensorflow_is_imported_ends_with_one_line(start, number):
+    process = start(IMPORT, "say('importing\\n')\ntime.sleep(60)\n")
+    assert process.stderr.readline() == "importing\n"
+    process.send_signal(number)
+    reason = f"program.py: {number.name}: stopped while starting; the same command starts again\n"
+    assert _end(process) == (75, reason)
+
+
+def test_a_signal_to_the_whole_group_leaves_the_filter(start):
+    """As Ctrl-C, a closed terminal and schedulers send it; the program itself may take its time."""
+    program = IMPORT + (
+        "from tensorflow import *\n"
+        "seen = []\n"
+        "for number in (1, 2, 3, 10, 15): signal.signal(number, lambda *_: seen.append(say('signal\\n')))\n"
+        "say('ready\\n')\n"
+        "while len(seen) < 5: time.sleep(0.01)\n"
+        "say('last words\\n')\n"
+    )
+    process = start(program, start_new_session=True)
+    assert process.stderr.readline() == "ready\n"
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTERM):
+        os.killpg(process.pid, number)
+        assert process.stderr.readline() == "signal\n"
+    assert _end(process) == (0, "last words\n")
+
+
+def test_the_reason_is_the_last_line_and_nothing_is_cut_off(start):
+    program = IMPORT + (
+        "from tensorflow import say\n"
+        "from deeplab.errors import DataError\n"
+        "def main(argv):\n"
+        "    for number in range(2000): say(f'line {number}\\n')\n"
+        "    raise DataError('no such file')\n"
+        "if __name__ == '__main__': run(main, (), '')\n"
+    )
+    status, stderr = _end(start(program))
+    assert status == 1
+    assert stderr.splitlines() == [*(f"line {number}" for number in range(2000)), "program.py: no such file"]
+
+
+def test_help_is_printed_and_ends_with_0(start):
+    program = IMPORT + "if __name__ == '__main__': run(print, (), 'What it does.')\n"
+    process = start(program.replace("run(print", "import sys; sys.argv.append('--help'); run(print"))
+    assert process.stdout.readline() == "What it does.\n"
+    assert _end(process) == (0, "")
+
+
+def test_worker_processes_write_through_the_same_filter(start):
+    program = IMPORT + (
+        "import multiprocessing\n"
+        "from tensorflow import say, NAMES\n"
+        "if __name__ == '__main__':\n"
+        "    worker = multiprocessing.get_context('spawn').Process(target=say, args=('worker\\n',))\n"
+        "    worker.start()\n"
+        "    worker.join()\n"
+        "    print(multiprocessing.active_children())\n"
+    )
+    assert _end(start(program, ERRORS + "NAMES = sys.stderr.name\n")) == (0, "worker\n")
+
+
+def test_a_terminal_is_still_one(start):
+    ours, theirs = pty.openpty()
+    process = start(IMPORT + "import sys\nprint(sys.stderr.isatty())\nsys.stderr.write('50 %\\r')\n", stderr=theirs)
+    os.close(theirs)
+    assert process.communicate(timeout=60)[0] == "True\n"
+    assert os.read(ours, 100) == b"50 %\r"
+    os.close(ours)
+
+
+@pytest.mark.parametrize(("level", "expected"), [("0", f"{NOTE}\n"), ("1", ""), ("2", "")])
+def test_log_level_0_shows_all(start, level, expected):
+    assert _end(start(IMPORT, env={"TF_CPP_MIN_LOG_LEVEL": level})) == (0, expected)
+
+
+def test_without_stderr_a_program_still_runs(start):
+    program = IMPORT + "print('done')\n"
+    process = start(program, preexec_fn=lambda: os.close(2), stderr=None)
+    assert process.communicate(timeout=60)[0] == "done\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("W0000 00:00:1 op.cc] Input of GeneratorDatasetOp::Dataset will not be optimized because", True),
+        ("E0000 00:00:1 op.cc] oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back", True),
+        ("WARNING: All log messages before absl::InitializeLog() is called are written to STDERR", True),
+        ("2026-01-01 00:00:00.123456: I tensorflow/core/platform/cpu_feature_guard.cc:210] This", True),
+        ("2026-01-01 00:00:00.123456: W tensorflow/core/framework/op_kernel.cc:1] failed", False),
+        ("E0000 00:00:1 allocator.cc] out of memory", False),
+        ("Traceback (most recent call last):", False),
+        ("", False),
+    ],
+)
+def test_what_is_a_note(line, expected):
+    assert stderr_filter.is_note(line.encode()) == expected
+
+
+@pytest.mark.parametrize("has_device", [True, False])
+def test_a_failed_driver_is_worth_a_line_where_there_is_a_device(monkeypatch, has_device):
+    monkeypatch.setattr(stderr_filter, "_has_nvidia_device", lambda: has_device)
+    line = b"E0000 00:00:1 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error"
+    assert stderr_filter.is_note(line) != has_device
+
+
+def test_the_first_process_of_a_container_loses_nothing(start, tmp_path):
+    """Its end ends all others at once, so it has no filter."""
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("needs Linux with user namespaces")
+    start(IMPORT, "say('last words\\n')\nos._exit(3)\n").wait()  # writes the files
+    command, environment = [*unshare, sys.executable, tmp_path / "program.py"], {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, f"{NOTE}\nlast words\n")
