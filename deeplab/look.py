@@ -6,6 +6,8 @@ python -m deeplab.look --tfrecord_dir=mydata_shards
 Of a folder in VOC's layout all images and masks are checked, as train.py does; the page shows what training will read.
 """
 
+from deeplab.program.run import run
+
 import contextlib
 import logging
 import tempfile
@@ -16,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab import settings
 from deeplab.data import pipeline
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.download import DownloadSettings
@@ -25,7 +26,7 @@ from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
 from deeplab.errors import UsageError
 from deeplab.files import write_text
 from deeplab.progress import Progress
-from deeplab.settings import Classes, setting
+from deeplab.settings import Classes, Options, setting
 from deeplab.view import dataset_page
 from deeplab.view.survey import Survey
 
@@ -40,7 +41,7 @@ class LookSettings:
         None, "HTML file to write. Default: look.html in the folder of the shards, or in --voc_dir without one."
     )
     crops: int = setting(8, "Training crops to show.", lower=1, upper=64)
-    look_seed: int = setting(1, "train.py's --seed: crops are the first ones of a run with it.", lower=1)
+    seed: int = setting(1, "As train.py's: the crops are the first ones of a run with it.", lower=1, upper=2**31 - 1)
 
 
 SETTINGS: Classes = (LookSettings, ShardSettings, SplitSettings, Augmentation)
@@ -51,8 +52,9 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     tf.config.set_visible_devices([], "GPU")
-    shards, source = settings.read(ShardSettings), settings.read(SplitSettings)
-    look, augmentation = settings.read(LookSettings), settings.read(Augmentation)
+    options = Options(SETTINGS)
+    look, augmentation = options[LookSettings], options[Augmentation]
+    shards, source = options[ShardSettings], options[SplitSettings]
     if not shards.voc_dir and not source.tfrecord_dir:
         raise UsageError("give --voc_dir, or --tfrecord_dir for shards that exist")
     path = look.page or (source.tfrecord_dir or shards.voc_dir or Path()) / "look.html"
@@ -60,8 +62,8 @@ def main(argv: list[str]) -> None:
         train, val = read_splits(located, shards.train_split, shards.val_split, shards.class_names)
         splits = [train, val] if val is not None else [train]
         with damage_named(splits):
-            survey = make_survey(splits, look.look_seed)
-            crops = first_crops(train, augmentation, look.crops, look.look_seed)
+            survey = make_survey(splits, look.seed)
+            crops = first_crops(train, augmentation, look.crops, look.seed)
     facts = {
         "data": shards.voc_dir or source.tfrecord_dir,
         "crops": f"{augmentation.augmentation} at --crop_size={augmentation.crop_size}",
@@ -73,14 +75,14 @@ def main(argv: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _shards(settings_: ShardSettings, source: SplitSettings) -> Iterator[SplitSettings]:
+def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSettings]:
     """Settings of shards that exist: those of --tfrecord_dir, else temporary ones that are written from --voc_dir."""
     if source.tfrecord_dir is not None:
-        write_shards(settings_, DownloadSettings(), source.tfrecord_dir)
+        write_shards(shards, DownloadSettings(), source.tfrecord_dir)
         yield source
         return
     with tempfile.TemporaryDirectory(prefix="deeplab-look-") as folder:
-        write_shards(settings_, DownloadSettings(), Path(folder))
+        write_shards(shards, DownloadSettings(), Path(folder))
         yield SplitSettings(tfrecord_dir=Path(folder), verify=False)
 
 
@@ -90,8 +92,9 @@ def make_survey(splits: list[Split], seed: int) -> Survey:
     total = sum(split.num_examples for split in splits)
     progress, done = Progress("looking", total, "images"), 0
     for split in splits:
-        for name, image, mask in pipeline.examples(split).as_numpy_iterator():
-            survey.add(split.name, name.decode(), image, mask)
+        batches = pipeline.EvaluationBatches(split).for_worker().take(split.num_examples)
+        for batch in batches.as_numpy_iterator():
+            survey.add(split.name, batch["name"][0].decode(), batch["image"][0], batch["label"][0])
             done += 1
             progress.update(done)
     progress.close()
@@ -109,6 +112,4 @@ def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int
 
 
 if __name__ == "__main__":
-    from deeplab.program.run import run
-
     run(main, SETTINGS, __doc__)

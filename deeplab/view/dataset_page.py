@@ -14,6 +14,7 @@ from deeplab.view.template import Markup, Template
 
 _TEMPLATE = Template(Path(__file__).with_name("dataset_page.html"))
 _SHOWN_SIZES = 4
+_MUCH_VOID = 0.4
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,17 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
     labelled, void = _labelled_and_void(survey)
     tiles: dict[str, object] = {f"images in {split}": f"{len(part.sizes):,}" for split, part in survey.splits.items()}
     tiles |= {"classes": len(survey.class_names), "of all pixels are void": _share(void, labelled + void)}
-    odd = survey.odd()
+    odd = [*survey.odd(), *_odd_crops(crops)]
     items = Markup.joined(_TEMPLATE.fill("odd_item", text=text) for text in odd)
     sections = {
         "What is odd": _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="Nothing was found."),
         "Images and masks": _sheet(
-            "Largest and smallest images, some at random, those with most void, and every class at least once.",
+            "Largest and smallest images, some at random, those with most void, and every class at least once. "
+            f"{survey.class_names[0].capitalize()} (class 0) is not coloured.",
             [_example(shown, survey.class_names) for shown in survey.examples()],
         ),
         "What the network sees": _sheet(
-            "The first training batch: random scales, crops and colours. Void (padding, too) is never learnt.",
+            "The first training crops: random scales, places and colours. Void, including the padding, is never learnt.",
             [_crop(crop, survey.class_names) for crop in crops],
         ),
         "Classes": _classes(survey),
@@ -49,8 +51,15 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
     return page.render(title, tiles, sections)
 
 
+def _odd_crops(crops: Sequence[Crop]) -> list[str]:
+    share = float(np.mean([crop.mask == IGNORE_LABEL for crop in crops]))
+    if share <= _MUCH_VOID:
+        return []
+    return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may leave less of it."]
+
+
 def _labelled_and_void(survey: Survey) -> tuple[int, int]:
-    pixels = sum(part.pixels for part in survey.splits.values())
+    pixels = np.sum([part.pixels for part in survey.splits.values()], 0)
     return int(pixels[:IGNORE_LABEL].sum()), int(pixels[IGNORE_LABEL])
 
 
@@ -85,7 +94,7 @@ def _figure(
         "example",
         name=name,
         about=about,
-        legend=page.legend(found, class_names),
+        legend=page.legend(found[found > 0], class_names),
         pictures=Markup.joined(_TEMPLATE.fill("picture", image=image) for image in shown),
     )
 
@@ -93,7 +102,7 @@ def _figure(
 def _classes(survey: Survey) -> Markup:
     """A table of the classes and void: share of the pixels of each split, and in how many images."""
     heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
-    total = sum(part.pixels for part in survey.splits.values())
+    total = np.sum([part.pixels for part in survey.splits.values()], 0)
     rows = []
     for index in (*range(len(survey.class_names)), IGNORE_LABEL):
         cells = []

@@ -38,7 +38,7 @@ class Shown:
 
 @dataclass
 class SplitSurvey:
-    """One split: sizes (width, height) of its images; pixels, and images with at least one pixel, by index (int64 [256])."""
+    """One split: sizes (width, height) of its images; by index (int64 [256]) pixels, and images with any of them."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -150,9 +150,8 @@ class Survey:
                 if len({mask for *_, mask in group}) > 1:
                     unlike.append(text)
         if across:
-            yield (
-                f"{_count(len(across), 'image')} in more than one split, so that scores are too good: {_listed(across)}."
-            )
+            number = _count(len(across), "image")
+            yield f"{number} in more than one split, which makes scores too good: {_listed(across)}."
         if within:
             yield f"{_count(len(within), 'image')} more than once in a split: {_listed(within)}."
         if unlike:
@@ -183,7 +182,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+    rest = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def most_common_sizes(sizes: list[tuple[int, int]], number: int) -> list[tuple[tuple[int, int], int]]:
