@@ -108,3 +108,8 @@ def locked(folder: Path, waits: bool = False) -> Iterator[None]:
 def is_plain_name(name: str) -> bool:
     """Whether a name that a data set gives is that of a file in its folder, and of none elsewhere."""
     return Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+
+
+def is_relative_name(name: str) -> bool:
+    """The same for a file in the folder or in a subfolder: `day1/img_000`, with slashes on every system."""
+    return all(is_plain_name(part) for part in name.split("/"))

@@ -97,15 +97,10 @@ class ImageFile:
             DataError: missing, of another format, or of more than 8 bits a channel.
         """
         self.name = str(source if isinstance(source, Path) else getattr(source, "name", "image"))
-        try:
-            self._content = source.read_bytes() if isinstance(source, Path) else source.read()
-        except FileNotFoundError as error:
-            raise DataError(f"{self.name}: no such file") from error
-        except OSError as error:
-            raise DataError(f"{self.name}: cannot be read: {error.strerror}") from error
-        with _opened(self.name, self._content) as image:
+        self._content = read_bytes(source) if isinstance(source, Path) else source.read()
+        with opened(self.name, self._content) as image:
             self._format = image.format or ""
-            if bits := _more_than_8_bits(image, self._content):
+            if bits := more_than_8_bits(image, self._content):
                 raise DataError(
                     f"{self.name}: {bits} a channel, but only 8-bit images are read; scale the values of all images "
                     "alike to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is the "
@@ -127,9 +122,9 @@ class ImageFile:
             DataError: damaged.
         """
         if self._format == "PNG":
-            with _opened(self.name, self._content) as image:
+            with opened(self.name, self._content) as image:
                 image.verify()  # the checksums, at which decoding does not look
-        with _opened(self.name, self._content) as image:
+        with opened(self.name, self._content) as image:
             is_upright = self.orientation == 1
             image.load()
             if self._format == "TIFF":
@@ -158,8 +153,8 @@ class ImageFile:
 
 
 @contextmanager
-def _opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
-    """The image in a file's content; whatever Pillow raises, while its pixels are read as well, becomes a DataError."""
+def opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
+    """The open image of a file's content; whatever Pillow raises, while it is decoded as well, becomes a DataError."""
     try:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             yield image
@@ -173,7 +168,7 @@ def _opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> I
         raise DataError(f"{name}: cannot be read as an image: {words}") from error
 
 
-def _more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
+def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
     """What a channel has if it is not 8 bits or fewer, in words; Pillow itself would drop or clip them in silence."""
     bits = 8
     if image.format == "PNG":
@@ -192,6 +187,20 @@ def _ppm_maximum(content: bytes) -> int:
     """The value of white in a PPM or PGM file, the fourth word of its header; 1 for a bitmap, which has none."""
     words = re.sub(rb"#[^\n]*", b"", content[:4096]).split(maxsplit=4)
     return int(words[3]) if words[0] in (b"P2", b"P3", b"P5", b"P6") else 1
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        DataError: missing or unreadable.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _as_png(pixels: np.ndarray) -> bytes:
@@ -232,7 +241,7 @@ class Folder:
 
     def _named(self, stem: str) -> list[str]:
         parent, _, last = stem.rpartition("/")
-        return self._files(parent).get(_normal(last), [])
+        return self._files(parent).get(normal_form(last), [])
 
     def _files(self, parent: str) -> dict[str, list[str]]:
         """Names of the files in a subfolder, by their stems' normal form."""
@@ -241,7 +250,7 @@ class Folder:
             folder = self.path / parent
             for file in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if file.suffix.lower() in self._endings:
-                    files.setdefault(_normal(file.stem), []).append(file.name)
+                    files.setdefault(normal_form(file.stem), []).append(file.name)
             self._listed[parent] = files
         return self._listed[parent]
 
@@ -250,8 +259,8 @@ class Folder:
         if not folder.is_dir():
             return f"there is no folder {folder}"
         names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
-        wanted = _normal(last).casefold()
-        alike = [name for name in names if wanted in _normal(name).casefold()]
+        wanted = normal_form(last).casefold()
+        alike = [name for name in names if wanted in normal_form(name).casefold()]
         if alike:
             return f"what is there: {', '.join(alike[:_SHOWN_NAMES])}"
         if not names:
@@ -260,6 +269,6 @@ class Folder:
         return f"nothing of that name is there, but {others}"
 
 
-def _normal(name: str) -> str:
+def normal_form(name: str) -> str:
     """A name as one sequence of characters; macOS writes an accented letter as two, other systems as one."""
     return unicodedata.normalize("NFC", name)
