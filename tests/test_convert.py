@@ -1,8 +1,9 @@
-"""Annotations of other tools become a data set with the right pixels, names and splits, or a line that names the file."""
+"""Annotations of other tools become a data set with the right pixels, names and splits, or a line names the file."""
 
 import base64
 import csv
 import io
+import itertools
 import json
 import logging
 import random
@@ -13,6 +14,7 @@ from conftest import write_mask
 from PIL import Image
 
 from deeplab.data import voc
+from deeplab.data.classes import read_classes
 from deeplab.data.formats.coco import InstancesFile, instances_files, read_coco
 from deeplab.data.formats.dataset import class_table, clean_label, name_in_voc, split_name
 from deeplab.data.formats.labelme import read_labelme
@@ -97,7 +99,7 @@ def test_labelme_shapes_later_ones_in_front(drawn, tmp_path):
     assert abs((mask == 255).sum() - np.pi * 3.5**2) < 8
     assert sorted(path.name for path in (voc_dir / "JPEGImages").iterdir()) == ["one.png", "two.jpg"]
     assert (voc_dir / "JPEGImages" / "two.jpg").read_bytes() == (drawn / "two.jpg").read_bytes()
-    assert sorted(sum(_splits(voc_dir).values(), [])) == ["one", "two"]
+    assert sorted(itertools.chain(*_splits(voc_dir).values())) == ["one", "two"]
 
 
 def test_random_split_is_the_one_that_it_was(drawn, tmp_path):
@@ -169,7 +171,7 @@ def test_old_files_byte_order_marks_subfolders_and_windows_paths(tmp_path):
     voc_dir = _convert_labelme(folder, tmp_path)
     assert set(_masks(voc_dir)) == {"day1/a", "day2/a"}
     assert all((mask == 1).sum() == 36 for mask in _masks(voc_dir).values())
-    assert sorted(sum(_splits(voc_dir).values(), [])) == ["day1/a", "day2/a"]
+    assert sorted(itertools.chain(*_splits(voc_dir).values())) == ["day1/a", "day2/a"]
     assert (voc_dir / "JPEGImages" / "day2" / "a.jpg").is_file()
 
 
@@ -490,7 +492,7 @@ def test_data_yaml_in_its_forms(yolo, text):
     (yolo / "train.txt").write_text("./images/train/a.jpg\n./images/train/b.jpg\n")
     (yolo / "data.yaml").write_text(text)
     data = read_yolo(yolo / "data.yaml")
-    assert sorted(example.name for example in data.examples) == ["a", "b", "c"]
+    assert sorted(example.name[-1] for example in data.examples) == ["a", "b", "c"]
     assert data.class_names == ("background", "cat", "dog")
 
 
@@ -563,7 +565,7 @@ def test_roboflows_masks(roboflow, tmp_path):
 
 def test_roboflows_masks_that_are_refused(roboflow, tmp_path):
     write_mask(roboflow / "train" / "a_mask.png", np.full((4, 6), 4))
-    with pytest.raises(DataError, match=r"a_mask\.png: value 4, which is not a class; classes have 0, 3, 5"):
+    with pytest.raises(DataError, match=r"a_mask\.png: value 4 without a class in .*_classes\.csv"):
         write_voc(read_roboflow(roboflow), tmp_path / "voc", 0.5)
     write_mask(roboflow / "train" / "a_mask.png", np.zeros((4, 7)))
     with pytest.raises(DataError, match=r"a\.jpg: 6x4 pixels, but its annotation is for 7x4"):
@@ -661,6 +663,12 @@ def test_labels():
 
 
 def test_the_result_can_be_prepared(drawn, tmp_path):
+    """Also with blanks and an image's ending in a name, and labels that separate columns in a table of classes."""
+    for name in ("a b", "c.png"):
+        _image(drawn / "day 1" / f"{name}.bmp")
+        _annotate(drawn / "day 1" / f"{name}.json", f"{name}.bmp", _square("body: left, #1", 0, 0, 9))
     voc_dir = _convert_labelme(drawn, tmp_path)
-    assert voc.read_class_names(voc_dir / "class_names.txt") == ("background", "body", "wheel")
-    assert sorted(voc.read_split(voc_dir, "train") + voc.read_split(voc_dir, "val")) == ["one", "two"]
+    assert read_classes(voc_dir / "class_names.txt").names == ("background", "body", "body_left_1", "wheel")
+    pairs = [*voc.pairs(voc_dir, "train"), *voc.pairs(voc_dir, "val")]
+    assert sorted(pair.name for pair in pairs) == ["day 1/a b", "day 1/c_png", "one", "two"]
+    assert not any(pair.problem for pair in pairs)

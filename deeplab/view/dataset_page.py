@@ -41,7 +41,7 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
             [_example(shown, survey.class_names) for shown in survey.examples()],
         ),
         "What the network sees": _sheet(
-            "The first training crops: random scales, places and colours. Void, including the padding, is never learnt.",
+            "The first training crops: random scales, places and colours. Nothing is learnt from void and padding.",
             [_crop(crop, survey.class_names) for crop in crops],
         ),
         "Classes": _classes(survey),
@@ -81,7 +81,7 @@ def _figure(
     name: str, about: str, pair: tuple[np.ndarray, np.ndarray], class_pixels: np.ndarray, class_names: Sequence[str]
 ) -> Markup:
     image, mask = pair
-    found = np.flatnonzero(class_pixels)
+    found = np.flatnonzero(class_pixels).tolist()
     words = ", ".join(
         f"{'void' if index == IGNORE_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
         for index in found
@@ -94,7 +94,7 @@ def _figure(
         "example",
         name=name,
         about=about,
-        legend=page.legend(found[found > 0], class_names),
+        legend=page.legend(filter(None, found), class_names),
         pictures=Markup.joined(_TEMPLATE.fill("picture", image=image) for image in shown),
     )
 

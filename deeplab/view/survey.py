@@ -142,7 +142,9 @@ class Survey:
 
     def _repeated_images(self) -> Iterable[str]:
         """Images whose pixels are equal, across splits first."""
-        across, within, unlike = [], [], []
+        across: list[str] = []
+        within: list[str] = []
+        unlike: list[str] = []
         for group in self._names_by_image.values():
             if len(group) > 1:
                 text = " = ".join(f"{split}/{name}" for split, name, _ in group)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from deeplab.data.classes import look
 from deeplab.data.images import ENDINGS, ImageFile
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
@@ -18,7 +20,8 @@ logger = logging.getLogger("deeplab")
 
 BACKGROUND = "background"
 VOID = "void"
-_VOID_WORDS = (VOID, "ignore")
+_VOID_WORDS = (VOID, "ignore", "ignored")
+_NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # what tells a table of classes from plain names
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _MAX_SHOWN = 200
 
@@ -96,7 +99,9 @@ class Problems:
 
 
 def clean_label(label: object) -> str:
-    """The label without surrounding blanks, in one Unicode form; all spellings of background and void are one.
+    """The label as the name of a class: all spellings of background are one, and those of void.
+
+    Without surrounding blanks, in one Unicode form, and `_` for what separates the columns of a table of classes.
 
     Raises:
         ValueError: no text, or nothing but blanks.
@@ -109,7 +114,7 @@ def clean_label(label: object) -> str:
     word = text.strip("_ ").casefold()
     if word == BACKGROUND:
         return BACKGROUND
-    return VOID if word in _VOID_WORDS else text
+    return VOID if word in _VOID_WORDS else _NOT_IN_NAMES.sub("_", text)
 
 
 def class_table(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -126,7 +131,7 @@ def class_table(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]
         raise DataError(f"{len(names)} classes; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void")
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(" ".join(name.replace("_", " ").replace("-", " ").casefold().split()), []).append(name)
+        alike.setdefault(look(name), []).append(name)
     for group in alike.values():
         if len(group) > 1:
             logger.warning("classes that look alike: %s; each is a class of its own", ", ".join(map(repr, group)))

@@ -1,25 +1,23 @@
 """Data sets whose masks are images of class numbers already: Roboflow's export, Cityscapes, ADE20K."""
 
-import csv
 import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from deeplab.data.classes import ClassTable, read_classes
 from deeplab.data.formats.dataset import (
-    BACKGROUND,
     Dataset,
     Example,
     LeftOut,
     Problems,
-    class_table,
-    clean_label,
     images_in,
     name_in_voc,
     split_folders,
 )
+from deeplab.data.images import ImageFile
+from deeplab.data.masks import read_mask
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
 
@@ -59,13 +57,11 @@ def read_roboflow(folder: Path) -> Dataset:
     """
     problems = Problems()
     folders: Mapping[str, Path] = split_folders(folder) or {"": folder}
-    tables = {split: _roboflow_classes(place / ROBOFLOW_CLASSES) for split, place in folders.items()}
-    first = next(iter(tables.values()))
+    tables = {split: read_classes(place / ROBOFLOW_CLASSES) for split, place in folders.items()}
+    classes = next(iter(tables.values()))
     for split, table in tables.items():
-        if table != first:
+        if table != classes:
             raise DataError(f"{folders[split] / ROBOFLOW_CLASSES}: other classes than in the other splits")
-    class_names, indices = class_table(first[value] for value in sorted(first))
-    values = {value: indices[label] for value, label in first.items()}
     examples = []
     for split, place in folders.items():
         for image in images_in(place):
@@ -73,11 +69,11 @@ def read_roboflow(folder: Path) -> Dataset:
                 continue
             mask = image.with_name(f"{image.stem}_mask.png")
             if mask.is_file():
-                examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, values, split))
+                examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, classes, split))
             else:
                 problems.add_missing(mask, image.name)
     problems.raise_if_any()
-    return Dataset(class_names, examples)
+    return Dataset(classes.names, examples)
 
 
 def read_cityscapes(folder: Path) -> Dataset:
@@ -88,9 +84,10 @@ def read_cityscapes(folder: Path) -> Dataset:
     Raises:
         DataError: no images, or a missing mask.
     """
-    by_id = {number: IGNORE_LABEL for number in _CITYSCAPES_IDS}
-    by_id |= {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())}
-    by_train_id = {index: index for index in (*range(len(CITYSCAPES_CLASSES)), IGNORE_LABEL)}
+    class_names = tuple(CITYSCAPES_CLASSES)
+    ids = dict.fromkeys(_CITYSCAPES_IDS, IGNORE_LABEL)
+    ids |= {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())}
+    tables = {"labelTrainIds": ClassTable.of_names(class_names), "labelIds": ClassTable(class_names, ids)}
     problems, examples = Problems(), []
     left_out: LeftOut = {}
     for image in images_in(folder / "leftImg8bit"):
@@ -100,17 +97,16 @@ def read_cityscapes(folder: Path) -> Dataset:
             left_out.setdefault("test: its labels are not public", []).append(image.name)
             continue
         masks = folder / "gtFine" / split / city
-        train_ids, ids = (masks / f"{stem}_gtFine_{kind}.png" for kind in ("labelTrainIds", "labelIds"))
-        if train_ids.is_file():
-            examples.append(_example(stem, image, train_ids, by_train_id, split))
-        elif ids.is_file():
-            examples.append(_example(stem, image, ids, by_id, split))
+        found = {kind: masks / f"{stem}_gtFine_{kind}.png" for kind in tables}
+        kind = next((kind for kind, mask in found.items() if mask.is_file()), None)
+        if kind is None:
+            problems.add_missing(found["labelIds"], image.name)
         else:
-            problems.add_missing(ids, image.name)
+            examples.append(_example(stem, image, found[kind], tables[kind], split))
     problems.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no images in leftImg8bit/train/CITY")
-    return Dataset(tuple(CITYSCAPES_CLASSES), examples, left_out)
+    return Dataset(class_names, examples, left_out)
 
 
 def read_ade20k(folder: Path) -> Dataset:
@@ -120,14 +116,14 @@ def read_ade20k(folder: Path) -> Dataset:
         DataError: no images, a missing mask, or no list of classes.
     """
     class_names = _ade20k_classes(folder / "objectInfo150.txt")
-    values = {0: IGNORE_LABEL} | {index + 1: index for index in range(len(class_names))}
+    classes = ClassTable(class_names, {0: IGNORE_LABEL} | {index + 1: index for index in range(len(class_names))})
     problems, examples = Problems(), []
     for name, split in _ADE20K_SPLITS.items():
         place = folder / "images" / name
         for image in images_in(place) if place.is_dir() else ():
             mask = (folder / "annotations" / name / image.relative_to(place)).with_suffix(".png")
             if mask.is_file():
-                examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, values, split))
+                examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, classes, split))
             else:
                 problems.add_missing(mask, image.name)
     problems.raise_if_any()
@@ -153,62 +149,27 @@ def _ade20k_classes(path: Path) -> tuple[str, ...]:
     )
 
 
-def _roboflow_classes(path: Path) -> dict[int, str]:
-    """Label by pixel value."""
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
-        table = {int(value): clean_label(label) for value, label in filter(None, rows[1:])}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a table of pixel values and classes: {error}") from error
-    if not table or BACKGROUND in list(table.values())[1:]:
-        raise DataError(f"{path}: {BACKGROUND} is not its first class")
-    return table
-
-
-def _example(name: str, image: Path, mask: Path, values: Mapping[int, int], split: str) -> Example:
+def _example(name: str, image: Path, mask: Path, classes: ClassTable, split: str) -> Example:
     return Example(
         name=name,
         image=image,
-        draw=functools.partial(_read_mask, mask, values),
+        draw=functools.partial(_read_labels, mask, classes),
         split=split,
-        stated_size=_mask_size(mask),
+        stated_size=_size(mask),
         is_mask=True,
     )
 
 
-def _mask_size(path: Path) -> tuple[int, int] | None:
-    """(width, height); None if the file is no image, which `_read_mask` reports."""
+def _size(path: Path) -> tuple[int, int] | None:
+    """(width, height); None if the file is not an image, which `_read_labels` reports."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ImageFile(path).size
+    except DataError:
         return None
 
 
-def _read_mask(path: Path, values: Mapping[int, int], height: int, width: int) -> np.ndarray:
-    """Class indices, uint8 [height, width], of a grey or palettised PNG that holds keys of `values`.
-
-    Raises:
-        DataError: unreadable, another kind of image, another size, or a value that is not in `values`.
-    """
-    try:
-        with Image.open(path) as image:
-            mode, mask = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a mask: {error}") from error
-    if mode not in ("L", "P", "1") or mask.shape != (height, width):
-        found = f"mode {mode}, {mask.shape[1]}x{mask.shape[0]} pixels"
-        raise DataError(f"{path}: {found}; a mask of class numbers is 8-bit grey or palettised, here {width}x{height}")
-    lookup = np.zeros(256, np.uint8)
-    lookup[list(values)] = list(values.values())
-    foreign = np.setdiff1d(np.unique(mask), list(values))
-    if foreign.size:
-        raise DataError(f"{path}: value {foreign[0]}, which is not a class; classes have {_ranges(values)}")
-    return lookup[mask.astype(np.uint8)]
-
-
-def _ranges(values: Mapping[int, int]) -> str:
-    ordered = sorted(values)
-    if len(ordered) > 8:
-        return f"{', '.join(map(str, ordered[:4]))}, ..., {ordered[-1]}"
-    return ", ".join(map(str, ordered))
+def _read_labels(path: Path, classes: ClassTable, height: int, width: int) -> np.ndarray:
+    labels = read_mask(path, classes).labels
+    if labels.shape != (height, width):
+        raise DataError(f"{path}: {labels.shape[1]}x{labels.shape[0]} pixels, its image is {width}x{height}")
+    return labels

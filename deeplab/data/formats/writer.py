@@ -2,6 +2,7 @@
 
 import logging
 import random
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deeplab.data import voc
 from deeplab.data.formats.dataset import Dataset, Example, Problems
 from deeplab.data.images import ENDINGS, ImageFile
 from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.errors import DataError, UsageError
-from deeplab.files import folder_written_whole, write_text
+from deeplab.files import folder_written_whole, is_relative_name, write_text
 from deeplab.progress import Progress
 
 logger = logging.getLogger("deeplab")
@@ -108,8 +110,8 @@ def _names(examples: list[Example], splits: list[str], problems: Problems) -> li
     by_name: dict[str, Example] = {}
     by_image: dict[str, Example] = {}
     for name, example in zip(names, examples, strict=True):
-        if not name:
-            problems.add(f"{example.image}: not a file name")
+        if not is_relative_name(name):
+            problems.add(f"{example.image}: {name!r} cannot be the name of a file")
         if name in by_name:
             problems.add(f"{example.image}: would have the same name in JPEGImages as {by_name[name].image}: {name}")
         elif str(example.image) in by_image:
@@ -119,8 +121,9 @@ def _names(examples: list[Example], splits: list[str], problems: Problems) -> li
 
 
 def _safe_name(name: str) -> str:
-    """A name that a split list can hold: no blanks, no control characters, no ending of an image."""
-    name = "".join(character if character.isprintable() and not character.isspace() else "_" for character in name)
+    """A name that a split list can hold: in one Unicode form, no control characters, and no ending of an image."""
+    parts = unicodedata.normalize("NFC", name).split("/")
+    name = "/".join("".join(each if each.isprintable() else "_" for each in part.strip()) for part in parts)
     stem, dot, ending = name.rpartition(".")
     return f"{stem}_{ending}" if dot + ending.lower() in ENDINGS else name
 
@@ -149,12 +152,12 @@ def _is_turned(example: Example, image: ImageFile) -> bool:
 
 def _write_example(plan: _Plan, folder: Path) -> np.ndarray:
     """Writes image and mask; returns the number of pixels by index (int64 [256]). Raises DataError."""
-    image_path = _prepared(folder / "JPEGImages" / plan.name)
+    image_path = _prepared(folder / voc.IMAGE_FOLDER / plan.name)
     height, width = _write_image(plan, image_path)
     mask = plan.example.draw(height, width)
     picture = Image.fromarray(mask)
     picture.putpalette(palette().tobytes())
-    path = _prepared(folder / "SegmentationClass" / plan.name)
+    path = _prepared(folder / voc.MASK_FOLDER / plan.name)
     picture.save(path.with_name(f"{path.name}.png"))
     return np.bincount(mask.ravel(), minlength=256)
 

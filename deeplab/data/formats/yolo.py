@@ -59,6 +59,9 @@ def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
     rule, examples, num_objects = BoxRule(boxes, left_out), [], 0
     for key, split in _SPLIT_KEYS.items():
         for root, image in _images(path, content, key):
+            if not image.is_file():
+                problems.add_missing(image, path.name)
+                continue
             text = _label_path(image)
             outlines = _read_outlines(text, labels, rule, problems, left_out)
             num_objects += len(outlines)
