@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data import polygons, voc
+from deeplab.data import polygons
+from deeplab.data.classes import read_classes
 from deeplab.data.shards import ShardSettings, prepare
 from deeplab.errors import DataError, UsageError
 
@@ -37,7 +38,7 @@ def labelme_dir(tmp_path):
 
 def test_labelme_becomes_a_data_set_that_can_be_prepared(labelme_dir, tmp_path):
     polygons.write_voc(polygons.read_labelme(labelme_dir), tmp_path / "voc", val_share=0.5)
-    names = voc.read_class_names(tmp_path / "voc" / "class_names.txt")
+    names = read_classes(tmp_path / "voc" / "class_names.txt").names
     assert names == ("background", "body", "wheel")
     splits = [
         prepare(ShardSettings(voc_dir=tmp_path / "voc"), tmp_path / "shards", name, names) for name in ("train", "val")

@@ -55,6 +55,7 @@ class ClassTable:
         values: label (a class's index, or 255) of each value that masks may have; None if the table has colours.
         colours: label of each colour; None if the table has values.
         rest: label of all other values or colours; None if there must not be any.
+        is_plain: whether masks hold the names' indices, and 255 for void, as VOC's do.
         source: the file, for messages; empty for names from elsewhere.
     """
 
@@ -62,17 +63,14 @@ class ClassTable:
     values: dict[int, int] | None = None
     colours: dict[Colour, int] | None = None
     rest: int | None = None
+    is_plain: bool = False
     source: str = field(default="", compare=False)
 
     @classmethod
     def of_names(cls, names: tuple[str, ...], source: str = "") -> "ClassTable":
-        """Classes whose masks hold the indices of the names, and 255 for void."""
-        return cls(names, {**{index: index for index in range(len(names))}, IGNORE_LABEL: IGNORE_LABEL}, source=source)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether masks hold indices and void, as VOC's do."""
-        return self == ClassTable.of_names(self.names)
+        """Plain classes."""
+        values = {**{index: index for index in range(len(names))}, IGNORE_LABEL: IGNORE_LABEL}
+        return cls(names, values, is_plain=True, source=source)
 
     def as_text(self) -> str:
         """All that decides what a mask becomes; for plain classes their names, one a line."""
@@ -208,7 +206,7 @@ class _Builder:
             raise DataError(f"{self._path}: has values and colours; write all as the one or as the other")
         if not labels:
             raise DataError(f"{self._path}: no value but *; {_EXAMPLE}")
-        return ClassTable(names, values or None, colours or None, rest, str(self._path))
+        return ClassTable(names, values or None, colours or None, rest, source=str(self._path))
 
     def _value(self, number: int, text: str) -> int | Colour:
         if colour := _COLOUR.fullmatch(text):
