@@ -23,7 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deeplab.api import Model
 from deeplab.data import voc
-from deeplab.data.records import read_mask
+from deeplab.data.classes import ClassTable
+from deeplab.data.masks import read_mask
 from deeplab.errors import DataError, UsageError
 from deeplab.model.inference import Inference
 from deeplab.progress import Progress
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
             if wanted.voc_dir is None:
                 written += pictures_to_look_at(image, mask, shares)
                 if wanted.truth_dir is not None:
-                    truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, len(model.class_names))
+                    truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, model.class_names)
                     written.append(pictures.panel(image, truth, mask, model.class_names, max(mask.shape)))
             for folder, picture in zip(folders, written, strict=True):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -183,9 +184,9 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def read_truth(path: Path, shape: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """A mask of the predicted one's shape (height, width); DataError for any other, and as `records.read_mask`."""
-    truth = read_mask(path, num_classes)
+def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> np.ndarray:
+    """A mask of the predicted one's shape (height, width); DataError for any other, and as `masks.read_mask`."""
+    truth = read_mask(path, ClassTable.of_names(class_names)).labels
     if truth.shape != shape:
         raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")
     return truth

@@ -63,23 +63,3 @@ def test_built_in_splits_are_checked_like_files(tiny_voc):
 def test_unknown_split_names_those_that_are_there(tiny_voc):
     with pytest.raises(DataError, match="no such split; found: train"):
         voc.read_split(tiny_voc, "tset")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("", "no class names"),
-        ("a\nb\na\n", "'a' stands twice"),
-        ("x\n" * 256, "256 class names"),
-        ("a\n\nb\n", "line 2 is empty"),
-    ],
-)
-def test_bad_class_names_are_refused(tmp_path, content, reason):
-    (tmp_path / "names.txt").write_text(content)
-    with pytest.raises(DataError, match=reason):
-        voc.read_class_names(tmp_path / "names.txt")
-
-
-def test_class_names_as_windows_editors_save_them(tmp_path):
-    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfroad\r\nsky\r\n\r\n")
-    assert voc.read_class_names(tmp_path / "names.txt") == ("road", "sky")

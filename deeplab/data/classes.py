@@ -3,9 +3,9 @@
 A file of classes is one of these:
 
 - Names, one a line. The first is class 0, and a mask's values are the classes' indices; 255 is void.
-- A table, a line for each class, class 0 first: the name, a colon, and the values or the colours that masks have for
-  it, separated by commas. `*` stands for all that no line names. The class `void` is no class but 255, which is
-  neither trained on nor scored:
+- A table, a line for each class, in the order of their indices: the name, a colon, and the values or the colours that
+  masks have for it, separated by commas. `*` stands for all that no line names. A background of any spelling is class
+  0, wherever it stands. The class `void` is no class but 255, which is neither trained on nor scored:
 
       background: 0                  background: #000000
       cat: 1, 2                      cat: #ff0000, #800000
@@ -13,8 +13,8 @@ A file of classes is one of these:
       void: 3, *
 
   A value is a whole number from 0 to 255: the index in a palette, or the grey. What has no class is an error.
-- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour. A background of any
-  spelling is class 0; `void` and `ignored` are void.
+- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour; `ignored`
+  is void, too.
 - `_classes.csv`, as Roboflow writes it beside its masks: `Pixel Value, Class`, and then `1, cat`.
 """
 
@@ -55,6 +55,7 @@ class ClassTable:
         values: label (a class's index, or 255) of each value that masks may have; None if the table has colours.
         colours: label of each colour; None if the table has values.
         rest: label of all other values or colours; None if there must not be any.
+        is_plain: whether masks hold the names' indices, and 255 for void, as VOC's do.
         source: the file, for messages; empty for names from elsewhere.
     """
 
@@ -62,17 +63,14 @@ class ClassTable:
     values: dict[int, int] | None = None
     colours: dict[Colour, int] | None = None
     rest: int | None = None
+    is_plain: bool = False
     source: str = field(default="", compare=False)
 
     @classmethod
     def of_names(cls, names: tuple[str, ...], source: str = "") -> "ClassTable":
-        """Classes whose masks hold the indices of the names, and 255 for void."""
-        return cls(names, {**{index: index for index in range(len(names))}, IGNORE_LABEL: IGNORE_LABEL}, source=source)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether masks hold indices and void, as VOC's do."""
-        return self == ClassTable.of_names(self.names)
+        """Plain classes."""
+        values = {**{index: index for index in range(len(names))}, IGNORE_LABEL: IGNORE_LABEL}
+        return cls(names, values, is_plain=True, source=source)
 
     def as_text(self) -> str:
         """All that decides what a mask becomes; for plain classes their names, one a line."""
@@ -143,7 +141,7 @@ def _labelmap_rows(numbered: list[tuple[int, str]]) -> list[Row]:
         name, channels, *_ = line.split(":")
         colour = "#" + "".join(f"{int(channel):02x}" for channel in channels.split(","))
         rows.append((number, name.strip(), [colour]))
-    return sorted(rows, key=lambda row: not _is_background(row[1]))  # stable: background first, the rest as it is
+    return rows
 
 
 def _table_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
@@ -185,6 +183,7 @@ class _Builder:
     def of_values(self, rows: list[Row]) -> ClassTable:
         """Raises DataError that names the line."""
         _check_names(self._path, [(number, name) for number, name, _ in rows])
+        rows = sorted(rows, key=lambda row: look(row[1]) != "background")  # first, and the others as they are
         names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
         if not names:
             raise DataError(f"{self._path}: no class but void")
@@ -208,7 +207,7 @@ class _Builder:
             raise DataError(f"{self._path}: has values and colours; write all as the one or as the other")
         if not labels:
             raise DataError(f"{self._path}: no value but *; {_EXAMPLE}")
-        return ClassTable(names, values or None, colours or None, rest, str(self._path))
+        return ClassTable(names, values or None, colours or None, rest, source=str(self._path))
 
     def _value(self, number: int, text: str) -> int | Colour:
         if colour := _COLOUR.fullmatch(text):
@@ -245,7 +244,3 @@ def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
 def look(name: str) -> str:
     """What names that people take for the same have in common: case, blanks, `_`, `-` and Unicode form do not count."""
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
-
-
-def _is_background(name: str) -> bool:
-    return look(name) == "background"
