@@ -672,3 +672,11 @@ def test_the_result_can_be_prepared(drawn, tmp_path):
     pairs = [*voc.pairs(voc_dir, "train"), *voc.pairs(voc_dir, "val")]
     assert sorted(pair.name for pair in pairs) == ["day 1/a b", "day 1/c_png", "one", "two"]
     assert not any(pair.problem for pair in pairs)
+
+
+def test_labelmap_without_colours_has_vocs(tmp_path):
+    """As Datumaro 1.13 writes it for masks that it draws in VOC's colours."""
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n")
+    classes = read_classes(tmp_path / "labelmap.txt")
+    assert classes.names == ("background", "cat", "dog")
+    assert classes.colours == {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}

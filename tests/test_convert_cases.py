@@ -91,6 +91,7 @@ def test_labels_that_look_alike(convert, caplog):
     voc_dir, _ = convert("lm_label_spelling")
     assert (voc_dir / "class_names.txt").read_text().split() == ["background", "Cat", "cat", "dog"]
     assert "'Cat', 'cat'" in caplog.text
+    assert read_classes(voc_dir / "class_names.txt").names == ("background", "Cat", "cat", "dog")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ A file of classes is one of these:
 
   A value is a whole number from 0 to 255: the index in a palette, or the grey. What has no class is an error.
 - `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour; `ignored`
-  is void, too.
+  is void, too. Datumaro leaves all colours out (`cat:::`) where they are VOC's, in the order of the lines.
 - `_classes.csv`, as Roboflow writes it beside its masks: `Pixel Value, Class`, and then `1, cat`.
 """
 
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deeplab.data import voc
-from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.data.text import read_lines
 from deeplab.errors import DataError
 
@@ -40,7 +40,7 @@ FILE_NAMES = ("class_names.txt", "labelmap.txt")
 _VOID = "void"
 _VOID_IN_LABELMAP = (_VOID, "ignored")
 _REST = "*"
-_LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*\d+\s*,\s*\d+\s*,\s*\d+\s*):[^:]*:[^:]*")
+_LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d+\s*,\s*\d+\s*,\s*\d+\s*):[^:]*:[^:]*")
 _NOT_IN_NAMES = re.compile(r"[:,#{}\t]")
 _COLOUR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
 _EXAMPLE = "a line of a table is `cat: 1`, `cat: 1, 2`, `cat: #ff0000` or `void: *`"
@@ -137,10 +137,10 @@ def _roboflow_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
 
 def _labelmap_rows(numbered: list[tuple[int, str]]) -> list[Row]:
     rows = []
-    for number, line in numbered:
+    for index, (number, line) in enumerate(numbered):
         name, channels, *_ = line.split(":")
-        colour = "#" + "".join(f"{int(channel):02x}" for channel in channels.split(","))
-        rows.append((number, name.strip(), [colour]))
+        colour = channels.split(",") if channels.strip() else palette()[index]
+        rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in colour)]))
     return rows
 
 
@@ -221,7 +221,7 @@ class _Builder:
 
 
 def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
-    """Raises DataError for too many names, one that is empty, and two that are equal or look alike."""
+    """Raises DataError for too many names, one that is empty, and two that are equal; warns if two look alike."""
     if len(names) > IGNORE_LABEL + 1 or (
         len(names) > IGNORE_LABEL and _VOID not in {name.casefold() for _, name in names}
     ):
@@ -235,9 +235,13 @@ def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
             continue
         if other == name:
             raise DataError(f"{path}: the class name {name!r} stands twice (lines {other_number} and {number})")
-        raise DataError(
-            f"{path}: the class names {other!r} and {name!r} (lines {other_number} and {number}) look alike; "
-            "are they one class?"
+        logger.warning(
+            "%s: the class names %r and %r (lines %d and %d) look alike; are they one class?",
+            path,
+            other,
+            name,
+            other_number,
+            number,
         )
 
 
