@@ -40,7 +40,7 @@ class LookSettings:
     page: Path | None = setting(
         None, "HTML file to write. Default: look.html in the folder of the shards, or in --voc_dir without one."
     )
-    crops: int = setting(8, "Training crops to show.", lower=1, upper=64)
+    crops: int = setting(8, "Training crops to show.", lower=1)
     seed: int = setting(1, "As train.py's: the crops are the first ones of a run with it.", lower=1, upper=2**31 - 1)
 
 

@@ -139,7 +139,7 @@ def _labelmap_rows(numbered: list[tuple[int, str]]) -> list[Row]:
     rows = []
     for index, (number, line) in enumerate(numbered):
         name, channels, *_ = line.split(":")
-        colour = channels.split(",") if channels.strip() else palette()[index]
+        colour = channels.split(",") if channels.strip() else palette()[index % 256]
         rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in colour)]))
     return rows
 

@@ -124,7 +124,7 @@ class Survey:
             if absent:
                 yield f"{split} has no pixel of {', '.join(absent)}."
         first, survey = next(iter(self.splits.items()))
-        for name, number in zip(self.class_names, survey.images_with, strict=False):
+        for name, number in zip(self.class_names, survey.images_with.tolist(), strict=False):
             if 0 < number < FEW_IMAGES <= len(survey.sizes):
                 yield f"{name}: in only {_count(number, 'image')} of {first}."
         for index, names in sorted(self._small.items()):

@@ -195,3 +195,4 @@ def _report(dataset: Dataset, voc_dir: Path, num_images: Counter[str], pixels: n
     absent = [name for name, number in shares[:-1] if not number]
     if absent:
         logger.warning("no pixel of %s", ", ".join(absent))
+    logger.info("to see it: python -m deeplab.look --voc_dir=%s", voc_dir)
