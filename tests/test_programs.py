@@ -439,14 +439,14 @@ MISTAKES = {
     "no such weights": (["--backbone_weights=/nowhere.h5"], 1, "--backbone_weights=/nowhere.h5"),
     "no such class names": (["--class_names=/nowhere.txt"], 1, "/nowhere.txt: no such file"),
     "no such VOC folder": (["--voc_dir=/nowhere"], 1, "no such split; no list files in /nowhere"),
-    "RGB mask": ("rgb", 1, r"a\.png: a PNG of mode RGB"),
+    "RGB mask": ("rgb", 1, r"a\.png: holds colours.*`NAME: #000000`"),
     "label without a class": ("label", 1, r"a\.png: label 21, but there are 21 classes"),
-    "masks of 0 and 255": ("255", 1, "train.json: all pixels are of one class or void"),
+    "masks of 0 and 255": ("255", 1, "the masks hold 0 and 255 alone.*`background: 0` and `NAME: 255`"),
     "mask of another size": ("size", 1, r"a\.png: 30x19 pixels, its image a\.jpg is 30x20"),
     "missing mask": ("no mask", 1, r"a\.png: missing"),
     "missing image": ("no image", 1, r"a\.jpg: missing"),
-    "unreadable JPEG": ("jpeg", 1, r"a\.jpg: unreadable JPEG"),
-    "unreadable PNG": ("png", 1, r"a\.png: unreadable PNG"),
+    "unreadable JPEG": ("jpeg", 1, r"a\.jpg: cannot be read as an image"),
+    "unreadable PNG": ("png", 1, r"a\.png: cannot be read as an image"),
 }
 
 
