@@ -4,6 +4,7 @@ python bench/all_reduce.py
 
 Measured: ResNet-50 at stride 16 on 129x129 images, one image a replica, 1, 2 and 4 logical CPU devices; the whole step,
 and the sum of its gradients alone. Calculated: a ring moves 2 (n - 1) / n times the gradient's bytes through each link.
+A step waits for all of the sum, which starts when the backward pass has ended: nothing overlaps.
 Prints tables and a JSON line.
 """
 
@@ -18,11 +19,11 @@ from concurrent.futures import ProcessPoolExecutor
 import keras
 import numpy as np
 import tensorflow as tf
-from deeplab.training.schedules import Schedule, make_optimizer
+from common import sgd_state
 
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.training.losses import Loss
-from deeplab.training.step import make_train_function
+from deeplab.training.step import make_train_step
 
 REPLICAS = (1, 2, 4)
 ROUNDS = 5
@@ -53,9 +54,8 @@ def measure(num_replicas: int) -> tuple[float, float, int]:
     strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(num_replicas)])
     with strategy.scope():
         model = build_deeplabv3(ModelConfig(tuple(map(str, range(21)))))
-        schedule = Schedule("constant", 0.007, 100, 0, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer("sgd", schedule, 0.9, 1e-4, model.trainable_variables, loss_scaling=False)
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", 21), weight_decay=1e-4)
+        state = sgd_state(model)
+    train = make_train_step(strategy, state, Loss(21), weight_decay=1e-4)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (num_replicas, SIZE, SIZE, 3), np.uint8),
@@ -104,12 +104,11 @@ def main() -> None:
         shares[num_replicas] = reduced / step
         print(f"{num_replicas:8}  {1000 * step:9.0f}  {1000 * reduced:15.0f}  {100 * shares[num_replicas]:4.1f} %")
         sys.stdout.flush()
+    steps = " and ".join(f"{seconds} s ({name})" for name, seconds in STEP_SECONDS.items())
     print(
-        f"\ngradient: {num_bytes / 1e6:.1f} MB; ring all-reduce [ms], and the share of the time that is not waited, if"
+        f"\ngradient: {num_bytes / 1e6:.1f} MB; ring all-reduce [ms] after the backward pass, and the share of the time"
     )
-    print(
-        f"nothing overlaps, of steps of {' and '.join(f'{value} s ({name})' for name, value in STEP_SECONDS.items())}"
-    )
+    print(f"that it leaves for computing, where a step of one GPU takes {steps}")
     print("GPUs  " + "  ".join(f"{name:>28}" for name in LINKS))
     for num_gpus in GPUS:
         cells = []

@@ -9,11 +9,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
-from deeplab.data.manifest import Manifest
+import tensorflow as tf
 from PIL import Image
 
-from deeplab.data import shapes, tfrecord, voc
+from deeplab.data import shapes, voc
+from deeplab.data.shards import ShardSettings, prepare
+from deeplab.data.split import Split
+from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.state import TrainState
 
 WIDTH, HEIGHT = 500, 375
 
@@ -57,6 +63,13 @@ def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
     return measure
 
 
+def sgd_state(model: keras.Model) -> TrainState:
+    """What a step with SGD's momentum changes; to be called in the strategy's scope."""
+    schedule = Schedule(ScheduleSettings("constant"), 0.001, 1, tf.Variable(1.0, trainable=False))
+    optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, loss_scaling=False)
+    return TrainState(model, model, optimizer, schedule)
+
+
 def peak_megabytes() -> float:
     """The most memory that this process has held; `ru_maxrss` would start with its parent's. Linux only."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -64,7 +77,7 @@ def peak_megabytes() -> float:
 
 
 def report(bench: str, header: Sequence[str], rows: Sequence[Sequence[object]], figures: Mapping[str, object]) -> None:
-    """Prints a Markdown table, as BUILD-NOTES.md has it, and a JSON line of the figures."""
+    """Prints a Markdown table, as docs/measurements.md has it, and a JSON line of the figures."""
     print("| " + " | ".join(header) + " |")
     print("| " + " | ".join("---" for _ in header) + " |")
     for row in rows:
@@ -95,9 +108,10 @@ def write_voc(folder: Path, pairs: Sequence[voc.Pair]) -> Path:
     return folder
 
 
-def write_shards(folder: Path, pairs: Sequence[voc.Pair]) -> Manifest:
+def write_shards(folder: Path, pairs: Sequence[voc.Pair]) -> Split:
     """The shards of these pairs, split `train`, in `folder`."""
-    return tfrecord.prepare(write_voc(folder / "voc", pairs), folder, "train", voc.CLASS_NAMES)
+    settings = ShardSettings(voc_dir=write_voc(folder / "voc", pairs))
+    return prepare(settings, folder, "train", voc.CLASS_NAMES)
 
 
 def _draw_shapes(voc_dir: Path) -> Path:

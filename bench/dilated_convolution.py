@@ -14,7 +14,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from deeplab.model.backbone import AtrousConv2D
+from deeplab.model.convolution import AtrousConv2D
 
 RATES = (6, 12, 18)
 ROUNDS = 7

@@ -1,31 +1,137 @@
-"""Images/s of evaluation at native size beside model.predict, and what averaging over scales costs by its pixels.
+"""Images/s of evaluation: beside model.predict, at several scales by their pixels, and over VOC's mixture of sizes.
 
-python bench/evaluation.py
+python bench/evaluation.py [IMAGES]        drawn for the mixture; 40
 
-Batches of two 375x500 images; the variants take turns.
+Two tables; the variants of each take turns. The first is of batches of two 375x500 images. The second is of a whole
+split on one replica: every image at its own size, alone or in a batch with others of that size (--eval_batch_size=4),
+and every image padded to the largest sides, in batches of four, as it was before. A pass over the split that does not
+count comes first, so that every size has been seen. Of so few images nearly each one that is not of a usual size is the
+only one of its size; of the 1,449 of VOC's val more share a batch.
 """
 
 import statistics
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
-from common import ratio, report, take_turns
+from common import HEIGHT, WIDTH, ratio, report, take_turns, write_shards
+from PIL import Image
 from step import CROSS_ENTROPY, NUM_CLASSES
 
+from deeplab.data import records, shapes, transforms, voc
+from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.pipeline import ALONE, PARALLEL_CALLS, PREFETCHED_BATCHES, EvaluationBatches
+from deeplab.data.split import Split
+from deeplab.distribute.devices import DeviceSettings, make_strategy
+from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, make_predictor
-from deeplab.training.step import make_evaluate_function
+from deeplab.progress import Progress
+from deeplab.training.step import make_evaluate_step
 
-HEIGHT, WIDTH, BATCH = 375, 500, 2
+BATCH = 2
 SCALES = (0.75, 1.0, 1.25)
 ROUNDS = 2
+IMAGES = 40
+SHARED_BATCH = 4
+USUAL_SIZES = {(500, 375): 0.45, (500, 333): 0.15, (375, 500): 0.10}
+"""Shares of VOC's images by (width, height). The others have some hundred sizes with sides up to 500."""
+OTHER_SIZES = 100
 
 
-def main() -> None:
-    """Rates, and the time per pixel that the network sees."""
-    model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES)))))
+class PaddedBatches(EvaluationBatches):
+    """Evaluation as it was before: all images padded to the split's largest sides, `max_images` of them a batch.
+
+    For one replica. The last batch is filled up with images of void alone, which are evaluated, too.
+    """
+
+    def num_steps(self, num_workers: int, replicas_per_worker: int) -> int:
+        """As the base class has it."""
+        return -(-self.split.num_examples // self.max_images)
+
+    def for_worker(self, context: tf.distribute.InputContext = ALONE) -> tf.data.Dataset:
+        """As the base class has it."""
+        height, width = self.split.max_height, self.split.max_width
+
+        def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
+            features = records.parse_example(record)
+            image, label = transforms.pad(*records.decode_example(features), height, width)
+            return {
+                "name": features["id"],
+                "image": tf.ensure_shape(image, [height, width, 3]),
+                "label": tf.ensure_shape(label, [height, width, 1])[..., 0],
+                "is_example": tf.constant(1, tf.int64),
+            }
+
+        filler = {
+            "name": tf.constant(""),
+            "image": tf.zeros([height, width, 3], tf.uint8),
+            "label": tf.fill([height, width], tf.constant(IGNORE_LABEL, tf.uint8)),
+            "is_example": tf.constant(0, tf.int64),
+        }
+        fillers = tf.data.Dataset.from_tensors(filler).repeat(-self.split.num_examples % self.max_images)
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return (
+            tf.data.TFRecordDataset(self.split.shard_paths)
+            .map(decode, num_parallel_calls=PARALLEL_CALLS)
+            .concatenate(fillers)
+            .batch(self.max_images, drop_remainder=True)
+            .repeat()
+            .prefetch(PREFETCHED_BATCHES)
+            .with_options(options)
+        )
+
+
+def vocs_sizes(number: int) -> list[tuple[int, int]]:
+    """(width, height) of so many images, in the shares that VOC has them and in random order."""
+    rng = np.random.default_rng(0)
+    sizes = [size for size, share in USUAL_SIZES.items() for _ in range(round(share * number))]
+    shorter_sides, are_upright = rng.integers(200, 500, OTHER_SIZES), rng.random(OTHER_SIZES) < 0.4
+    others = [
+        (int(side), 500) if is_upright else (500, int(side))
+        for side, is_upright in zip(shorter_sides, are_upright, strict=True)
+    ]
+    sizes += [others[index] for index in rng.integers(0, OTHER_SIZES, number - len(sizes))]
+    return [sizes[index] for index in rng.permutation(number)]
+
+
+def draw_split(folder: Path, sizes: list[tuple[int, int]]) -> Split:
+    """Shards of the demo's shapes, one image of each size."""
+    pairs = []
+    for index, size in enumerate(sizes):
+        image, mask = shapes.draw_example(np.random.default_rng(index))
+        pair = voc.Pair(f"{index:05d}", folder / f"{index:05d}.jpg", folder / f"{index:05d}.png")
+        image.resize(size).save(pair.image, quality=92)
+        mask.resize(size, Image.Resampling.NEAREST).save(pair.mask)
+        pairs.append(pair)
+    return write_shards(folder, pairs)
+
+
+def timed(run: Callable[[], object], num_images: int) -> Callable[[], float]:
+    """A function that gives the images/s of one call."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        run()
+        return num_images / (time.perf_counter() - start)
+
+    return measure
+
+
+def build_model() -> keras.Model:
+    """ResNet-50 at stride 16, from random weights."""
+    return build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES)))))
+
+
+def one_size() -> None:
+    """Rates beside model.predict's, and the time per pixel that the network sees."""
+    model = build_model()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, HEIGHT, WIDTH, 3), np.uint8)
     batch = {
@@ -35,13 +141,14 @@ def main() -> None:
     }
 
     def ours(inference: Inference) -> Callable[[], float]:
-        evaluate = make_evaluate_function(tf.distribute.get_strategy(), make_predictor(model, inference), CROSS_ENTROPY)
-        return timed(lambda: np.asarray(evaluate(batch)[1]))
+        evaluate = make_evaluate_step(tf.distribute.get_strategy(), make_predictor(model, inference), CROSS_ENTROPY)
+        batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
+        return timed(lambda: np.asarray(evaluate(batches)[0]["confusion"]), BATCH)
 
     rates = take_turns(
         {
             "ours": ours(Inference()),
-            "model.predict": timed(lambda: model.predict(images, batch_size=BATCH, verbose=0)),
+            "model.predict": timed(lambda: model.predict(images, batch_size=BATCH, verbose=0), BATCH),
             "ours, three scales, mirrored": ours(Inference(SCALES, flip=True)),
         },
         ROUNDS,
@@ -55,15 +162,49 @@ def main() -> None:
     report("evaluation", ("what", "images/s", "of model.predict"), rows, figures)
 
 
-def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """A function that gives the images/s of one call."""
+def mixed_sizes(strategy: tf.distribute.Strategy, num_images: int) -> None:
+    """Rates over a split of VOC's sizes, and the share of the padded pixels that the images have."""
+    with strategy.scope():
+        model = build_model()
+    predict = make_predictor(model)
+    sizes = vocs_sizes(num_images)
+    with tempfile.TemporaryDirectory() as name:
+        split = draw_split(Path(name), sizes)
+        largest = split.max_height * split.max_width
+        forms = {
+            "own size, one by one": EvaluationSettings().batches(split, 1),
+            f"own size, --eval_batch_size={SHARED_BATCH}": EvaluationSettings(SHARED_BATCH).batches(split, 1),
+            f"padded, batches of {SHARED_BATCH}": PaddedBatches(split, SHARED_BATCH, max_pixels=SHARED_BATCH * largest),
+        }
+        num_batches = EvaluationSettings(SHARED_BATCH).batches(split, 1).num_steps(1, 1)
+        rates = take_turns(
+            {
+                form: timed(Evaluator(strategy, predict, CROSS_ENTROPY, batches), num_images)
+                for form, batches in forms.items()
+            },
+            ROUNDS,
+        )
+    alone, shared, padded = rates.values()
+    rows = [(form, statistics.median(values), ratio(values, padded)) for form, values in rates.items()]
+    figures: dict[str, object] = {
+        "images": num_images,
+        "sizes": len(set(sizes)),
+        "images_of_a_shared_batch": num_images / num_batches,
+        "one_by_one_over_padded": ratio(alone, padded),
+        "shared_over_padded": ratio(shared, padded),
+        "shared_over_one_by_one": ratio(shared, alone),
+        "padded_over_own_pixels": largest / statistics.mean(w * h for w, h in sizes),
+    }
+    report("evaluation_of_vocs_sizes", ("what", "images/s", "of padded"), rows, figures)
 
-    def measure() -> float:
-        start = time.perf_counter()
-        run()
-        return BATCH / (time.perf_counter() - start)
 
-    return measure
+def main() -> None:
+    """Both tables."""
+    num_images = int(sys.argv[1]) if sys.argv[1:] else IMAGES
+    Progress.is_shown = False
+    strategy = make_strategy(DeviceSettings(num_gpus=min(1, len(tf.config.list_physical_devices("GPU")))))
+    one_size()
+    mixed_sizes(strategy, num_images)
 
 
 if __name__ == "__main__":

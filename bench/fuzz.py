@@ -17,10 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from deeplab.data.manifest import damage_named, read_manifest
 from PIL import Image
 
-from deeplab.data import pipeline, tfrecord, voc
+from deeplab.data import records, voc
+from deeplab.data.palette import palette
+from deeplab.data.pipeline import EvaluationBatches
+from deeplab.data.shards import ShardSettings, prepare
+from deeplab.data.split import Split, damage_named
 from deeplab.errors import DataError
 
 NAMES = ("background", "one", "two")
@@ -55,7 +58,7 @@ def write_voc(voc_dir: Path, rng: np.random.Generator) -> None:
     for name in "abcd":
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(voc_dir / "JPEGImages" / f"{name}.jpg")
         mask = Image.fromarray(rng.choice(np.array([0, 1, 2, 255], np.uint8), (20, 30)))
-        mask.putpalette(voc.palette().tobytes())
+        mask.putpalette(palette().tobytes())
         mask.save(voc_dir / "SegmentationClass" / f"{name}.png")
     (voc_dir / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\nd\n")
 
@@ -88,24 +91,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_voc(folder / "voc", np.random.default_rng(seed))
-        tfrecord.prepare(folder / "voc", folder, "train", NAMES, num_shards=1)
+        prepare(ShardSettings(voc_dir=folder / "voc", num_shards=1), folder, "train", NAMES)
         (pair, *_) = voc.pairs(folder / "voc", "train")
 
-        def read_shards() -> list[bytes]:
-            manifest = read_manifest(folder, "train")
-            with damage_named(folder, [manifest]):
-                examples = pipeline.examples(folder, manifest).as_numpy_iterator()
-                return [part for name, image, label in examples for part in (name, image.tobytes(), label.tobytes())]
+        def read_shards() -> list[tuple[bytes, ...]]:
+            split = Split.read(folder, "train")
+            with damage_named([split]):
+                batches = EvaluationBatches(split, max_images=1, max_pixels=1).for_worker().take(split.num_examples)
+                return [
+                    (*batch["name"], batch["image"].tobytes(), batch["label"].tobytes())
+                    for batch in batches.as_numpy_iterator()
+                ]
 
         def read_image() -> tuple[int, ...]:
-            record, _ = tfrecord.encode_example(pair, len(NAMES))
-            image, _ = tfrecord.decode_example(tfrecord.parse_example(record))
+            record, _ = records.encode_example(pair, len(NAMES))
+            image, _ = records.decode_example(records.parse_example(record))
             return tuple(image.shape)
 
         kinds: dict[str, tuple[Path, Callable[[], object]]] = {
             "shard": (folder / "train-00000-of-00001.tfrecord", read_shards),
-            "manifest": (folder / "train.json", lambda: read_manifest(folder, "train")),
-            "mask (PNG)": (pair.mask, lambda: tfrecord.read_mask(pair.mask, len(NAMES)).tobytes()),
+            "manifest": (folder / "train.json", lambda: Split.read(folder, "train")),
+            "mask (PNG)": (pair.mask, lambda: records.read_mask(pair.mask, len(NAMES)).tobytes()),
             "image (JPEG)": (pair.image, read_image),
         }
         results = {kind: survey(path, read, number, rng) for kind, (path, read) in kinds.items()}

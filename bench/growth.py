@@ -12,12 +12,12 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from common import report
-from deeplab.distribution import make_strategy
+from common import report, sgd_state
 
+from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.training.losses import Loss
-from deeplab.training.step import make_train_function
+from deeplab.training.step import make_train_step
 
 BASE = {"crop": 257, "batch": 4, "classes": 21, "replicas": 1}
 GROWTH = {"crop": (257, 385, 513, 769), "batch": (1, 4, 8), "classes": (21, 150), "replicas": (1, 2, 4)}
@@ -25,7 +25,7 @@ GROWTH = {"crop": (257, 385, 513, 769), "batch": (1, 4, 8), "classes": (21, 150)
 
 def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> float:
     """Of the second step; the first traces."""
-    strategy = make_strategy("auto", num_gpus=0, num_cpu_replicas=replicas)
+    strategy = make_strategy(DeviceSettings(num_gpus=0, num_cpu_replicas=replicas))
     rng = np.random.default_rng(0)
     examples = {
         "image": rng.integers(0, 256, (batch, crop, crop, 3), np.uint8),
@@ -33,9 +33,8 @@ def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> flo
     }
     with strategy.scope():
         model = build_deeplabv3(ModelConfig(tuple(map(str, range(classes)))))
-        optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
-        optimizer.build(model.trainable_variables)
-    train = make_train_function(strategy, model, optimizer, Loss("cross_entropy", classes))
+        state = sgd_state(model)
+    train = make_train_step(strategy, state, Loss(classes))
     data = tf.data.Dataset.from_tensors(examples).cache().repeat().unbatch().batch(batch, drop_remainder=True)
     batches = iter(strategy.experimental_distribute_dataset(data))
     seconds = []

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from common import images_of_vocs_size, pytorch, ratio, report, take_turns, write_shards
-from deeplab.data.manifest import read_manifest
 from PIL import Image
 
-from deeplab.data import pipeline, tfrecord, transforms
-from deeplab.data.pipeline import Augmentation
+from deeplab.data import records, transforms
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.pipeline import training_batches
+from deeplab.data.split import Split
 
 EXAMPLES = 336
 BATCH = 8
@@ -43,12 +44,12 @@ def rate(batches: Iterator, batch_size: int = BATCH) -> float:
 
 
 def our_chain(folder: Path, augmentation: Augmentation, finish: bool) -> Callable[[], float]:
-    """`pipeline.training_batches` as training calls it; `finish` adds the device's part, on the host."""
-    manifest = read_manifest(folder, "train")
+    """`training_batches` as training calls it; `finish` adds the device's part, on the host."""
+    split = Split.read(folder, "train")
     finish_batch = tf.function(augmentation.finish)
 
     def run() -> float:
-        batches = pipeline.training_batches(folder, manifest, augmentation, BATCH, seed=0).take(EXAMPLES // BATCH)
+        batches = training_batches(split, augmentation, BATCH, seed=0).take(EXAMPLES // BATCH)
         return rate(map(finish_batch, batches) if finish else iter(batches))
 
     return run
@@ -63,10 +64,10 @@ def tf_data_chain(encoded: Encoded, example: Callable) -> Callable[[], float]:
 
 
 def decoding(encoded: Encoded) -> Callable[[], float]:
-    """The limit: decoding alone; not even batches are made."""
+    """The limit: decoding alone, as our chain does it; not even batches are made."""
 
     def decode(jpeg: tf.Tensor, png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.io.decode_jpeg(jpeg, channels=3), tf.io.decode_png(png, channels=1)
+        return records.decode_example({"image/jpeg": jpeg, "label/png": png})
 
     source = tf.data.Dataset.from_tensor_slices(tuple(map(list, zip(*encoded, strict=True)))).repeat().take(EXAMPLES)
     dataset = source.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).prefetch(tf.data.AUTOTUNE)
@@ -135,12 +136,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = images_of_vocs_size(folder, EXAMPLES)
-        write_shards(folder, pairs)
-        records = tf.data.TFRecordDataset(read_manifest(folder, "train").shard_paths(folder))
-        features = [tfrecord.parse_example(record) for record in records]
+        stored = tf.data.TFRecordDataset(write_shards(folder, pairs).shard_paths)
+        features = [records.parse_example(record) for record in stored]
         encoded = [(each["image/jpeg"].numpy(), each["label/png"].numpy()) for each in features]
         coloured = Augmentation(CROP)
-        textbook = Augmentation(TEXTBOOK_CROP, method="resize_or_crop", resize_size=TEXTBOOK_SIZE)
+        textbook = Augmentation(TEXTBOOK_CROP, augmentation="resize_or_crop", resize_size=TEXTBOOK_SIZE)
         variants = {
             "decoding alone": decoding(encoded),
             "ours": our_chain(folder, coloured, finish=False),

@@ -18,12 +18,12 @@ from common import peak_megabytes, ratio, report, take_turns
 from step import NUM_CLASSES, SIZE, our_step
 
 from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3
-from deeplab.training.losses import Loss
+from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.metrics import confusion_matrix
 
 ROUNDS = 3
 Sums = dict[str, tf.Tensor]
-LOSS = Loss("cross_entropy_dice", NUM_CLASSES)
+LOSS = Loss(NUM_CLASSES, LossSettings("cross_entropy_dice"))
 
 
 def plain_upsampling(logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:

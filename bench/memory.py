@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from common import images_of_vocs_size, peak_megabytes, report, write_shards
-from deeplab.data.manifest import read_manifest
 from step import CROSS_ENTROPY, NUM_CLASSES, our_step
 
-from deeplab.data import pipeline
-from deeplab.data.pipeline import Augmentation
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.pipeline import training_batches
+from deeplab.data.split import Split
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 
 CROP = 513
@@ -40,8 +40,8 @@ def of_training(batch_size: int) -> float:
 
 def of_input(folder: Path) -> float:
     """Peak after going through 400 examples."""
-    manifest = read_manifest(folder, "train")
-    for _ in pipeline.training_batches(folder, manifest, Augmentation(CROP), 8, seed=0).take(50):
+    split = Split.read(folder, "train")
+    for _ in training_batches(split, Augmentation(CROP), 8, seed=0).take(50):
         pass
     return peak_megabytes() / 1024
 
@@ -59,9 +59,9 @@ def main() -> None:
         for times in (1, 10):
             folder = Path(name) / str(times)
             folder.mkdir()
-            manifest = write_shards(folder, images_of_vocs_size(folder, times * EXAMPLES))
+            split = write_shards(folder, images_of_vocs_size(folder, times * EXAMPLES))
             figures[f"data_x{times}"] = pool.apply(of_input, (folder,))
-            megabytes = sum(shard.num_bytes for shard in manifest.shards) / 1e6
+            megabytes = sum(shard.num_bytes for shard in split.shards) / 1e6
             rows.append(
                 (f"input chain, {megabytes:.0f} MB of shards, examples", times * EXAMPLES, figures[f"data_x{times}"])
             )

@@ -14,7 +14,8 @@ from unittest import mock
 
 from common import images_of_vocs_size, ratio, report, take_turns, write_voc
 
-from deeplab.data import tfrecord, voc
+from deeplab.data import voc
+from deeplab.data.shards import ShardSettings, prepare
 
 EXAMPLES = 1000
 ROUNDS = 1
@@ -34,7 +35,7 @@ def main() -> None:
         def write(processes: int) -> float:
             with tempfile.TemporaryDirectory(dir=name) as target, mock.patch("os.cpu_count", lambda: processes):
                 start = time.perf_counter()
-                tfrecord.prepare(voc_dir, Path(target), "train", voc.CLASS_NAMES)
+                prepare(ShardSettings(voc_dir=voc_dir), Path(target), "train", voc.CLASS_NAMES)
                 return EXAMPLES / (time.perf_counter() - start)
 
         rates = take_turns({"cp": copy, "1 process": lambda: write(1), "2 processes": lambda: write(2)}, ROUNDS)

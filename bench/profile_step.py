@@ -10,14 +10,13 @@ import collections
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from common import report
-from deeplab.distribution import PRECISIONS
 from step import NUM_CLASSES, SIZE, our_step
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 
 SHOWN = 10
@@ -39,7 +38,7 @@ def operation_seconds(logdir: str) -> dict[str, float]:
 
 def profile(precision: str) -> dict[str, float]:
     """Seconds of one step by kind of operation."""
-    keras.config.set_dtype_policy(PRECISIONS[precision])
+    set_precision(PrecisionSettings(precision))
     model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES)))))
     rng = np.random.default_rng(0)
     batch = {

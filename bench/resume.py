@@ -6,7 +6,6 @@ ResNet-50 with SGD's momentum; shards of 10,000 records, each of a noisy 500x375
 Prints a table and a JSON line.
 """
 
-import functools
 import json
 import sys
 import tempfile
@@ -16,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from deeplab.data.manifest import Manifest, Shard
-from deeplab.training.checkpoint import Checkpoints, TrainingState
-from deeplab.training.schedules import Schedule, make_optimizer
+from common import sgd_state
 from PIL import Image
 
-from deeplab.data import pipeline, tfrecord, voc
+from deeplab.data import records, voc
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.pipeline import training_batches
+from deeplab.data.split import Shard, Split
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.run.checkpoints import Checkpoints
 
 NUM_SHARDS = 16
 BATCH = 16
@@ -35,13 +36,13 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def write_shards(folder: Path, num_examples: int) -> Manifest:
+def write_shards(folder: Path, num_examples: int) -> Split:
     """The same example many times; sizes and checksums are not looked at here."""
     rng = np.random.default_rng(0)
     image, mask = folder / "a.jpg", folder / "a.png"
     Image.fromarray(rng.integers(80, 176, (375, 500, 3), np.uint8)).save(image, quality=80)
     Image.fromarray(np.zeros((375, 500), np.uint8)).save(mask)
-    record, _ = tfrecord.encode_example(voc.Pair("a", image, mask), 21)
+    record, _ = records.encode_example(voc.Pair("a", image, mask), 21)
     names = [f"{index}.tfrecord" for index in range(NUM_SHARDS)]
     for name in names:
         with tf.io.TFRecordWriter(str(folder / name)) as writer:
@@ -49,12 +50,12 @@ def write_shards(folder: Path, num_examples: int) -> Manifest:
                 writer.write(record)
     shards = tuple(Shard(name, num_examples // NUM_SHARDS, 0, "") for name in names)
     print(f"{num_examples} records of {len(record) / 1e3:.0f} kB")
-    return Manifest(0, "train", voc.CLASS_NAMES, num_examples, 0, 375, 500, (), 0, "", shards)
+    return Split(folder, "train", voc.CLASS_NAMES, num_examples, 0, 375, 500, (), 0, "", shards)
 
 
-def first_batch(folder: Path, manifest: Manifest, first_example: int) -> float:
+def first_batch(split: Split, first_example: int) -> float:
     """Seconds from nothing to the first batch."""
-    batches = pipeline.training_batches(folder, manifest, pipeline.Augmentation(513), BATCH, 1, first_example)
+    batches = training_batches(split, Augmentation(513), BATCH, 1, first_example)
     return seconds(lambda: next(batches.as_numpy_iterator()))
 
 
@@ -64,19 +65,21 @@ def main() -> None:
     facts: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = build_deeplabv3(ModelConfig(voc.CLASS_NAMES))
-        scale = tf.Variable(1.0)
-        schedule = Schedule("constant", 0.1, 1, 0, scale)
-        optimizer = make_optimizer("sgd", schedule, 0.9, 0.0, model.trainable_variables, loss_scaling=False)
-        checkpoints = Checkpoints(folder, folder, model, model, optimizer, scale, TrainingState())
-        checkpoints.save_latest(1)
-        facts["save [s]"] = min(seconds(functools.partial(checkpoints.save_latest, step)) for step in (2, 3, 4))
+        state = sgd_state(build_deeplabv3(ModelConfig(voc.CLASS_NAMES)))
+        checkpoints = Checkpoints(folder, folder, state)
+
+        def save() -> None:
+            state.advance(1, BATCH)
+            checkpoints.save_latest()
+
+        save()
+        facts["save [s]"] = min(seconds(save) for _ in range(3))
         facts["check and restore [s]"] = min(seconds(checkpoints.restore_latest) for _ in range(3))
         facts["checkpoint [MB]"] = sum(path.stat().st_size for path in (folder / "latest").glob("ckpt-4.*")) / 1e6
-        manifest = write_shards(folder, num_examples)
-        first_batch(folder, manifest, 0)
-        facts["first batch of an epoch [s]"] = min(first_batch(folder, manifest, 0) for _ in range(3))
-        facts["first batch in its middle [s]"] = min(first_batch(folder, manifest, num_examples // 2) for _ in range(3))
+        split = write_shards(folder, num_examples)
+        first_batch(split, 0)
+        facts["first batch of an epoch [s]"] = min(first_batch(split, 0) for _ in range(3))
+        facts["first batch in its middle [s]"] = min(first_batch(split, num_examples // 2) for _ in range(3))
     print("| what | |\n| --- | --- |")
     for what, value in facts.items():
         print(f"| {what} | {value:.2f} |")

@@ -31,23 +31,20 @@ def main() -> None:
     common = importlib.import_module("common")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        manifest = common.write_shards(folder, common.images_of_vocs_size(folder, 64))
+        split = common.write_shards(folder, common.images_of_vocs_size(folder, 64))
         mark("(shards for this bench)")
-        config = train_program.ModelConfig(manifest.class_names)
-        model = train_program.build_deeplabv3(config)
+        config = train_program.ModelConfig(split.class_names)
+        model, _ = train_program.build_to_train(
+            config, train_program.InitSettings(), has_weights=True, auxiliary_head=False
+        )
         mark("build the model")
-        schedule = train_program.schedules.Schedule("constant", 0.01, 10, 0, tf.Variable(1.0))
-        optimizer = train_program.schedules.make_optimizer(
-            "sgd", schedule, 0.9, 1e-4, model.trainable_variables, loss_scaling=False
-        )
-        augmentation = train_program.pipeline.Augmentation(CROP)
+        state = common.sgd_state(model)
+        augmentation = train_program.Augmentation(CROP)
         strategy = tf.distribute.get_strategy()
-        loss = train_program.Loss("cross_entropy", manifest.num_classes)
-        train = train_program.step.make_train_function(
-            strategy, model, optimizer, loss, weight_decay=1e-4, finish=augmentation.finish
-        )
+        loss = train_program.Loss(split.num_classes)
+        train = train_program.make_train_step(strategy, state, loss, weight_decay=1e-4, finish=augmentation.finish)
         mark("optimizer")
-        batches = iter(train_program.pipeline.training_batches(folder, manifest, augmentation, BATCH, seed=0))
+        batches = train_program.Feed.make(strategy, split, augmentation, BATCH, seed=0, first_example=0).batches
         mark("start the input chain")
         next(batches)
         mark("first batch")
@@ -59,9 +56,11 @@ def main() -> None:
         mark("second step")
         for count in (2, 3, 1):
             train(batches, tf.constant(count))
-        evaluate = train_program.step.make_evaluate_function(strategy, train_program.make_predictor(model), loss)
-        for batch in train_program.pipeline.evaluation_batches(folder, manifest, BATCH).take(3):
-            evaluate(batch)
+        evaluator = importlib.import_module("deeplab.evaluator")
+        evaluate = evaluator.make_evaluate_step(strategy, train_program.make_predictor(model), loss)
+        whole_images = iter(evaluator.EvaluationSettings().batches(split, num_replicas=1).for_worker())
+        for _ in range(3):
+            evaluate(whole_images)
         tracings = [function.experimental_get_tracing_count() for function in (train, evaluate)]
     seconds = {name: end - start for (_, start), (name, end) in itertools.pairwise(marks)}
     figures = {**seconds, "tracings_of_train_and_evaluate": tracings}

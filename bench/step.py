@@ -15,21 +15,21 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
-from common import pytorch, ratio, report, take_turns
-from deeplab.distribution import PRECISIONS
+from common import pytorch, ratio, report, sgd_state, take_turns
 
-from deeplab.model.backbone import AtrousConv2D
+from deeplab.distribute.numerics import PrecisionSettings, set_precision
+from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import make_predictor
 from deeplab.training.losses import Loss
-from deeplab.training.step import make_evaluate_function, make_train_function
+from deeplab.training.step import make_evaluate_step, make_train_step
 
 SIZE = 384
 NUM_CLASSES = 21
 STEPS = 1  # of a measurement
 ROUNDS = 3
 MATRIX = 2048
-CROSS_ENTROPY = Loss("cross_entropy", NUM_CLASSES)
+CROSS_ENTROPY = Loss(NUM_CLASSES)
 
 
 def sgd(model: keras.Model) -> keras.optimizers.Optimizer:
@@ -57,7 +57,7 @@ def our_step(
     loss: Loss = CROSS_ENTROPY,
 ) -> Callable[[], object]:
     """As train.py has it, with loss, confusion matrix, norms and checks."""
-    train = make_train_function(tf.distribute.get_strategy(), model, sgd(model), loss)
+    train = make_train_step(tf.distribute.get_strategy(), sgd_state(model), loss)
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
     return lambda: float(train(batches, tf.constant(steps))["loss"])
 
@@ -144,14 +144,15 @@ def useful_gflop(model: keras.Model, size: int) -> float:
 
 def evaluation(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
     """As train.py and eval.py have it, with loss and confusion matrix."""
-    evaluate = make_evaluate_function(tf.distribute.get_strategy(), make_predictor(model), CROSS_ENTROPY)
+    evaluate = make_evaluate_step(tf.distribute.get_strategy(), make_predictor(model), CROSS_ENTROPY)
     examples = batch | {"is_example": tf.ones_like(batch["label"][:, 0, 0], tf.int64)}
-    return lambda: [np.asarray(evaluate(examples)[1]) for _ in range(STEPS)]
+    batches = iter(tf.data.Dataset.from_tensors(examples).cache().repeat())
+    return lambda: [np.asarray(evaluate(batches)[0]["confusion"]) for _ in range(STEPS)]
 
 
 def compare(precision: str, batch_size: int, output_stride: int, thorough: bool) -> tuple[list[tuple], dict]:
     """Rows of the table and figures for one precision, batch size and stride."""
-    keras.config.set_dtype_policy(PRECISIONS[precision])
+    set_precision(PrecisionSettings(precision))
     model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), output_stride=output_stride))
     rng = np.random.default_rng(0)
     batch = {

@@ -1,14 +1,18 @@
 """Batches: order, epochs, restarts, whole images."""
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import write_mask
+from PIL import Image
 
-from deeplab.data import pipeline
+from deeplab.data import pipeline, voc
 from deeplab.data.augmentation import Augmentation
+from deeplab.data.shards import ShardSettings, prepare
 from deeplab.data.split import Split
 
 BATCH = 4
@@ -59,8 +63,8 @@ def test_names_of_the_examples_of_any_batch(shards):
     """Told apart by their pixels, those of batches 2 to 4, across the end of an epoch."""
     split = Split.read(shards, "train")
     names = {}
-    for name, image, _ in pipeline.examples(split).as_numpy_iterator():
-        names[_identity_of(image[:64, :64])] = name.decode()
+    for batch in _evaluated(split):
+        names[_identity_of(batch["image"][0, :64, :64])] = batch["name"][0].decode()
     seen = [names[identity] for identity in _order(_batches(shards, 5))]
     assert pipeline.training_names(split, 5, 2 * BATCH, 3 * BATCH) == seen[2 * BATCH :]
 
@@ -78,29 +82,66 @@ def test_augmentation_differs_by_epoch_and_seed(shards):
         assert len(seen) >= 29  # 30 draws, each with a seed of its own
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
-def test_evaluation_counts_each_image_once_at_its_own_size(shards, batch_size):
-    split = Split.read(shards, "val")
-    batches = pipeline.evaluation_batches(split, batch_size)
-    examples = list(pipeline.examples(split).as_numpy_iterator())
-    assert len(list(batches)) == -(-5 // batch_size)
-    images, labels, counted = [], [], []
-    for batch in batches.as_numpy_iterator():
-        assert batch["image"].shape == (batch_size, split.max_height, split.max_width, 3)
-        images.extend(batch["image"])
-        labels.extend(batch["label"])
-        counted.extend(batch["is_example"])
-    assert counted == [1] * 5 + [0] * (len(counted) - 5)
-    for image, label, (_, native_image, native_label) in zip(images, labels, examples, strict=False):
-        height, width = native_label.shape
-        np.testing.assert_array_equal(image[:height, :width], native_image)
-        np.testing.assert_array_equal(label[:height, :width], native_label)
-        assert (label[height:] == 255).all() and (label[:, width:] == 255).all()
-    assert all((label == 255).all() for label in labels[5:])
+def _evaluated(split, max_images=1, num_workers=1, worker=0, replicas=1):
+    """One evaluation's batches for the replicas of a worker."""
+    batches = pipeline.EvaluationBatches(split, max_images, max_pixels=40_000)
+    context = tf.distribute.InputContext(num_workers, worker, num_workers * replicas)
+    steps = batches.num_steps(num_workers, replicas)
+    return list(batches.for_worker(context).take(steps * replicas).as_numpy_iterator())
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A split of ten images of four sizes, one of them large, with names that tell their size."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / "voc" / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    sizes = [(50, 40), (60, 40), (50, 40), (300, 200), (50, 40), (60, 40), (50, 40), (50, 40), (7, 3), (50, 40)]
+    names = [f"{index}_{width}x{height}" for index, (width, height) in enumerate(sizes)]
+    for name, (width, height) in zip(names, sizes, strict=True):
+        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "voc" / "JPEGImages" / f"{name}.jpg")
+        write_mask(folder / "voc" / "SegmentationClass" / f"{name}.png", rng.integers(0, 3, (height, width)))
+    (folder / "voc" / "ImageSets" / "Segmentation" / "val.txt").write_text("\n".join(names))
+    return prepare(ShardSettings(voc_dir=folder / "voc", num_shards=3), folder, "val", voc.CLASS_NAMES), folder / "voc"
+
+
+@pytest.mark.parametrize("max_images", [1, 2, 4])
+@pytest.mark.parametrize(("num_workers", "replicas"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 2)])
+def test_evaluation_takes_each_image_once_at_its_own_size(mixed, max_images, num_workers, replicas):
+    split, voc_dir = mixed
+    per_worker = [_evaluated(split, max_images, num_workers, worker, replicas) for worker in range(num_workers)]
+    assert len({len(batches) for batches in per_worker}) == 1  # all take the same number of steps
+    assert len(per_worker[0]) % replicas == 0
+    seen = []
+    for batch in itertools.chain.from_iterable(per_worker):
+        height, width = batch["label"].shape[1:]
+        for name, image, label, is_example in zip(
+            *map(batch.get, ("name", "image", "label", "is_example")), strict=True
+        ):
+            if not is_example:
+                assert (name, set(label.ravel())) == (b"", {255})
+                continue
+            seen.append(name.decode())
+            assert name.decode().endswith(f"_{width}x{height}")
+            with Image.open(voc_dir / "SegmentationClass" / f"{seen[-1]}.png") as mask:
+                np.testing.assert_array_equal(label, np.array(mask))
+            assert image.shape == (height, width, 3)
+        assert len(batch["name"]) <= max_images
+        assert len(batch["name"]) == 1 or len(batch["name"]) * height * width <= 40_000
+    assert sorted(seen) == voc.read_split(voc_dir, "val")
+
+
+def test_images_of_one_size_share_a_batch_up_to_a_number_of_pixels(mixed):
+    """Six of 50x40, in batches of 4; two of 60x40; one of 300x200, more than a batch's pixels, alone; one of 7x3."""
+    split, _ = mixed
+    sizes = sorted((len(b["name"]), b["label"].shape[2]) for b in _evaluated(split, 4))
+    assert sizes == [(1, 7), (1, 300), (2, 50), (2, 60), (4, 50)]
 
 
 def test_evaluation_notices_a_shard_with_fewer_records(shards):
     split = Split.read(shards, "val")
     more = replace(split, num_examples=7)
     with pytest.raises(tf.errors.FailedPreconditionError):
-        list(pipeline.evaluation_batches(more, 1))
+        _evaluated(more)

@@ -1,0 +1,95 @@
+"""A run that commit 3a48a9e began continues exactly.
+
+`golden/checkpoint_3a48a9e` was written by that commit after three steps of the network below, with counters set by
+hand; `expected.npz` holds all variables at that point, and after three more steps of that commit.
+"""
+
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.model.convolution import AtrousConv2D
+from deeplab.run.checkpoints import Checkpoints
+from deeplab.training.losses import Loss, LossSettings
+from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.state import TrainState
+from deeplab.training.step import make_train_step
+
+GOLDEN = Path(__file__).parent / "golden" / "checkpoint_3a48a9e"
+K = 3
+COUNTERS = {
+    "step": 3,
+    "examples": 12,
+    "num_replicas": 2,
+    "evaluated_step": 2,
+    "best_mean_iou": 0.25,
+    "evaluations_since_best": 4,
+    "evaluations_since_plateau": 1,
+}
+
+
+def _training_model():
+    """Dropout has a random state, and is too rare to be seen."""
+    images = keras.Input((None, None, 3), dtype="uint8")
+    features = keras.layers.Rescaling(1 / 255)(images)
+    features = AtrousConv2D(8, 3, padding="same", dilation_rate=2, use_bias=False)(features)
+    features = keras.layers.BatchNormalization(synchronized=True)(features)
+    features = keras.layers.ReLU()(features)
+    features = keras.layers.Dropout(1e-12)(features)
+    outputs = [AtrousConv2D(K, 1, dtype="float32")(features) for _ in range(2)]
+    return keras.Model(images, outputs)
+
+
+def _later_batches():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (4, 12, 12, 3)).astype(np.uint8) for _ in range(6)]
+    images = np.concatenate(images[3:])
+    return tf.data.Dataset.from_tensor_slices({"image": images, "label": images[..., 0] // 86}).batch(4)
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(99)
+    training_model = _training_model()
+    schedule = Schedule(ScheduleSettings("polynomial", 1), 0.5, 6, tf.Variable(1.0, trainable=False))
+    settings = OptimizerSettings(momentum=0.9, weight_decay=1e-2, ema_momentum=0.9)
+    optimizer = make_optimizer(settings, schedule, training_model.trainable_variables, loss_scaling=False)
+    model = keras.Model(training_model.input, training_model.outputs[0])
+    state = TrainState(model, training_model, optimizer, schedule)
+    (tmp_path / "latest").mkdir()
+    for path in GOLDEN.glob("ckpt-3.*"):
+        shutil.copy(path, tmp_path / "latest")
+    assert Checkpoints(tmp_path, tmp_path / "saved", state).restore_latest() is not None
+    return state
+
+
+def _assert_variables(state, when, rtol):
+    with np.load(GOLDEN / "expected.npz") as expected:
+        variables = [*state.training_model.variables, *state.optimizer.variables]
+        names = {name for name in expected if name.startswith(f"{when}/")}
+        assert {f"{when}/{variable.path}" for variable in variables} == names
+        for variable in variables:
+            wanted = expected[f"{when}/{variable.path}"]
+            scale = max(np.abs(wanted).max(), 1e-3)
+            np.testing.assert_allclose(variable.numpy() / scale, wanted / scale, atol=rtol, err_msg=variable.path)
+
+
+def test_it_restores_bit_for_bit(resumed):
+    _assert_variables(resumed, "at", rtol=0)
+    assert {name: float(getattr(resumed, name)) for name in COUNTERS} == COUNTERS
+    assert float(resumed.schedule.scale) == 0.5
+
+
+def test_training_continues_as_it_did_then(resumed):
+    loss = Loss(K, LossSettings("cross_entropy_dice", auxiliary_weight=0.4), (1.0, 2.0, 0.5))
+    train_step = make_train_step(tf.distribute.get_strategy(), resumed, loss, weight_decay=1e-2)
+    totals = train_step(iter(_later_batches()), tf.constant(3))
+    with np.load(GOLDEN / "expected.npz") as expected:
+        assert float(totals["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
+    _assert_variables(resumed, "after", rtol=2e-5)
