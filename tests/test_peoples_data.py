@@ -161,7 +161,7 @@ def test_corrected_masks_of_the_same_size_are_noticed(case, keeps_times):
         if keeps_times:
             old = times[path.name]
             os.utime(voc_dir / "SegmentationClass" / path.name, ns=(old.st_atime_ns, old.st_mtime_ns))
-    with pytest.raises(DataError, match=r"img_004\.png and 11 other files have changed since"):
+    with pytest.raises(DataError, match=r"img_004\.png and 11 others have changed since"):
         _prepare(voc_dir)
 
 

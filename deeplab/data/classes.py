@@ -114,8 +114,8 @@ def read_classes(path: Path) -> ClassTable:
     uncommented = [(number, line) for number, line in numbered if not line.startswith("#")]
     if lines[0].replace(" ", "").casefold() == "pixelvalue,class":
         return _Builder(path).of_values(_roboflow_rows(path, numbered[1:]))
-    if uncommented and all(_LABELMAP_LINE.fullmatch(line) for _, line in uncommented):
-        return _Builder(path, _VOID_IN_LABELMAP).of_values(_labelmap_rows(uncommented))
+    if any(_LABELMAP_LINE.fullmatch(line) for _, line in uncommented):
+        return _Builder(path, _VOID_IN_LABELMAP).of_values(_labelmap_rows(path, uncommented))
     if any(":" in line for line in lines):
         return _Builder(path).of_values(_table_rows(path, numbered))
     return _plain_names(path, lines)
@@ -135,9 +135,11 @@ def _roboflow_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     return rows
 
 
-def _labelmap_rows(numbered: list[tuple[int, str]]) -> list[Row]:
+def _labelmap_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     rows = []
     for index, (number, line) in enumerate(numbered):
+        if not _LABELMAP_LINE.fullmatch(line):
+            raise DataError(f"{path}: line {number}: {line!r} is not `name:red,green,blue::`, as other lines are")
         name, channels, *_ = line.split(":")
         colour = channels.split(",") if channels.strip() else palette()[index % 256]
         rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in colour)]))

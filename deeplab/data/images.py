@@ -127,6 +127,7 @@ class ImageFile:
         with opened(self.name, self._content) as image:
             is_upright = self.orientation == 1
             image.load()
+            image.info.pop("transparency", None)  # Pillow would warn that it is dropped
             if self._format == "TIFF":
                 turn = None if turned or is_upright else _BACK[self.orientation]
             else:

@@ -21,10 +21,11 @@ import tensorflow as tf
 from deeplab.data import masks, sources, voc
 from deeplab.data.classes import ClassTable, classes_of
 from deeplab.data.download import DownloadSettings, download_voc
+from deeplab.data.job import Job
 from deeplab.data.palette import IGNORE_LABEL
-from deeplab.data.records import EXIF_CHOICES, IGNORE, REFUSE, decode_example, encode_example, parse_example
+from deeplab.data.records import EXIF_CHOICES, REFUSE, encode_example
 from deeplab.data.sources import Sources
-from deeplab.data.split import Shard, Split, manifest_path
+from deeplab.data.split import Shard, Split
 from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import digest, locked, write_text, written_whole
 from deeplab.progress import Progress
@@ -157,7 +158,7 @@ def prepare_splits(
         UsageError: the settings name no data set.
     """
     table = classes if isinstance(classes, ClassTable) else ClassTable.of_names(classes)
-    jobs = [_Job.of(settings, tfrecord_dir, name, table) for name in dict.fromkeys(split_names)]
+    jobs = [_job(settings, tfrecord_dir, name, table) for name in dict.fromkeys(split_names)]
     if not all(job.is_written for job in jobs):
         with locked(tfrecord_dir, waits=True):
             # Another process may have written them in the meantime.
@@ -166,113 +167,21 @@ def prepare_splits(
     return [job.written_split(settings.max_bad_examples) for job in jobs]
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A split to prepare: what its shards are made from, and where they go."""
-
-    name: str
-    folder: Path
-    voc_dir: Path
-    pairs: list[voc.Pair]
-    classes: ClassTable
-    exif: str
-    source: str
-
-    @classmethod
-    def of(cls, settings: ShardSettings, folder: Path, name: str, classes: ClassTable) -> "_Job":
-        if settings.voc_dir is None:
-            raise UsageError("--voc_dir is needed")
-        pairs = voc.pairs(settings.voc_dir, name, settings.mask_dir if name == settings.train_split else None)
-        choices = "" if settings.exif == REFUSE else f"\nexif={settings.exif}"
-        source = sources.fingerprint(pairs, classes, choices)
-        return cls(name, folder, settings.voc_dir, pairs, classes, settings.exif, source)
-
-    @property
-    def is_written(self) -> bool:
-        return manifest_path(self.folder, self.name).exists()
-
-    @property
-    def sources_path(self) -> Path:
-        return sources.sources_path(self.folder, self.name)
-
-    @property
-    def bad_examples_path(self) -> Path:
-        return self.folder / f"{self.name}.bad_examples.txt"
-
-    def tasks(self, num_shards: int) -> list[_Task]:
-        num_shards = min(num_shards, len(self.pairs))
-        paths = [self.folder / f"{self.name}-{index:05d}-of-{num_shards:05d}.tfrecord" for index in range(num_shards)]
-        return [_Task(path, self.pairs[index::num_shards], self.classes, self.exif) for index, path in enumerate(paths)]
-
-    def written_split(self, max_bad_examples: int) -> Split:
-        """The split that stands; raises DataError if it was made from something else, or leaves out too much."""
-        split = Split.read(self.folder, self.name)
-        if split.source != self.source:
-            raise DataError(
-                f"{split.manifest_path}: these shards were made from other files or classes than "
-                f"{self.voc_dir}, split {self.name}; name another --tfrecord_dir, or delete them"
-            )
-        if split.num_bad_examples > max_bad_examples:
-            raise DataError(
-                f"{self.bad_examples_path}: names {split.num_bad_examples} bad examples that these "
-                f"shards leave out, --max_bad_examples={max_bad_examples}; mend them, or raise it"
-            )
-        self._check_contents(split)
-        return split
-
-    def _check_contents(self, split: Split) -> None:
-        """Raises DataError that names files whose contents are not those that the shards were made from."""
-        before = sources.read_sources(self.sources_path)
-        if before is None:
-            changed, now = _differing(split, self), sources.look_at(self.pairs)
-        else:
-            changed, now = sources.compare(self.pairs, before)
-        if changed:
-            others = f" and {len(changed) - 1} other files have" if len(changed) > 1 else " has"
-            raise DataError(
-                f"{split.manifest_path}: {changed[0]}{others} changed since these shards were made; name another "
-                f"--tfrecord_dir, or delete {split.manifest_path.name}"
-            )
-        if now != before:
-            try:
-                sources.write_sources(self.sources_path, now)
-            except OSError as error:  # of a folder that others own, say
-                logger.warning(
-                    "%s: cannot be written (%s); files will be read again", self.sources_path, error.strerror
-                )
+def _job(settings: ShardSettings, tfrecord_dir: Path, name: str, classes: ClassTable) -> Job:
+    if settings.voc_dir is None:
+        raise UsageError("--voc_dir is needed")
+    mask_dir = settings.mask_dir if name == settings.train_split else None
+    return Job(
+        name, tfrecord_dir, settings.voc_dir, voc.pairs(settings.voc_dir, name, mask_dir), classes, settings.exif
+    )
 
 
-def _differing(split: Split, job: _Job) -> list[Path]:
-    """Files that differ from what the shards hold, where nothing else says what they were made from."""
-    changed = []
-    by_name = {pair.name: pair for pair in job.pairs}
-    progress = Progress(f"comparing {split.name} with its files", split.num_examples, "images")
-    exif = IGNORE if job.exif == REFUSE else job.exif  # as shards were written before there was the choice
-    for number, record in enumerate(tf.data.TFRecordDataset(split.shard_paths), 1):
-        stored = parse_example(record)
-        pair = by_name.get(stored["id"].numpy().decode(errors="replace"))
-        if pair is None:
-            return [manifest_path(job.folder, job.name)]
-        try:
-            now = parse_example(encode_example(pair, job.classes, exif)[0])
-        except DataError:
-            changed.append(pair.image)
-            continue
-        if (stored["image/jpeg"] != now["image/jpeg"]).numpy():
-            changed.append(pair.image)
-        if not np.array_equal(decode_example(stored)[1], decode_example(now)[1]):
-            changed.append(pair.mask)
-        progress.update(number)
-    progress.clear()
-    return changed
-
-
-def _write(settings: ShardSettings, jobs: list[_Job]) -> None:
+def _write(settings: ShardSettings, jobs: list[Job]) -> None:
     """Writes all shards of the jobs, and then, if nothing is wrong with any, their manifests."""
     for job in jobs:
         for leftover in job.folder.glob(f".{job.name}-*.part"):  # of a run that was killed
             leftover.unlink(missing_ok=True)
-    tasks = [job.tasks(settings.num_shards) for job in jobs]
+    tasks = [_tasks(job, settings.num_shards) for job in jobs]
     names = " and ".join(job.name for job in jobs)
     all_tasks = [task for of_job in tasks for task in of_job]
     all_reports = iter(_run_tasks(all_tasks, sum(len(job.pairs) for job in jobs), f"writing {names} shards"))
@@ -286,7 +195,13 @@ def _write(settings: ShardSettings, jobs: list[_Job]) -> None:
         _finish(job, of_job)
 
 
-def _problems(jobs: list[_Job], reports: list[list[_ShardReport]], max_bad_examples: int) -> list[str]:
+def _tasks(job: Job, num_shards: int) -> list[_Task]:
+    num_shards = min(num_shards, len(job.pairs))
+    paths = [job.folder / f"{job.name}-{index:05d}-of-{num_shards:05d}.tfrecord" for index in range(num_shards)]
+    return [_Task(path, job.pairs[index::num_shards], job.classes, job.exif) for index, path in enumerate(paths)]
+
+
+def _problems(jobs: list[Job], reports: list[list[_ShardReport]], max_bad_examples: int) -> list[str]:
     """All that is wrong with the data set, unless it is bad examples that may be left out."""
     all_reports = [report for of_job in reports for report in of_job]
     palettes = ((path, palette) for report in all_reports for palette, path in report.palettes.items())
@@ -299,7 +214,7 @@ def _problems(jobs: list[_Job], reports: list[list[_ShardReport]], max_bad_examp
     return problems
 
 
-def _void_for_object(job: _Job, reports: list[_ShardReport]) -> str | None:
+def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
     """What to do if plain masks hold 0 and 255 alone, of which 255 would be void."""
     pixels = np.sum([report.class_pixels for report in reports], 0)
     has_void = any(report.void_pixels for report in reports)
@@ -312,7 +227,7 @@ def _void_for_object(job: _Job, reports: list[_ShardReport]) -> str | None:
     )
 
 
-def _finish(job: _Job, reports: list[_ShardReport]) -> None:
+def _finish(job: Job, reports: list[_ShardReport]) -> None:
     """Writes the manifest, and what goes with it; warns of what is odd."""
     problems = [problem for report in reports for problem in report.problems]
     if problems:

@@ -144,7 +144,8 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
         half = len(entries) // 2
         entries = (entries[:half], entries[half:])[_SPLIT_HALVES[split]]
     elif split == "trainaug" and mask_dir is not None:
-        entries = [_Entry(name) for name in sorted(file.stem for file in mask_dir.glob("*.png"))]
+        visible = (file for file in mask_dir.glob("*.png") if not file.name.startswith("."))
+        entries = [_Entry(name) for name in sorted(file.stem for file in visible)]
     else:
         found = sorted(file.stem for file in folder.glob("*.txt"))
         hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
