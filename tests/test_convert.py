@@ -187,6 +187,15 @@ def test_an_image_inside_the_annotation(drawn, tmp_path):
         write_voc(read_labelme(drawn), tmp_path / "other", 0.5)
 
 
+def test_images_with_another_ending_and_without_a_path(drawn, tmp_path):
+    _annotate(drawn / "one.json", "one.JPG", _square("body", 0, 0, 9))
+    _annotate(drawn / "two.json", None, _square("body", 0, 0, 9))
+    assert set(_masks(_convert_labelme(drawn, tmp_path))) == {"one", "two"}
+    _image(drawn / "one.bmp")
+    with pytest.raises(DataError, match=r"one\.json: .*one\.bmp and one\.png: which of them"):
+        read_labelme(drawn)
+
+
 def test_background_void_and_labels_that_look_alike(drawn, tmp_path, caplog):
     squares = [
         _square(label, 5 * number, 0, 4)
@@ -219,7 +228,7 @@ def test_all_problems_are_reported_and_nothing_is_written(drawn, tmp_path, caplo
     _annotate(drawn / "f.json", "one.png", _square("", 0, 0, 9))
     with pytest.raises(DataError, match=r"c\.json: not an annotation of labelme \(shape 'cuboid'.*5 problems in all"):
         read_labelme(drawn)
-    assert "d.json: not an annotation of labelme (no 'shapes')" in caplog.text.replace("imagePath", "shapes")
+    assert "d.json: not an annotation of labelme (no 'shapes')" in caplog.text
     for words in (r"e.json: cannot be read as JSON", "f.json: not an annotation of labelme (the label '' is empty"):
         assert words in caplog.text
     assert f"2 missing files: {drawn / 'a.jpg'} (of a.json), {drawn / 'b.jpg'} (of b.json)" in caplog.text
@@ -253,6 +262,10 @@ def test_folders_that_cannot_be_used(drawn, tmp_path):
         read_labelme(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no \*\.json"):
+        read_labelme(tmp_path / "empty")
+    _image(tmp_path / "empty" / "a.jpg")
+    _annotate(tmp_path / "empty" / "a.json", "a.jpg", _shape("cat", "line", (0, 0), (5, 5)))
+    with pytest.raises(DataError, match=r"no \*\.json with a shape that covers an area"):
         read_labelme(tmp_path / "empty")
     (drawn / "two.json").unlink()
     with pytest.raises(DataError, match="two are needed"):
@@ -405,6 +418,13 @@ def test_coco_files_that_are_none(tmp_path, mask_api):
     with pytest.raises(DataError, match=r"coco\.json: not COCO's instances: no list 'annotations'"):
         read_coco([InstancesFile(tmp_path / "coco.json", tmp_path)])
     files = _coco(tmp_path, [])
+    with pytest.raises(DataError, match=r"coco\.json: no object that covers an area"):
+        read_coco(files)
+    content = json.loads((tmp_path / "coco.json").read_text())
+    content["images"][0] |= {"width": "wide"}
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"bad\.json: image 0: named '0\.jpg', of size 'wide' x 4"):
+        read_coco([InstancesFile(tmp_path / "bad.json", tmp_path / "images")])
     (tmp_path / "images" / "1.jpg").unlink()
     with pytest.raises(DataError, match=r"1 missing file: .*1\.jpg \(of coco\.json\)"):
         read_coco(files)
@@ -440,6 +460,7 @@ def test_annotations_beside_images_as_coco_and_cvat_lay_them_out(tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "annotations").mkdir(exist_ok=True)
         (tmp_path / "annotations" / f"instances_{name}.json").write_text("{}")
+        (tmp_path / "annotations" / f"captions_{name}.json").write_text("{}")
     found = [(file.image_dir.name, file.split) for file in instances_files(tmp_path)]
     assert found == [("train2017", "train"), ("val2017", "val")]
     (tmp_path / "cvat" / "annotations").mkdir(parents=True)
@@ -525,6 +546,11 @@ def test_yolo_boxes(yolo, tmp_path):
     [
         ("train: images/train\n", "no `names`"),
         ("names: [cat\n", "cannot be read as YAML"),
+        ("names: [cat, dog]\nkpt_shape: [17, 3]\n", "labels of poses"),
+        (
+            "train: images/train\nval: images/train\nnames: [cat, dog]\n",
+            "a.jpg: annotated twice, as a of train and a of val",
+        ),
         ("train: nowhere\nnames: [cat, dog]\n", "nowhere: no such folder or file"),
         ("train: images/train\nnames: [cat, no]\n", "the label False is not a text; put it into quotes"),
         ("train: images/train\nnames: {1: cat, 2: dog}\n", "the numbers are not 0 to 1"),
@@ -534,7 +560,7 @@ def test_yolo_boxes(yolo, tmp_path):
 def test_data_yaml_that_is_refused(yolo, text, reason):
     (yolo / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=reason):
-        read_yolo(yolo / "data.yaml")
+        write_voc(read_yolo(yolo / "data.yaml"), yolo / "voc", 0.5)
 
 
 def test_labels_in_the_wrong_place_are_not_background(yolo):

@@ -15,12 +15,12 @@ from deeplab.data.formats.dataset import (
     VOID,
     Dataset,
     Example,
+    ImageFinder,
     LeftOut,
     Problems,
     check_near_image,
     class_table,
     clean_label,
-    find_named,
     name_in_voc,
     read_json,
     split_folders,
@@ -96,6 +96,8 @@ def read_coco(files: list[InstancesFile], boxes: str | None = None) -> Dataset:
     class_names, indices = class_table(sorted({label for content in contents for label in content.labels.values()}))
     examples = [example for content in contents for example in _examples(content, indices, problems)]
     problems.raise_if_any()
+    if not num_objects:
+        raise DataError(f"{', '.join(str(file.path) for file in files)}: no object that covers an area")
     return Dataset(class_names, examples, left_out)
 
 
@@ -115,7 +117,9 @@ def instances_files(folder: Path) -> list[InstancesFile]:
         files += [InstancesFile(path, subfolder, split) for path in found]
     if files:
         return files
-    for path in visible(folder, "annotations/*.json"):
+    listed = visible(folder, "annotations/*.json")
+    # COCO's own folder also has captions_*.json and person_keypoints_*.json.
+    for path in [path for path in listed if path.name.startswith("instances_")] or listed:
         name = path.stem.removeprefix("instances_")
         places = (folder / "images" / name, folder / name, folder / "images", folder)
         split = split_name(name)
@@ -134,7 +138,12 @@ def _read_file(file: InstancesFile, findings: _Findings) -> _Content:
     labels = _labels(file.path, content, findings.problems)
     entries = _entries(file.path, content, "images", ("id", "file_name"), findings.problems)
     images = {image["id"]: image for image in entries}
-    if len(images) < len(entries):
+    for image in entries:
+        if not name_in_voc(str(image["file_name"])) or not _has_plain_size(image):
+            size = f"{image.get('width')!r} x {image.get('height')!r}"
+            findings.problems.add(f"{file.path}: image {image['id']}: named {image['file_name']!r}, of size {size}")
+            del images[image["id"]]
+    if len({image["id"] for image in entries}) < len(entries):
         findings.problems.add(f"{file.path}: two images have the same id")
     objects: dict[Any, list[_Object]] = {number: [] for number in images}
     for entry in _entries(file.path, content, "annotations", ("image_id", "category_id"), findings.problems):
@@ -222,18 +231,21 @@ def _checked_run_lengths(segmentation: Entry, image: Entry) -> Entry:
     return {"size": [height, width], "counts": counts}
 
 
+def _has_plain_size(image: Entry) -> bool:
+    return all(isinstance(image.get(side) or 0, int | float) for side in ("width", "height"))
+
+
 def _stated_size(image: Entry) -> tuple[int, int] | None:
     width, height = image.get("width"), image.get("height")
     return (int(width), int(height)) if width and height else None
 
 
 def _examples(content: _Content, indices: dict[str, int], problems: Problems) -> list[Example]:
-    examples = []
+    examples, finder = [], ImageFinder(problems)
     for number, image in content.images.items():
         file_name, objects = str(image["file_name"]), content.objects[number]
-        path = find_named(content.file.image_dir, file_name)
+        path = finder.find(content.file.image_dir, file_name, content.file.path.name)
         if path is None:
-            problems.add_missing(content.file.image_dir / file_name, content.file.path.name)
             continue
         examples.append(
             Example(

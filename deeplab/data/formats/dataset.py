@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from deeplab.data.classes import look
-from deeplab.data.images import ENDINGS, ImageFile
+from deeplab.data.images import ENDINGS, Folder, ImageFile
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
 
@@ -185,11 +185,36 @@ def name_in_voc(path: str) -> str:
     return str(PurePosixPath(*parts).with_suffix("")) if parts else ""
 
 
-def find_named(folder: Path, path: str) -> Path | None:
-    """The file that an annotation names, looked up in `folder`: by its path there, else by its file name alone."""
-    path = path.replace("\\", "/")
-    candidates = (folder / path, folder / PurePosixPath(path).name)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+class ImageFinder:
+    """Finds images by the paths that annotations give."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._folders: dict[Path, Folder] = {}
+
+    def find(self, folder: Path, path: str, named_by: str, needed: bool = True) -> Path | None:
+        """The image at `path` in `folder`; else of that file name in it; else the same with another ending.
+
+        A path may be one of Windows. If there is no image, or if there are several, that is a problem, unless the
+        image is not `needed`.
+        """
+        path = path.replace("\\", "/")
+        names = [path, PurePosixPath(path).name]
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        listed = self._folders.setdefault(folder, Folder(folder))
+        for name in names:
+            stem = str(PurePosixPath(name).with_suffix(""))
+            if listed.has(stem):
+                try:
+                    return listed.find(stem)
+                except DataError as error:
+                    self._problems.add(f"{named_by}: {error}")
+                    return None
+        if needed:
+            self._problems.add_missing(folder / path, named_by)
+        return None
 
 
 def check_near_image(points: Iterable[tuple[float, float]], height: int, width: int) -> None:

@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw
 from deeplab.data.formats.dataset import (
     Dataset,
     Example,
+    ImageFinder,
     LeftOut,
     Problems,
     check_near_image,
     class_table,
     clean_label,
-    find_named,
     images_in,
     name_in_voc,
     read_json,
@@ -67,18 +67,19 @@ def read_labelme(folder: Path) -> Dataset:
     for path in visible(folder, "**/*.json"):
         try:
             content = read_json(path)
-            read.append((path, _header(content), _shapes(content["shapes"], left_out, str(path.relative_to(folder)))))
+            read.append(
+                (path, _header(content, path.stem), _shapes(content["shapes"], left_out, str(path.relative_to(folder))))
+            )
         except DataError as error:
             problems.add(str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             problems.add(f"{path}: not an annotation of labelme ({reason})")
     class_names, indices = class_table(sorted({shape.label for _, _, shapes in read for shape in shapes}))
-    examples = []
+    examples, finder = [], ImageFinder(problems)
     for path, header, shapes in read:
-        image = find_named(path.parent, header["imagePath"])
+        image = finder.find(path.parent, header["imagePath"], path.name, needed=not header["imageData"])
         if image is None and not header["imageData"]:
-            problems.add_missing(path.parent / header["imagePath"], path.name)
             continue
         examples.append(
             Example(
@@ -91,16 +92,18 @@ def read_labelme(folder: Path) -> Dataset:
             )
         )
     problems.raise_if_any()
-    if not examples:
-        raise DataError(f"{folder}: no *.json in it")
+    if not any(shapes for _, _, shapes in read):
+        raise DataError(f"{folder}: no *.json with a shape that covers an area in it")
     annotated = {example.image for example in examples}
     if unused := [str(image.relative_to(folder)) for image in images_in(folder) if image not in annotated]:
         left_out["image without a *.json"] = unused
     return Dataset(class_names, examples, left_out)
 
 
-def _header(content: dict[str, Any]) -> dict[str, Any]:
-    image_path = content["imagePath"]
+def _header(content: dict[str, Any], stem: str) -> dict[str, Any]:
+    """The image's path (without one, the annotation's name), whether it is embedded, and its (width, height)."""
+    content["shapes"]  # raises KeyError: without it, this is another tool's file
+    image_path = content.get("imagePath") or stem
     if not isinstance(image_path, str) or not name_in_voc(image_path):
         raise ValueError(f"imagePath is {image_path!r}")
     width, height = content.get("imageWidth"), content.get("imageHeight")  # version 3 has neither

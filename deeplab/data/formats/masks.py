@@ -12,6 +12,7 @@ from deeplab.data.formats.dataset import (
     Example,
     LeftOut,
     Problems,
+    clean_label,
     images_in,
     name_in_voc,
     split_folders,
@@ -73,7 +74,7 @@ def read_roboflow(folder: Path) -> Dataset:
             else:
                 problems.add_missing(mask, image.name)
     problems.raise_if_any()
-    return Dataset(classes.names, examples)
+    return Dataset(tuple(map(clean_label, classes.names)), examples)
 
 
 def read_cityscapes(folder: Path) -> Dataset:

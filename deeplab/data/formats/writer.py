@@ -115,7 +115,9 @@ def _names(examples: list[Example], splits: list[str], problems: Problems) -> li
         if name in by_name:
             problems.add(f"{example.image}: would have the same name in JPEGImages as {by_name[name].image}: {name}")
         elif str(example.image) in by_image:
-            problems.add(f"{example.image}: annotated twice, as {by_image[str(example.image)].name} and {example.name}")
+            other = by_image[str(example.image)]
+            places = [f"{each.name}{f' of {each.split}' if each.split else ''}" for each in (other, example)]
+            problems.add(f"{example.image}: annotated twice, as {' and '.join(places)}")
         by_name[name] = by_image[str(example.image)] = example
     return names
 
@@ -170,9 +172,10 @@ def _prepared(path: Path) -> Path:
 def _write_image(plan: _Plan, path: Path) -> tuple[int, int]:
     """Writes the image as a shard would hold it, to `path` with an ending; returns (height, width)."""
     image = plan.example.open_image()
-    image.pixels(plan.turned)  # a file that is cut short is reported here
     content, height, width = image.stored_form(plan.turned)
     ending = "png" if content.startswith(_PNG_SIGNATURE) else "jpg"
+    if ending == "jpg":
+        image.pixels(plan.turned)  # only decoding shows whether it is cut short
     path.with_name(f"{path.name}.{ending}").write_bytes(content)
     return height, width
 

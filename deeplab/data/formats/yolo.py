@@ -93,6 +93,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict) and content.get("kpt_shape"):
+        raise DataError(f"{path}: kpt_shape: labels of poses, not of outlines")
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: not a data.yaml of YOLO: no `names`")
     return content
