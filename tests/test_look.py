@@ -56,7 +56,7 @@ def test_what_is_odd():
     assert survey.odd() == [
         "train has no pixel of bird.",
         "val has no pixel of background, <dog>, bird.",
-        "<dog>: in only 1 image of train.",
+        "Classes in fewer than 5 images of train: <dog> (1).",
         "<dog>: fewer than 256 pixels (one cell of the network's output) in 1 image: train/image_2.",
         "More than half void: 1 image: train/image_3.",
         "Nothing but background: 2 images: train/image_4, train/b.",

@@ -124,9 +124,10 @@ class Survey:
             if absent:
                 yield f"{split} has no pixel of {', '.join(absent)}."
         first, survey = next(iter(self.splits.items()))
-        for name, number in zip(self.class_names, survey.images_with.tolist(), strict=False):
-            if 0 < number < FEW_IMAGES <= len(survey.sizes):
-                yield f"{name}: in only {_count(number, 'image')} of {first}."
+        counts = zip(self.class_names, survey.images_with.tolist(), strict=False)
+        few = [f"{name} ({number})" for name, number in counts if 0 < number < FEW_IMAGES <= len(survey.sizes)]
+        if few:
+            yield f"Classes in fewer than {FEW_IMAGES} images of {first}: {', '.join(few)}."
         for index, names in sorted(self._small.items()):
             yield (
                 f"{self.class_names[index]}: fewer than {SMALL_AREA} pixels (one cell of the network's output) in "
