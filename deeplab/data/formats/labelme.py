@@ -52,6 +52,17 @@ class _Shape:
     mask: str | None  # PNG, base64
 
 
+@dataclass(frozen=True)
+class _Annotation:
+    """One file: the image that it names, whether it also holds that image, the image's (width, height), the shapes."""
+
+    path: Path
+    image_path: str
+    has_image: bool
+    size: tuple[int, int] | None
+    shapes: list[_Shape]
+
+
 def read_labelme(folder: Path) -> Dataset:
     """All *.json in a folder and its subfolders; later shapes lie in front, as labelme draws them.
 
@@ -61,38 +72,22 @@ def read_labelme(folder: Path) -> Dataset:
     Raises:
         DataError: no *.json, files that are not annotations, or missing images.
     """
-    problems = Problems()
+    problems, annotations = Problems(), []
     left_out: LeftOut = {}
-    read: list[tuple[Path, dict[str, Any], list[_Shape]]] = []
     for path in visible(folder, "**/*.json"):
         try:
-            content = read_json(path)
-            read.append(
-                (path, _header(content, path.stem), _shapes(content["shapes"], left_out, str(path.relative_to(folder))))
-            )
+            annotations.append(_read_annotation(path, str(path.relative_to(folder)), left_out))
         except DataError as error:
             problems.add(str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             problems.add(f"{path}: not an annotation of labelme ({reason})")
-    class_names, indices = class_table(sorted({shape.label for _, _, shapes in read for shape in shapes}))
-    examples, finder = [], ImageFinder(problems)
-    for path, header, shapes in read:
-        image = finder.find(path.parent, header["imagePath"], path.name, needed=not header["imageData"])
-        if image is None and not header["imageData"]:
-            continue
-        examples.append(
-            Example(
-                name=str(path.relative_to(folder).parent / Path(name_in_voc(header["imagePath"])).name),
-                image=image or path,
-                draw=functools.partial(_draw, path, shapes, indices),
-                num_objects=len(shapes),
-                stated_size=header["size"],
-                embedded=None if image else functools.partial(_embedded_image, path),
-            )
-        )
+    class_names, indices = class_table(sorted({shape.label for each in annotations for shape in each.shapes}))
+    finder = ImageFinder(problems)
+    found = [_example(annotation, folder, indices, finder) for annotation in annotations]
+    examples = [example for example in found if example is not None]
     problems.raise_if_any()
-    if not any(shapes for _, _, shapes in read):
+    if not any(annotation.shapes for annotation in annotations):
         raise DataError(f"{folder}: no *.json with a shape that covers an area in it")
     annotated = {example.image for example in examples}
     if unused := [str(image.relative_to(folder)) for image in images_in(folder) if image not in annotated]:
@@ -100,15 +95,32 @@ def read_labelme(folder: Path) -> Dataset:
     return Dataset(class_names, examples, left_out)
 
 
-def _header(content: dict[str, Any], stem: str) -> dict[str, Any]:
-    """The image's path (without one, the annotation's name), whether it is embedded, and its (width, height)."""
-    content["shapes"]  # raises KeyError: without it, this is another tool's file
-    image_path = content.get("imagePath") or stem
+def _read_annotation(path: Path, name: str, left_out: LeftOut) -> _Annotation:
+    """Raises DataError, or KeyError, TypeError, ValueError and AttributeError for what is not an annotation."""
+    content = read_json(path)
+    shapes = _shapes(content["shapes"], left_out, name)
+    image_path = content.get("imagePath") or path.stem
     if not isinstance(image_path, str) or not name_in_voc(image_path):
         raise ValueError(f"imagePath is {image_path!r}")
     width, height = content.get("imageWidth"), content.get("imageHeight")  # version 3 has neither
     size = (int(width), int(height)) if width and height else None
-    return {"imagePath": image_path.replace("\\", "/"), "imageData": bool(content.get("imageData")), "size": size}
+    return _Annotation(path, image_path.replace("\\", "/"), bool(content.get("imageData")), size, shapes)
+
+
+def _example(annotation: _Annotation, folder: Path, indices: dict[str, int], finder: ImageFinder) -> Example | None:
+    """None if there is no image, which is noted as a problem."""
+    path = annotation.path
+    image = finder.find(path.parent, annotation.image_path, path.name, needed=not annotation.has_image)
+    if image is None and not annotation.has_image:
+        return None
+    return Example(
+        name=str(path.relative_to(folder).parent / Path(name_in_voc(annotation.image_path)).name),
+        image=image or path,
+        draw=functools.partial(_draw, path, annotation.shapes, indices),
+        num_objects=len(annotation.shapes),
+        stated_size=annotation.size,
+        embedded=None if image else functools.partial(_embedded_image, path),
+    )
 
 
 def _shapes(content: list[dict[str, Any]], left_out: LeftOut, name: str) -> list[_Shape]:
