@@ -17,8 +17,8 @@ import tensorflow as tf
 from PIL import Image
 
 import deeplab
+from deeplab.data.images import read_image
 from deeplab.data.voc import read_split
-from deeplab.predict import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

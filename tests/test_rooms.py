@@ -21,7 +21,12 @@ ROOMS = {
 CONDUCTORS_AND_PROGRAMS = {"api", "evaluator", "trainer", "predict", "export", "look", "app"}
 """The modules at the top that may import any room."""
 
-PROGRAMS_IN_ROOMS = {"data.polygons": {"program"}, "data.sbd": {"program"}, "program.programs": {"data", ""}}
+PROGRAMS_IN_ROOMS = {
+    "data.convert": {"program"},
+    "data.polygons": {"program"},
+    "data.sbd": {"program"},
+    "program.programs": {"data", ""},
+}
 """Programs that live in a room, and what else they need to run as one."""
 
 
