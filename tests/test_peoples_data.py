@@ -1,7 +1,12 @@
 """Data as people have it: the cases of ../shared/cases that need no converter, through the real preparation."""
 
+import json
 import os
+import re
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from deeplab.data.shards import ShardSettings, write_shards
 from deeplab.data.split import Split
 from deeplab.errors import DataError
 
+ROOT = Path(__file__).resolve().parents[1]
 CASES = SHARED_DATA.parent / "cases"
 TWO_VALUES = "background: 0\nobject: 255\n"
 TWO_COLOURS = "background: #000000\nobject: #ffffff\n"
@@ -168,3 +174,59 @@ def test_corrected_masks_of_the_same_size_are_noticed(case, keeps_times):
 def test_images_in_both_splits_are_counted(case, caplog):
     _prepare(case("split_overlap"))
     assert "4 of the 4 images of val are in train, too" in caplog.text
+
+
+def test_names_in_subfolders_are_those_of_the_examples(case):
+    voc_dir = case("img_png")
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (voc_dir / folder / "day1").mkdir()
+        for path in (voc_dir / folder).glob("*.png"):
+            path.rename(path.parent / "day1" / path.name)
+    for path in (voc_dir / "ImageSets" / "Segmentation").iterdir():
+        path.write_text("".join(f"day1/{line}\n" for line in path.read_text().splitlines()))
+    examples = _examples(_prepare(voc_dir), "train", "val")
+    assert sorted(examples) == [f"day1/img_{number:03d}" for number in range(16)]
+    for name, (image, label) in examples.items():
+        np.testing.assert_array_equal(image, _pixels(voc_dir / "JPEGImages" / f"{name}.png"))
+        np.testing.assert_array_equal(label, _truth(name))
+
+
+COMMANDS = {
+    # name: (flags beside the places, table, exit status, last line)
+    "img_png_16": ((), None, 1, r"img_004\.png: 16 bits a channel"),
+    "mask_0_255": ((), None, 1, "hold 0 and 255 alone"),
+    "mask_255_rgb": ((), TWO_COLOURS, 0, "done"),
+    "cvat_as_is": (("--train_split=default", "--val_split="), None, 0, "done"),
+    "exif_180": (("--exif=turn",), None, 0, "done"),
+}
+SMALL = (
+    *("--backbone=mobilenet_v2", "--backbone_weights=none", "--num_gpus=0", "--crop_size=65", "--global_batch_size=4"),
+    *("--train_steps=2", "--num_shards=2"),
+)
+
+
+@pytest.mark.slow
+def test_the_whole_program_on_peoples_data(tmp_path):
+    """From the folder as it is to a trained model, each in processes of their own."""
+    if not CASES.exists():
+        pytest.skip(f"needs {CASES}")
+
+    def run(name):
+        flags, table, *_ = COMMANDS[name]
+        (tmp_path / name).mkdir()
+        if table:
+            (tmp_path / name / "table.txt").write_text(table)
+            flags = (*flags, f"--class_names={tmp_path / name / 'table.txt'}")
+        places = [f"--tfrecord_dir={tmp_path / name / 'shards'}", f"--model_dir={tmp_path / name / 'run'}"]
+        command = [sys.executable, "train.py", f"--voc_dir={CASES / name}", *places, *SMALL, *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = dict(zip(COMMANDS, pool.map(run, COMMANDS), strict=True))
+    for name, done in outcomes.items():
+        *_, status, line = COMMANDS[name]
+        assert done.returncode == status, (name, done.stderr[-2000:])
+        assert re.search(line, done.stderr.splitlines()[-1]), (name, done.stderr[-2000:])
+        assert "Traceback" not in done.stderr
+    scores = json.loads((tmp_path / "mask_255_rgb" / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(scores["per_class_iou"]) == {"background", "object"}

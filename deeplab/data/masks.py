@@ -45,16 +45,26 @@ class _Pixels:
     """What a mask's file holds.
 
     Attributes:
-        values: indices or grey, uint8 [height, width]; None for colours.
-        colours: 0xrrggbb, uint32 [height, width].
+        stored: indices or grey, uint8 [height, width], or RGB [height, width, 3].
         palette: 0xrrggbb of each index, uint32 [256], if there is one.
-        is_one_bit: whether values are 0 and 1 for black and white.
+        is_one_bit: whether `stored` is 0 and 1 for black and white.
     """
 
-    values: np.ndarray | None
-    colours: np.ndarray
+    stored: np.ndarray
     palette: np.ndarray | None = None
     is_one_bit: bool = False
+
+    @property
+    def has_colours(self) -> bool:
+        return self.stored.ndim == 3
+
+    def colours(self) -> np.ndarray:
+        """0xrrggbb of each pixel, uint32 [height, width]."""
+        if self.has_colours:
+            return _codes(self.stored)
+        if self.palette is not None:
+            return self.palette[self.stored]
+        return self.stored * np.uint32(0xFFFFFF if self.is_one_bit else 0x010101)
 
 
 def read_mask(path: Path, classes: ClassTable) -> Mask:
@@ -65,14 +75,14 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     """
     pixels = _read_pixels(path)
     if classes.colours is not None:
-        return Mask(_by_colours(path, pixels.colours, classes))
-    if pixels.values is None and classes.is_plain:
-        table = ", ".join(f"`NAME: {_hex(colour)}`" for colour in _most_frequent(pixels.colours))
+        return Mask(_by_colours(path, pixels.colours(), classes))
+    if pixels.has_colours and classes.is_plain:
+        table = ", ".join(f"`NAME: {_hex(colour)}`" for colour in _most_frequent(pixels.colours()))
         raise DataError(
             f"{path}: holds colours, and the classes have none; --class_names takes a table of them, a line for each "
             f"class, background first: {table}"
         )
-    values = _grey(path, pixels.colours) if pixels.values is None else pixels.values
+    values = _grey(path, pixels.stored) if pixels.has_colours else pixels.stored
     known = classes.values or {}
     if pixels.is_one_bit and 1 not in known and 255 in known:
         values = values * np.uint8(255)
@@ -118,19 +128,18 @@ def _read_pixels(path: Path) -> _Pixels:
             image.verify()  # the checksums, at which decoding does not look
     with images.opened(str(path), content) as image:
         if mode in ("RGB", "RGBA"):
-            return _Pixels(None, _codes(np.asarray(image.convert("RGB"))))
+            return _Pixels(np.asarray(image.convert("RGB")))
         values = np.asarray(image)
         if mode == "1":
-            return _Pixels(values.astype(np.uint8), values * np.uint32(0xFFFFFF), is_one_bit=True)
+            return _Pixels(values.astype(np.uint8), is_one_bit=True)
         if mode in ("LA", "PA"):
             values = values[..., 0]
         if mode in ("L", "LA"):
-            return _Pixels(values, values * np.uint32(0x010101))
+            return _Pixels(values)
         palette = np.zeros(768, np.uint8)
         stored = image.getpalette("RGB") or []
         palette[: len(stored)] = stored
-        codes = _codes(palette.reshape(256, 3))
-        return _Pixels(values, codes[values], codes)
+        return _Pixels(values, _codes(palette.reshape(256, 3)))
 
 
 def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarray:
@@ -176,10 +185,10 @@ def _colour_table(colours: tuple[tuple[tuple[int, int, int], int], ...], rest: i
     return table
 
 
-def _grey(path: Path, colours: np.ndarray) -> np.ndarray:
+def _grey(path: Path, rgb: np.ndarray) -> np.ndarray:
     """The values of a greyscale mask that was saved as RGB."""
-    values = (colours & 0xFF).astype(np.uint8)
-    if (values * np.uint32(0x010101) != colours).any():
+    values = rgb[..., 0]
+    if (rgb != values[..., None]).any():
         raise DataError(
             f"{path}: holds colours, and the class table values; write the table with colours, `NAME: #ff0000`"
         )
@@ -195,8 +204,11 @@ def _used(values: np.ndarray, palette: np.ndarray) -> Palette:
 
 def _codes(rgb: np.ndarray) -> np.ndarray:
     """RGB (uint8 [..., 3]) as 0xrrggbb (uint32 [...])."""
-    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
-    return red << 16 | green << 8 | blue
+    codes = rgb[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes <<= 8
+        codes |= rgb[..., channel]
+    return codes
 
 
 def _most_frequent(values: np.ndarray) -> list[int]:
