@@ -229,7 +229,7 @@ FLAGS_CASES = (
     Case("two factors of multi-grid", 2, "three numbers are needed", ("--multi_grid=1,2",)),
     Case("multi-grid in words", 2, "whole numbers above 0", ("--multi_grid=a,b,c",)),
     Case("multi-grid on MobileNet", 2, "has no multi-grid units", ("--multi_grid=1,2,4",)),
-    Case("odd rates at stride 32", 2, "take even ones", ("--output_stride=32", "--atrous_rates=3,6,9")),
+    Case("odd rates at stride 32", 2, "use even rates", ("--output_stride=32", "--atrous_rates=3,6,9")),
     Case("more GPUs than there are", 2, "TensorFlow sees", ("--num_gpus=99",)),
     Case("GPUs and CPU replicas", 2, "--num_gpus=", ("--num_gpus=1", "--num_cpu_replicas=2")),
     Case("batch that does not divide", 2, "use 2 or 4", ("--global_batch_size=3", "--num_cpu_replicas=2")),
