@@ -234,7 +234,7 @@ FLAGS_CASES = (
     Case("GPUs and CPU replicas", 2, "--num_gpus=", ("--num_gpus=1", "--num_cpu_replicas=2")),
     Case("batch that does not divide", 2, "use 2 or 4", ("--global_batch_size=3", "--num_cpu_replicas=2")),
     Case("micro-batches that do not divide", 2, "micro-batches each; use", ("--accumulate_steps=3",)),
-    Case("XLA on the CPU", 2, "on GPUs alone", ("--jit_compile",)),
+    Case("XLA on the CPU", 2, "only on GPUs", ("--jit_compile",)),
     Case("one device of two", 2, "for one GPU or one CPU", ("--strategy=one_device", "--num_cpu_replicas=2")),
     Case("several workers alone", 2, "neither TF_CONFIG nor srun", ("--strategy=multi_worker",)),
     Case("TF_CONFIG that is no JSON", 2, "TF_CONFIG: not a cluster", environment=(("TF_CONFIG", "{worker"),)),
