@@ -250,7 +250,7 @@ def test_same_seed_gives_the_same_bits_also_after_a_signal(run_dir):
 def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir):
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/run", *TRAIN_FLAGS]
     done = _run("train.py", *flags)
-    assert f"this run has made {STEPS} steps, and {STEPS} are asked for" in done.stderr
+    assert f"this run has completed {STEPS} of {STEPS} steps" in done.stderr
     assert re.findall(r"changed since the last start: (.*)", done.stderr) == [f"--voc_dir={shapes_dir} -> not set"]
     other_model = _run("train.py", *flags, "--output_stride=8", expect=2)
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
