@@ -135,7 +135,7 @@ def _open_lines(path: Path) -> TextIO:
 
 
 def peak_memory() -> dict[str, int]:
-    """This process's peak memory so far: `host_memory_bytes`, and `gpu_memory_bytes` of the fullest GPU."""
+    """Peak memory of this process so far: `host_memory_bytes`, and `gpu_memory_bytes` of the fullest GPU."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     gpus = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]

@@ -39,9 +39,7 @@ def git_commit(path: Path) -> str | None:
         return done.stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", path.name
-        )  # a virtual environment may be inside another project's repository
+        git("ls-files", "--error-unmatch", path.name)  # a virtual environment may be inside another repository
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
