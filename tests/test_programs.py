@@ -276,7 +276,7 @@ def test_a_run_goes_on_with_other_replicas_and_another_batch_and_says_so(run_dir
 
 
 def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
-    """While weights load, shards are written and the model is built there is nothing to save, nor is anything left."""
+    """While weights load, shards are written and the model is built, there is nothing to save, and no files remain."""
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/unborn", *TRAIN_FLAGS]
     process = subprocess.Popen(_command("train.py", *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     lines = []
@@ -285,7 +285,7 @@ def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
         if "2 CPU replicas" in line:
             process.send_signal(signal.SIGUSR1)
     assert process.wait() == 75
-    assert lines[-1] == "train.py: SIGUSR1: stopped with nothing to save; the same command starts again\n"
+    assert lines[-1] == "train.py: SIGUSR1: stopped with nothing to save; run the same command again\n"
     assert "Traceback" not in "".join(lines)
     assert not set(run_dir.glob("unborn/*")) - {run_dir / "unborn" / ".lock"}
 
