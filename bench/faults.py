@@ -205,7 +205,7 @@ def lose_worker(run: Run, rng: random.Random, way: str, steps: range) -> str | N
     seconds = time.monotonic() - start
     run.wait(processes)
     last = (run.folder / f"{1 - victim}.log").read_text().splitlines()[-1]
-    well = status == 1 and "another worker is lost" in last and seconds < SECONDS_TO_NOTICE
+    well = status == 1 and "another worker was lost" in last and seconds < SECONDS_TO_NOTICE
     return None if well else f"exit status {status} after {seconds:.0f} s: {last[:200]}"
 
 

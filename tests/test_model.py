@@ -129,7 +129,7 @@ def test_direct_form_is_taken_where_it_has_a_gradient_and_not_elsewhere():
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == expected
-        assert "no gradient of dilated convolutions in float16" in done.stderr
+        assert "dilated convolutions have no gradient in float16" in done.stderr
 
 
 def test_preprocessing_is_bgr_minus_imagenet_mean():
@@ -270,7 +270,7 @@ def test_atrous_rates_follow_the_output_stride(output_stride, dilations):
 
 
 def test_odd_rates_at_stride_32_are_refused():
-    with pytest.raises(UsageError, match="atrous rate 3: odd, and output stride 32 halves the rates"):
+    with pytest.raises(UsageError, match="atrous rate 3: odd, but output stride 32 halves the rates; use even rates"):
         aspp_dilations(ModelConfig(("a",), output_stride=32, atrous_rates=(2, 3)))
 
 

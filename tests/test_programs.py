@@ -250,7 +250,7 @@ def test_same_seed_gives_the_same_bits_also_after_a_signal(run_dir):
 def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir):
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/run", *TRAIN_FLAGS]
     done = _run("train.py", *flags)
-    assert f"this run has made {STEPS} steps, and {STEPS} are asked for" in done.stderr
+    assert f"this run has completed {STEPS} of {STEPS} steps" in done.stderr
     assert re.findall(r"changed since the last start: (.*)", done.stderr) == [f"--voc_dir={shapes_dir} -> not set"]
     other_model = _run("train.py", *flags, "--output_stride=8", expect=2)
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
@@ -276,7 +276,7 @@ def test_a_run_goes_on_with_other_replicas_and_another_batch_and_says_so(run_dir
 
 
 def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
-    """While weights load, shards are written and the model is built there is nothing to save, nor is anything left."""
+    """While weights load, shards are written and the model is built, there is nothing to save, and no files remain."""
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/unborn", *TRAIN_FLAGS]
     process = subprocess.Popen(_command("train.py", *flags), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     lines = []
@@ -285,7 +285,7 @@ def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
         if "2 CPU replicas" in line:
             process.send_signal(signal.SIGUSR1)
     assert process.wait() == 75
-    assert lines[-1] == "train.py: SIGUSR1: stopped with nothing to save; the same command starts again\n"
+    assert lines[-1] == "train.py: SIGUSR1: stopped with nothing to save; run the same command again\n"
     assert "Traceback" not in "".join(lines)
     assert not set(run_dir.glob("unborn/*")) - {run_dir / "unborn" / ".lock"}
 

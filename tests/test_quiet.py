@@ -104,7 +104,7 @@ def test_a_signal_while_tensorflow_is_imported_ends_with_one_line(start, number)
     process = start(IMPORT, "say('importing\\n')\ntime.sleep(60)\n")
     assert process.stderr.readline() == "importing\n"
     process.send_signal(number)
-    reason = f"program.py: {number.name}: stopped while starting; the same command starts again\n"
+    reason = f"program.py: {number.name}: stopped while starting; run the same command again\n"
     assert _end(process) == (75, reason)
 
 

@@ -28,7 +28,7 @@ def model_dir(tmp_path):
     ],
 )
 def test_what_a_checkpoint_would_not_fit_is_refused_by_name(model_dir, old, new):
-    with pytest.raises(UsageError, match=f"holds a run with {old}, these flags say {new}; name another folder"):
+    with pytest.raises(UsageError, match=f"holds a run with {old}, these flags say {new}; use another folder"):
         check_run(model_dir, CONFIG, FLAGS_TEXT.replace(old, new), FIXED)
 
 

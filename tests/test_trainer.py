@@ -272,7 +272,7 @@ def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
     run.overflows = True
     run.trainer.run()
     assert _records(tmp_path) == []  # there is no loss to tell
-    assert "4 of 4 updates up to step 4 skipped: overflow in float16" in caplog.text
+    assert "4 of 4 updates up to step 4 skipped: float16 overflow" in caplog.text
     again = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1))
     assert (again.step, int(again.optimizer.iterations)) == (4, 0)
 
@@ -396,7 +396,7 @@ def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-        with pytest.raises(DeepLabError, match=r"no checkpoint could be written after step 2 .*whole one: .*ckpt-1"):
+        with pytest.raises(DeepLabError, match=r"no checkpoint could be written after step 2 .*intact one: .*ckpt-1"):
             run.state.step.assign(2)
             run.checkpoints.save_latest()
     finally:

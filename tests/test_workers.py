@@ -109,7 +109,7 @@ def test_workers_that_are_killed_or_stopped_go_on_together(shapes_dir, tmp_path)
     _wait_for(tmp_path, f"step 5/{STEPS_OF_THE_RUN}", chief)
     other.kill()
     assert chief.wait(timeout=60) == 1
-    assert _last_line(tmp_path, 0).startswith("train.py: another worker is lost (")
+    assert _last_line(tmp_path, 0).startswith("train.py: another worker was lost (")
 
     chief, other = _start(tmp_path, shapes_dir, tf_configs(2))
     _wait_for(tmp_path, f"step 7/{STEPS_OF_THE_RUN}", chief)

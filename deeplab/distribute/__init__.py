@@ -1,1 +1,1 @@
-"""Which devices and processes train together, and how they compute."""
+"""The devices and processes that train together, and how they compute."""

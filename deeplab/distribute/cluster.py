@@ -1,4 +1,4 @@
-"""Which processes train together: from `TF_CONFIG`, or from what Slurm tells each task of a job step."""
+"""The processes that train together: from `TF_CONFIG`, or from what Slurm passes to each task of a job step."""
 
 import json
 import os
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from deeplab.errors import UsageError
 
 FIRST_PORT, NUM_PORTS, PORTS_OF_A_JOB = 12_000, 20_000, 64
-"""Of Slurm's jobs: below the ports that Linux gives out itself (32,768 and up)."""
+"""For Slurm's jobs: below the ports that Linux assigns itself (32,768 and up)."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Addresses ("host:port") of all workers, the chief first, and this process's place among them."""
+    """Addresses ("host:port") of all workers, the chief first, and this process's index among them."""
 
     workers: tuple[str, ...]
     index: int
 
     def to_tf_config(self) -> str:
-        """The text that `tf.distribute` looks for in the environment's `TF_CONFIG`."""
+        """The text that `tf.distribute` reads from the environment variable `TF_CONFIG`."""
         return json.dumps({"cluster": {"worker": list(self.workers)}, "task": {"type": "worker", "index": self.index}})
 
 
 def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     """The cluster that the environment describes; None for a process that trains alone.
 
-    `TF_CONFIG` counts if it is there, else Slurm's variables, if `srun` started more than one task.
+    `TF_CONFIG` takes precedence; without it, Slurm's variables count if `srun` started more than one task.
 
     Raises:
-        UsageError: one of them that is not what it should be.
+        UsageError: a variable that is not what it should be.
     """
     if environment.get("TF_CONFIG"):
         cluster = _from_tf_config(environment["TF_CONFIG"])
@@ -42,7 +42,7 @@ def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
 
 
 def _from_tf_config(text: str) -> Cluster:
-    """Also of a cluster that has its chief under a name of its own."""
+    """Accepts clusters with and without a separate `chief` job."""
     try:
         config = json.loads(text)
         jobs, task = config["cluster"], config["task"]
@@ -53,7 +53,7 @@ def _from_tf_config(text: str) -> Cluster:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"TF_CONFIG: not a cluster and a task in JSON ({error!r}): {text}") from error
     if not known or not 0 <= index < len(cluster.workers) or not all(re.search(r":\d+$", w) for w in cluster.workers):
-        raise UsageError(f"TF_CONFIG: workers as host:port, and this task's index among them, are needed: {text}")
+        raise UsageError(f"TF_CONFIG: workers as host:port and this task's index among them are needed: {text}")
     return cluster
 
 
@@ -65,16 +65,16 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
         index, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
         hosts = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
     except (KeyError, ValueError) as error:
-        raise UsageError(f"SLURM_*: {error!r} in a step of several tasks; start the program by srun") from error
+        raise UsageError(f"SLURM_*: {error!r} in a step of several tasks; start the program with srun") from error
     if environment.get("SLURMD_NODENAME", hosts[index]) != hosts[index]:
         raise UsageError(f"SLURM_PROCID={index} runs on another node than {hosts[index]}: use --distribution=block")
-    # Jobs that share a node differ in their ports, and so do tasks, also where two node names are one machine.
+    # Jobs that share a node use different ports. So do tasks, even if two node names are one machine.
     port = FIRST_PORT + job * PORTS_OF_A_JOB % NUM_PORTS
     return Cluster(tuple(f"{host}:{port + task}" for task, host in enumerate(hosts)), index)
 
 
 def expand_hosts(text: str) -> list[str]:
-    """Slurm's short form of host names, "gpu[01-03,7],login", as a list in its order; ValueError if it is none."""
+    """Expands Slurm's short form of host names, "gpu[01-03,7],login", in order; ValueError if it is malformed."""
     hosts = []
     for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         prefix, bracket, rest = part.partition("[")
@@ -90,7 +90,7 @@ def expand_hosts(text: str) -> list[str]:
 
 
 def expand_counts(text: str) -> list[int]:
-    """Slurm's short form of counts, "2(x3),1", as a list; ValueError if it is none."""
+    """Expands Slurm's short form of counts, "2(x3),1"; ValueError if it is malformed."""
     counts = []
     for item in text.split(","):
         count, _, times = item.partition("(x")

@@ -1,4 +1,4 @@
-"""Which devices a program runs on, as a `tf.distribute.Strategy`."""
+"""The devices that a program runs on, as a `tf.distribute.Strategy`."""
 
 import logging
 import os
@@ -36,16 +36,16 @@ class StrategySettings:
 
 
 def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distribute.Strategy:
-    """One replica per GPU, or per logical CPU device when there is no GPU or `num_gpus` is 0; on all workers.
+    """One replica per GPU, or per logical CPU device without a GPU or if `num_gpus` is 0; on all workers.
 
-    Must come before TensorFlow runs its first operation, since it may split the CPU and start a server.
+    Call it before TensorFlow runs its first operation, since it may split the CPU and start a server.
 
     Args:
-        devices: how many GPUs to use on each worker, or into how many logical devices each CPU is split.
+        devices: how many GPUs to use on each worker, or how many logical devices to split each CPU into.
         name: a choice of `StrategySettings`.
 
     Raises:
-        UsageError: more GPUs than there are, GPUs and CPU replicas together, no cluster for multi_worker.
+        UsageError: more GPUs than there are, GPUs together with CPU replicas, or no cluster for multi_worker.
     """
     num_gpus, num_cpu_replicas = devices.num_gpus, devices.num_cpu_replicas
     cluster = find_cluster() if name in ("auto", "multi_worker") else None
@@ -61,7 +61,7 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distrib
         if kind == "CPU" and number > 1:
             _take_all_logical_cpus(number)
         if cluster.index > 0:
-            logger.setLevel(logging.WARNING)  # what the chief says holds for all
+            logger.setLevel(logging.WARNING)  # the chief logs for all
             Progress.is_shown = False
         logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -72,14 +72,14 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distrib
 
 
 def _set_devices(num_gpus: int | None, num_cpu_replicas: int) -> int:
-    """Makes the devices visible that are asked for; the number of GPUs."""
+    """Makes the requested devices visible; returns the number of GPUs."""
     gpus = tf.config.list_physical_devices("GPU")
     if num_gpus is None:
         num_gpus = len(gpus) if num_cpu_replicas == 1 else 0
     if num_gpus > len(gpus):
         raise UsageError(
             f"--num_gpus={num_gpus}: TensorFlow sees {len(gpus)} GPU{'s' * (len(gpus) != 1)} here; "
-            "name fewer, or 0 for the CPU (is tensorflow[and-cuda] installed?)"
+            "use fewer, or 0 for the CPU (is tensorflow[and-cuda] installed?)"
         )
     if num_gpus and num_cpu_replicas > 1:
         raise UsageError(f"--num_cpu_replicas={num_cpu_replicas}: only with --num_gpus=0")
@@ -93,9 +93,9 @@ def _set_devices(num_gpus: int | None, num_cpu_replicas: int) -> int:
 
 
 def _take_all_logical_cpus(number: int) -> None:
-    """Lets MultiWorkerMirroredStrategy, which takes the first CPU device of a worker alone, take them all.
+    """Makes MultiWorkerMirroredStrategy, which uses only the first CPU device of a worker, use all of them.
 
-    By a private name, only to try several replicas on each of several workers without GPUs.
+    It overrides a private name, only to try several replicas on each of several workers without GPUs.
     """
     CollectiveAllReduceExtended._initialize_local_devices = lambda self, resolver, worker_device: (
         tuple(f"{worker_device}/device:CPU:{index}" for index in range(number)),
@@ -109,11 +109,11 @@ def check_strategy(
     """Raises UsageError for flags of train.py that do not fit the replicas."""
     check_batch_size("global_batch_size", global_batch_size, strategy.num_replicas_in_sync, accumulate_steps)
     if jit_compile and "GPU" not in strategy.extended.worker_devices[0]:
-        raise UsageError("--jit_compile: on GPUs alone; XLA cannot compile this step for the CPU")
+        raise UsageError("--jit_compile: only on GPUs; XLA cannot compile this step for the CPU")
 
 
 def check_batch_size(flag: str, batch_size: int, num_replicas: int, accumulate_steps: int = 1) -> None:
-    """Raises UsageError with the nearest sizes unless the batch divides evenly among replicas and micro-batches."""
+    """Raises UsageError with the nearest sizes unless the batch divides evenly into replicas and micro-batches."""
     parts = num_replicas * accumulate_steps
     if batch_size % parts:
         below = batch_size // parts * parts

@@ -1,4 +1,4 @@
-"""How a program computes: precision, seeds, and whether twice the same gives the same bits."""
+"""How a program computes: precision, seeds, and whether the same run gives the same bits."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class PrecisionSettings:
 class SeedSettings:
     """Reproducibility."""
 
-    # Not 0: with that as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
+    # Not 0: with 0 as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
     seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True)
     deterministic: bool = setting(False, "Same seed, same hardware: same bits. Slower.")
 
@@ -35,7 +35,7 @@ def set_precision(settings: PrecisionSettings) -> None:
 
 
 def set_seed(settings: SeedSettings) -> None:
-    """Sets all seeds and, if asked for, TensorFlow's deterministic kernels and the order of its sums."""
+    """Sets all seeds and, if requested, TensorFlow's deterministic kernels and a fixed order of its sums."""
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -1,14 +1,14 @@
-"""The processes that train together: who is the chief, and what any of them knows."""
+"""The processes that train together: which one is the chief, and how they share what one of them knows."""
 
 import tensorflow as tf
 
 
 class Workers:
-    """All workers of a strategy; in a program that trains in one process, that one.
+    """All workers of a strategy, or the only process.
 
     Attributes:
         are_several: whether several processes train together.
-        is_chief: whether this process writes what a run leaves: the first worker, or the only one.
+        is_chief: whether this process writes the run's files: the first worker, or the only process.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -22,7 +22,7 @@ class Workers:
         self._count = count
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any worker. All of them must call it at the same point, and wait for each other."""
+        """Whether the flag is set in any worker. All must call it at the same point; they wait for each other."""
         return float(self._count(tf.constant(float(flag)))) > 0 if self.are_several else flag
 
     def wait(self) -> None:

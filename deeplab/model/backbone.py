@@ -1,4 +1,4 @@
-"""Keras applications made atrous: strides beyond the output stride become dilation, names and weights stay."""
+"""Keras applications made atrous: strides beyond the output stride become dilation; names and weights are kept."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ from deeplab.model.normalization import BatchNormalization
 
 OUTPUT_STRIDES = (8, 16, 32)
 BATCH_NORM_MOMENTUM = 0.99
-"""Keras's default; each step, moving statistics keep this share of what they were."""
+"""Keras's default: the share of the moving statistics that is kept at each step."""
 NO_MULTI_GRID = (1, 1, 1)
 
 
@@ -22,11 +22,11 @@ NO_MULTI_GRID = (1, 1, 1)
 class Backbone:
     """A Keras application with its own input preprocessing.
 
-    `preprocess_input` takes RGB in [0, 255]. `unit_pattern` finds, in the names of the spatial convolutions of the
-    last stage, the number of the residual unit that multi-grid goes by; None where multi-grid is not defined.
-    `auxiliary_layer` is the last one at a nominal stride of 16, whose features an auxiliary head reads.
-    `first_centre` gives, for an output stride, the pixel (in each dimension) that the receptive field of feature 0 is
-    centred on; that of feature i is `output_stride * i` further.
+    `preprocess_input` takes RGB in [0, 255]. `unit_pattern` matches the names of the last stage's spatial convolutions
+    and captures the number of the residual unit, which selects its multi-grid factor; None where multi-grid is not
+    defined. `auxiliary_layer` is the last layer at a nominal stride of 16; an auxiliary head reads its features.
+    `first_centre` maps an output stride to the pixel (in each dimension) on which the receptive field of feature 0 is
+    centred; the field of feature i is centred `output_stride * i` pixels further.
     """
 
     build: Callable[..., keras.Model]
@@ -51,7 +51,7 @@ BACKBONES = {
         preprocess_input=keras.applications.mobilenet_v2.preprocess_input,
         unit_pattern=None,
         auxiliary_layer="block_12_add",
-        first_centre=lambda output_stride: output_stride - 1,  # ... at bottom and right alone: 1 + 2 + 4 + ...
+        first_centre=lambda output_stride: output_stride - 1,  # only at bottom and right: 1 + 2 + 4 + ...
     ),
 }
 
@@ -65,12 +65,12 @@ def atrous_backbone(
 ) -> keras.Model:
     """The named Keras application without its top, at `output_stride` (8, 16 or 32), for inputs of any size.
 
-    A convolution that would take the features beyond the output stride keeps stride 1, and every spatial kernel
-    that read the coarser grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation
-    is synchronised over replicas. Input: float [batch, height, width, 3] as the application's own preprocessing
-    makes it. Outputs: the last features, float [batch, height / output_stride, width / output_stride, channels]
-    (ResNets round up, MobileNetV2 may be one short), and those of `auxiliary_layer`, at stride 16, or at the output
-    stride where that is less.
+    A convolution that would exceed the output stride gets stride 1, and every spatial kernel that read the coarser
+    grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation is synchronised over
+    replicas. Input: float [batch, height, width, 3] as the application's own preprocessing returns it. Outputs: the
+    last features, float [batch, height / output_stride, width / output_stride, channels] (ResNets round up,
+    MobileNetV2 may be one short), and the features of `auxiliary_layer`, at stride 16 or at the output stride if that
+    is smaller.
 
     Args:
         name: a key of `BACKBONES`.
@@ -78,11 +78,11 @@ def atrous_backbone(
         weights: "imagenet" (Keras downloads and verifies them), None (random), or a path to a Keras weights file
             of this application without its top.
         multi_grid: factors for the dilation of the last stage's three units (section 3.1); ResNets only.
-        batch_norm_momentum: of all batch normalisation.
+        batch_norm_momentum: momentum of all batch normalisation.
 
     Raises:
         UsageError: multi-grid on a backbone without it.
-        DataError: the weights cannot be fetched, read or do not fit.
+        DataError: the weights cannot be fetched or read, or do not fit.
     """
     backbone = BACKBONES[name]
     if backbone.unit_pattern is None and multi_grid != NO_MULTI_GRID:
@@ -111,18 +111,18 @@ def atrous_backbone(
 def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Model:
     try:
         return backbone.build(include_top=False, weights=weights)
-    except Exception as error:  # a failed download raises just that
+    except Exception as error:  # a failed download raises a plain Exception
         reason = str(error).splitlines()[0]
         raise DataError(
             f"--backbone_weights={weights}: no weights of {name} without its top there ({reason}); "
-            "give the path of a file of them, or none for random ones"
+            "give the path of a weights file, or none for random weights"
         ) from error
 
 
 def _plan(
     base: keras.Model, output_stride: int, unit_pattern: str | None, multi_grid: tuple[int, ...]
 ) -> dict[str, dict[str, object]]:
-    """What changes in each layer's config, by layer name."""
+    """The changes to each layer's config, by layer name."""
     changes: dict[str, dict[str, object]] = {}
     nominal: dict[str, int] = {}  # stride of each layer's output in the classification network
     for layer in base.layers:
@@ -139,7 +139,7 @@ def _plan(
         if stride_out // stride_in != max(layer.strides):
             changes[layer.name]["strides"] = (1, 1)
             if max(layer.kernel_size) > 1:
-                # Centred on its pixel, and as large as its input: the padding that went with the stride goes too.
+                # "same" keeps the output centred and as large as the input; the stride's own padding is removed.
                 changes[layer.name]["padding"] = "same"
                 changes[sources[0]] = {"padding": 0}
         if max(layer.kernel_size) > 1:

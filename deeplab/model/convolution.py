@@ -1,4 +1,4 @@
-"""Dilated convolution in the form that is fastest on the device at hand."""
+"""Dilated convolution in the form that is fastest on the available device."""
 
 import functools
 import logging
@@ -11,9 +11,9 @@ logger = logging.getLogger("deeplab")
 
 
 class AtrousConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose dilated convolution is one `tf.nn.conv2d` where the device has its gradient.
+    """`keras.layers.Conv2D` that runs a dilated convolution as one `tf.nn.conv2d` where the device has its gradient.
 
-    Keras calls `tf.nn.convolution`, which on CPU turns a dilated convolution into SpaceToBatch, convolution and
+    Keras calls `tf.nn.convolution`, which on CPUs turns a dilated convolution into SpaceToBatch, convolution and
     BatchToSpace: the same values, but several times slower (docs/measurements.md).
     """
 
@@ -27,9 +27,10 @@ class AtrousConv2D(keras.layers.Conv2D):
 
 
 def _dilated_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
-    """`tf.nn.conv2d` of odd kernels at stride 1 with "same" padding, for CPUs: its kernel gradient is one of products.
+    """`tf.nn.conv2d` for odd kernels at stride 1 with "same" padding on CPUs; matrix products give the kernel gradient.
 
-    oneDNN's own takes three to five times as long where most taps fall on padding, as ASPP's do (docs/measurements.md).
+    oneDNN's kernel gradient takes three to five times as long where most taps fall on padding, as in ASPP
+    (docs/measurements.md).
     """
     settings = {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": [1, *rates, 1]}
 
@@ -49,7 +50,7 @@ def _dilated_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]
 def _kernel_gradient(
     inputs: tf.Tensor, upstream: tf.Tensor, kernel_shape: tf.TensorShape, rates: tuple[int, int]
 ) -> tf.Tensor:
-    """For each tap the product of the inputs that it read with the gradients of what it added to."""
+    """For each tap, the product of the inputs it read and the gradients of the outputs it contributed to."""
     kernel_height, kernel_width, channels, filters = kernel_shape
     height, width = tf.unstack(tf.shape(inputs)[1:3])
     taps = []
@@ -72,9 +73,9 @@ def _window(features: tf.Tensor, top: int, left: int, height: tf.Tensor, width: 
 
 @functools.cache
 def direct_dilation_works(dtype: tf.DType = tf.float32) -> bool:
-    """Whether a dilated `tf.nn.conv2d` has its gradient here: on GPUs, and on CPUs through oneDNN.
+    """Whether a dilated `tf.nn.conv2d` has a gradient here: it does on GPUs, and on CPUs through oneDNN.
 
-    Found out by trying it: TensorFlow has no public question for it, and `TF_ENABLE_ONEDNN_OPTS=0` takes it away.
+    Determined by trying it: TensorFlow has no public query for it, and `TF_ENABLE_ONEDNN_OPTS=0` removes it.
     """
     with tf.init_scope():
         image, kernel = tf.ones([1, 4, 4, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
@@ -83,6 +84,6 @@ def direct_dilation_works(dtype: tf.DType = tf.float32) -> bool:
             tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(image), filter=kernel, out_backprop=image, **settings)
             tf.raw_ops.Conv2DBackpropFilter(input=image, filter_sizes=tf.shape(kernel), out_backprop=image, **settings)
         except tf.errors.OpError:
-            logger.warning("no gradient of dilated convolutions in %s here: taking Keras's slower form", dtype.name)
+            logger.warning("dilated convolutions have no gradient in %s here; using Keras's slower form", dtype.name)
             return False
     return True

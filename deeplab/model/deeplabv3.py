@@ -23,9 +23,9 @@ HEAD_FILTERS = 256
 class ModelConfig:
     """Network.
 
-    All that is needed to build the same network again; `model.json` of a run holds it. `atrous_rates` are those at
-    output stride 16; they are doubled at 8 (section 4.1) and halved at 32. `batch_norm_epsilon` is the head's; the
-    backbone keeps that of its ImageNet weights.
+    All that is needed to build the same network again; `model.json` of a run holds it. `atrous_rates` apply at output
+    stride 16; they are doubled at 8 (section 4.1) and halved at 32. `batch_norm_epsilon` applies to the head; the
+    backbone keeps the epsilon of its ImageNet weights.
 
     Raises:
         UsageError: `multi_grid` is not three numbers.
@@ -105,7 +105,7 @@ class InitSettings:
 
 
 class Preprocess(keras.layers.Layer):
-    """RGB in [0, 255], uint8 or float -> what the backbone's ImageNet weights expect, in the compute dtype."""
+    """RGB in [0, 255], uint8 or float -> the input of the backbone's ImageNet weights, in the compute dtype."""
 
     def __init__(self, backbone: str) -> None:
         super().__init__(name="preprocess", autocast=False)
@@ -126,11 +126,11 @@ class BroadcastLike(keras.layers.Layer):
 
 
 class AlignedUpsampling(keras.layers.Layer):
-    """Bilinear upsampling of logits to the size of the images, each logit over the pixel its feature is centred on.
+    """Bilinear upsampling of logits to the images' size; each logit is placed on its feature's central pixel.
 
     Feature i is centred on pixel `output_stride * i + first_centre`; outside the outermost centres the edge repeats.
-    So where a logit lands does not depend on the size of the image, as it would if the features were stretched to the
-    image: a network trained on crops would be off by up to half an output stride on whole images. In float32.
+    The position of a logit therefore does not depend on the size of the image. If the features were stretched to the
+    image instead, a network trained on crops would be off by up to half an output stride on whole images. In float32.
     """
 
     def __init__(self, output_stride: int, first_centre: int, name: str) -> None:
@@ -142,15 +142,15 @@ class AlignedUpsampling(keras.layers.Layer):
         height, width = tf.unstack(tf.shape(images)[1:3])
         batch, rows, columns, _ = tf.unstack(tf.shape(logits))
         classes = logits.shape[-1]
-        # One dimension at a time as matrix products: TensorFlow's resize has a gradient of one thread on CPUs.
+        # Matrix products, one dimension at a time: the gradient of TensorFlow's resize uses one thread on CPUs.
         wide = tf.matmul(self._weights(columns, width), logits)
         dense = tf.matmul(self._weights(rows, height), tf.reshape(wide, [batch, rows, width * classes]))
         return tf.reshape(dense, [batch, height, width, classes])
 
     def _weights(self, num_features: tf.Tensor, num_pixels: tf.Tensor) -> tf.Tensor:
-        """float32 [pixels, features]: how much of each feature's logit a pixel gets."""
+        """float32 [pixels, features]: the weight of each feature's logit in each pixel."""
         pixels, features = (tf.cast(tf.range(number), tf.float32) for number in (num_pixels, num_features))
-        places = (pixels - self._first_centre) / self._output_stride  # of the pixels, among the features
+        places = (pixels - self._first_centre) / self._output_stride  # positions of the pixels on the feature grid
         places = tf.clip_by_value(places, 0.0, features[-1])
         return tf.maximum(1.0 - tf.abs(places[:, tf.newaxis] - features), 0.0)
 
@@ -163,15 +163,15 @@ def build_deeplabv3(
 ) -> keras.Model:
     """The network. Input: RGB [batch, height, width, 3] in [0, 255], uint8 or float, of any size.
 
-    Output: float32 logits [batch, height, width, num_classes] at the input's size; with an auxiliary head a list of
-    those and the head's. Under a mixed dtype policy the logits and their upsampling stay float32.
+    Output: float32 logits [batch, height, width, num_classes] at the input's size; with an auxiliary head, a list of
+    these and the head's logits. Under a mixed dtype policy the logits and their upsampling stay float32.
 
     Args:
         config: what to build.
-        backbone_weights: as `atrous_backbone`.
-        batch_norm_momentum: of all batch normalisation; it matters in training alone.
-        auxiliary_head: a small FCN on the features of the stage before the last, which only training needs (arXiv
-            1612.01105, section 4, as mmsegmentation's FCNHead has it: 3x3 to 256, dropout 0.1, 1x1).
+        backbone_weights: as for `atrous_backbone`.
+        batch_norm_momentum: momentum of all batch normalisation; it matters only in training.
+        auxiliary_head: add a small FCN on the features of the last stage but one, which only training needs (arXiv
+            1612.01105, section 4, in the form of mmsegmentation's FCNHead: 3x3 to 256, dropout 0.1, 1x1).
 
     Raises:
         DataError: as `atrous_backbone`.
@@ -195,9 +195,9 @@ def build_deeplabv3(
 def build_to_train(
     config: ModelConfig, init: InitSettings, has_weights: bool, auxiliary_head: bool
 ) -> tuple[keras.Model, keras.Model]:
-    """The network, and what is trained: that, or the same with an auxiliary head. Raises as `build_deeplabv3`.
+    """The network, and the model to train: the network itself, or the network with an auxiliary head.
 
-    With `has_weights` none are fetched, since a checkpoint's follow.
+    With `has_weights` no weights are fetched, since a checkpoint is restored later. Raises as `build_deeplabv3`.
     """
     weights = None if has_weights or init.backbone_weights == "none" else init.backbone_weights
     training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
@@ -207,7 +207,7 @@ def build_to_train(
 
 
 def without_auxiliary_head(model: keras.Model) -> keras.Model:
-    """The network that gives the first output alone: the same layers, as `build_deeplabv3` makes it for inference."""
+    """The network with only the first output: the same layers, as `build_deeplabv3` builds it for inference."""
     return keras.Model(model.input, model.outputs[0], name="deeplabv3") if len(model.outputs) > 1 else model
 
 
@@ -220,18 +220,18 @@ def _classify(features: tf.Tensor, images: tf.Tensor, config: ModelConfig, strid
 
 
 def aspp_dilations(config: ModelConfig) -> list[int]:
-    """The dilation of each 3x3 branch at the config's output stride; UsageError for one that is no whole number."""
+    """The dilation of each 3x3 branch at the config's output stride; UsageError for one that is not a whole number."""
     dilations = []
     for rate in config.atrous_rates:
         dilation, rest = divmod(rate * 16, config.output_stride)
         if rest:
-            raise UsageError(f"atrous rate {rate}: odd, and output stride 32 halves the rates; take even ones")
+            raise UsageError(f"atrous rate {rate}: odd, but output stride 32 halves the rates; use even rates")
         dilations.append(dilation)
     return dilations
 
 
 def _aspp(features: tf.Tensor, dilations: list[int], conv_bn_relu: Callable) -> tf.Tensor:
-    """1x1, one 3x3 per dilation, and image pooling, side by side; then 1x1 over all of them."""
+    """1x1, one 3x3 per dilation and image pooling in parallel; then 1x1 over all of them."""
     branches = [conv_bn_relu(features, 1, 1, name="aspp_1x1")]
     branches += [conv_bn_relu(features, 3, rate, name=f"aspp_3x3_{n}") for n, rate in enumerate(dilations, 1)]
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
@@ -257,7 +257,7 @@ def _conv_bn_relu(
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Batch normalisation then uses its moving statistics in training too; scale and shift stay (section 4.1)."""
+    """Makes batch normalisation use its moving statistics in training and keep its scale and shift (section 4.1)."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             freeze_batch_norm(layer)

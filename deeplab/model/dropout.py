@@ -3,15 +3,15 @@
 import keras
 import tensorflow as tf
 
-_FLOATS_PER_COUNT = 4  # what one count of the Philox generator yields
+_FLOATS_PER_COUNT = 4  # that one count of the Philox generator yields
 _PHILOX = 1
 
 
 class GlobalDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` whose mask is drawn for the global batch; each replica takes the rows of its examples.
 
-    Keras's draws the same mask on every replica. Seed and number of the draw are Keras's state, which checkpoints hold,
-    so a run that continues with another number of replicas sees the masks that it would have seen.
+    Keras's own layer draws the same mask on every replica. The seed and the draw's number are Keras's state, which
+    checkpoints hold, so a run that continues with another number of replicas sees the same masks as without the change.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -25,9 +25,9 @@ class GlobalDropout(keras.layers.Dropout):
 
 
 def _rows_of_replica(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """float32 in [0, 1) of this shape: the replica's part of what one draw for all replicas would give.
+    """float32 in [0, 1) of this shape: the replica's part of a single draw for all replicas.
 
-    Philox is a counter: the draw of a later replica begins where those of the earlier ones end.
+    Philox is counter-based: a replica's draw begins where the draws of the replicas before it end.
     """
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)

@@ -13,7 +13,7 @@ from deeplab.settings import setting
 class Inference:
     """Inference.
 
-    What is averaged over; the defaults are one pass over the whole image. The paper's scales are those of its table 6.
+    The views to average over; the default is one pass over the whole image. Table 6 of the paper has its scales.
     """
 
     scales: tuple[float, ...] = setting(
@@ -33,14 +33,14 @@ class Inference:
 
 
 MIN_SIDE = 33
-"""Pixels: a smaller image is padded to it, since it must not vanish in a network of stride 32."""
+"""Pixels: smaller images are padded to this size, so that they do not vanish in a network of stride 32."""
 
 
 def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function: images, uint8 or float [batch, height, width, 3] in [0, 255] -> float32 scores of their classes.
+    """A function: images, uint8 or float [batch, height, width, 3] in [0, 255] -> float32 class scores.
 
-    The scores, [batch, height, width, classes], are the network's logits, or, where something is averaged, the
-    logarithms of the mean probabilities: the softmax of either gives probabilities. For use inside a `tf.function`.
+    The scores, [batch, height, width, classes], are the network's logits or, where views are averaged, the logarithms
+    of the mean probabilities; the softmax of either gives probabilities. For use inside a `tf.function`.
     """
 
     def whole(images: tf.Tensor) -> tf.Tensor:
@@ -75,14 +75,14 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
 def one_by_one(predict: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
     """The same function of a batch, applied to one image at a time.
 
-    The last bits of a convolution depend on the size of the batch; so an image's classes never do.
+    The last bits of a convolution depend on the size of the batch; this way an image's classes never do.
     """
 
     def each(images: tf.Tensor) -> tf.Tensor:
         def scores(image: tf.Tensor) -> tf.Tensor:
             return predict(image[tf.newaxis])[0]
 
-        # The number of classes is known once the network was called.
+        # The number of classes is known only after the network has been called.
         signature = tf.TensorSpec([None, None, None], tf.float32)
         return tf.map_fn(scores, images, fn_output_signature=signature, parallel_iterations=1)
 
@@ -105,9 +105,9 @@ def _log_mean(views: list[tf.Tensor]) -> tf.Tensor:
 def _log_mean_of_windows(
     predict: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, window_size: int, overlap: float
 ) -> tf.Tensor:
-    """Log of the mean probability over windows of at most `window_size`, evenly spread, that overlap at least so much.
+    """Log of the mean probability over evenly spread windows of at most `window_size`, with at least this overlap.
 
-    An image that is one window gives what `predict` gives.
+    An image that fits in one window gives the result of `predict`.
     """
     height, width = tf.unstack(tf.shape(images)[1:3])
     tops, window_height = _window_starts(height, window_size, overlap)
@@ -145,5 +145,5 @@ def _window_starts(length: tf.Tensor, window_size: int, overlap: float) -> tuple
 
 
 def _log(probabilities: tf.Tensor) -> tf.Tensor:
-    """Finite where a probability is 0, too."""
+    """Finite even where a probability is 0."""
     return tf.math.log(tf.maximum(probabilities, 1e-30))

@@ -1,4 +1,4 @@
-"""Batch normalisation that is synchronised over replicas, by the fused kernel where that gives the same."""
+"""Batch normalisation, synchronised over replicas; it uses the fused kernel where the result is the same."""
 
 import keras
 import tensorflow as tf
@@ -7,9 +7,9 @@ import tensorflow as tf
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization`, synchronised, over the last axis, with scale and offset.
 
-    In training on a single replica, and in inference, it is one `FusedBatchNormV3`, which reads bfloat16 and float16 as
-    they are and keeps its statistics in float32. Keras's form, of a dozen operations in float32, gives the same up to
-    rounding; it is left for several replicas, which must sum, and for frozen layers in training, since the fused
+    In training on a single replica, and in inference, it is one `FusedBatchNormV3`, which reads bfloat16 and float16
+    directly and keeps its statistics in float32. Keras's form, a dozen operations in float32, gives the same up to
+    rounding. It is used for several replicas, which must sum, and for frozen layers in training, since the fused
     kernel's gradient with given statistics is not deterministic on GPUs.
     """
 
@@ -29,7 +29,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if training:
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-            variance *= (count - 1.0) / count  # the kernel gives the population's, Keras keeps the batch's
+            variance *= (count - 1.0) / count  # undo the kernel's Bessel correction, which Keras does not apply
             for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
         return outputs

@@ -1,4 +1,4 @@
-"""The settings classes of each program, by the command that starts it. Run in the project's root, where train.py is."""
+"""The settings classes of each program, by the command that starts it. Import it in the project's root folder."""
 
 import eval as eval_program
 import train

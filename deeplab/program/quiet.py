@@ -1,13 +1,14 @@
-"""Keeps TensorFlow's notes out of a program's stderr, and holds nothing back.
+"""Keeps TensorFlow's notes out of a program's stderr without losing any other output.
 
-TensorFlow 2.21 asks for its log level only after its libraries have loaded, and C++ writes to file descriptor 2 behind
-Python's back. So importing this module, which `deeplab.program.run` does before it imports TensorFlow, puts a small
-process (`stderr_filter`) behind that descriptor for the rest of the program's life: it passes on all lines but notes,
-and outlives the program, so that the last words of one that aborts or is killed come out. Python's own `sys.stderr`
-is the real one, unfiltered. A signal from here on ends the program with one line, until `run` sets other handlers.
+TensorFlow 2.21 reads its log level only after its libraries have loaded, and its C++ code writes directly to file
+descriptor 2. Importing this module, which `deeplab.program.run` does before it imports TensorFlow, therefore puts a
+small process (`stderr_filter`) behind that descriptor for the rest of the program's life. It passes on all lines except
+notes, and outlives the program, so that the last output of a program that aborts or is killed still appears. Python's
+`sys.stderr` is the original one, unfiltered. From here on a signal ends the program with one line, until `run` sets
+other handlers.
 
-Nothing is filtered with TF_CPP_MIN_LOG_LEVEL=0 in the environment; nor in process 1 of a container, whose end the
-filter would not outlive. Nothing at all happens where TensorFlow is imported already: that is no program of ours.
+Nothing is filtered with TF_CPP_MIN_LOG_LEVEL=0 in the environment, or in process 1 of a container, which the filter
+would not outlive. If TensorFlow has already been imported, this is not one of our programs, and nothing is changed.
 """
 
 import multiprocessing
@@ -22,13 +23,13 @@ from deeplab.program import signals
 from deeplab.program.stderr_filter import MARK
 
 _SIGNALS_OF_GROUPS = {*signals.STOP_SIGNALS, signal.SIGHUP, signal.SIGQUIT}
-"""What terminals and schedulers send to all processes at once; the filter must outlive them."""
+"""Sent by terminals and schedulers to all processes at once; the filter must survive them."""
 
 _filter: subprocess.Popen | None = None
 
 
 def drain(timeout: float = 2.0) -> None:
-    """Waits until what was written to file descriptor 2 has come out, at most for `timeout` seconds."""
+    """Waits until everything written to file descriptor 2 has been passed on, for at most `timeout` seconds."""
     if _filter is None or _filter.stdout is None:
         return
     _, writable, _ = select.select([], [2], [], timeout)
@@ -39,11 +40,11 @@ def drain(timeout: float = 2.0) -> None:
 
 
 def _start_filter() -> subprocess.Popen | None:
-    """Puts the filter behind file descriptor 2, and `sys.stderr` beside it; None if there is no process to be had."""
+    """Puts the filter behind file descriptor 2 and `sys.stderr` past it; None if the process cannot be started."""
     stderr = os.dup(2)
     read_end, write_end = os.pipe()
     command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("stderr_filter.py"))]
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_GROUPS)  # inherited, and so blocked for good
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_GROUPS)  # the filter inherits this for good
     try:
         process = subprocess.Popen(command, stdin=read_end, stdout=subprocess.PIPE, bufsize=0)
     except OSError:

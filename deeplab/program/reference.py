@@ -1,4 +1,4 @@
-"""The reference of all flags: what --help prints, and flags.md.
+"""The reference of all flags: the text of --help, and flags.md.
 
 python -m deeplab.program.reference > flags.md
 """
@@ -18,7 +18,7 @@ _INDENT = " " * 6
 
 
 def help_text(about: str, classes: Classes) -> str:
-    """What --help prints: the program's docstring, then its flags, grouped by their classes."""
+    """The text of --help: the program's docstring, then its flags, grouped by their classes."""
     lines = [about.strip()]
     for cls, group in _flags_by_class(classes):
         lines += ["", f"{_title(cls)}:"]
@@ -53,7 +53,7 @@ def as_markdown(programs: Mapping[str, Classes]) -> str:
 
 
 def _flags_by_class(classes: Classes) -> Iterator[tuple[type, list[flags.Flag]]]:
-    """Each class with its flags at their defaults, whatever the command line says."""
+    """Each class with its flags at their defaults, regardless of the command line."""
     defined = flags.FlagValues()
     define(classes, defined)
     for cls in classes:

@@ -1,4 +1,4 @@
-"""The start and the end of each program: flags are parsed, signals caught, and errors explained in one line."""
+"""The start and the end of each program: parses flags, catches signals and explains errors in one line."""
 
 import deeplab.program.quiet
 
@@ -29,14 +29,14 @@ _LOST_WORKER = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-"""What collective operations raise when a worker is gone."""
+"""Raised by collective operations when a worker is lost."""
 
 
 def run(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
-    """Parses the flags, runs `main` and exits; what a user can mend ends in one line, without a traceback.
+    """Parses the flags, runs `main` and exits; errors that a user can fix end in one line, without a traceback.
 
     Args:
-        main: gets the arguments that are no flags, after the program's name, as in `sys.argv`.
+        main: gets the arguments that are not flags, after the program's name, as in `sys.argv`.
         classes: the program's settings classes; their fields are its flags.
         about: the program's docstring, which --help prints first.
     """
@@ -81,10 +81,10 @@ def _fail(error: DeepLabError | Interrupted) -> NoReturn:
 
 
 def _exit(status: int) -> NoReturn:
-    """Ends the process without its libraries' own clean-up, which has nothing left to do.
+    """Ends the process without the clean-up of its libraries, which has nothing left to do.
 
-    tf.data iterators were seen to block there for up to a minute, and TensorFlow's servers, if another worker left
-    first, to wait 45 seconds and to report a crash.
+    During clean-up, tf.data iterators have blocked for up to a minute, and TensorFlow's servers, if another worker left
+    first, have waited 45 seconds and reported a crash.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -95,8 +95,8 @@ def _exit(status: int) -> NoReturn:
 
 
 def _explain(error: tf.errors.OpError) -> str:
-    """What TensorFlow raised, in one line, with what to do."""
-    # Neither the name of the operation nor the lines of Python that made it, which are indented.
+    """TensorFlow's error in one line, with what to do about it."""
+    # Leaves out the operation's name and the lines of Python that created it, which are indented.
     lines = [
         line for line in error.message.splitlines() if line and not re.match(r"\s|Graph exec|Detected at|<st", line)
     ]
@@ -108,9 +108,9 @@ def _explain(error: tf.errors.OpError) -> str:
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
             "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size, raise --accumulate_steps, or "
-            f"take --precision=bfloat16 ({reason})"
+            f"use --precision=bfloat16 ({reason})"
         )
     if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
         name = type(error).__name__
-        return f"another worker is lost ({name}); start all of them again: they go on from the newest checkpoint"
+        return f"another worker was lost ({name}); restart all workers: they resume from the newest checkpoint"
     return reason

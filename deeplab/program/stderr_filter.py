@@ -1,4 +1,4 @@
-"""The process behind a program's file descriptor 2: passes lines from stdin on to stderr, except TensorFlow's notes.
+"""The process behind a program's file descriptor 2: passes lines from stdin to stderr, except TensorFlow's notes.
 
 `deeplab.program.quiet` starts it by path, without site packages, so it may import only the standard library.
 """
@@ -9,21 +9,21 @@ import re
 from pathlib import Path
 
 MARK = b"\0deeplab: drained?\0"
-"""In place of a line: not passed on, but answered by one byte on stdout once all lines before it are written."""
+"""Not passed on, but answered with one byte on stdout once all output before it has been written."""
 
 _NOTES = re.compile(rb"I\d{4} |\d{4}-\d\d-\d\d \S+ I |WARNING: All log messages before absl::InitializeLog")
 _NO_DRIVER = re.compile(rb"E\d{4} .*failed call to cuInit")
 _OF_ITERATORS = re.compile(
     rb"W\d{4} .*Input of GeneratorDatasetOp::Dataset will not be optimized"  # tf.distribute's own
-    rb"|E\d{4} .*oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back"  # of tf.transpose, everywhere
+    rb"|E\d{4} .*oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back"  # tf.transpose's
 )
-"""Logged whenever an iterator over a distributed data set is made; TensorFlow's own kernels are as good."""
+"""Logged whenever an iterator over a distributed data set is created; both are harmless."""
 
-_LONGEST_LINE = 2**16  # bytes; what is longer is passed on in pieces
+_LONGEST_LINE = 2**16  # bytes; longer lines are passed on in pieces
 
 
 def main() -> None:
-    """Filters until every process that holds the other end of stdin has ended or closed it."""
+    """Filters until every process that holds the other end of stdin has exited or closed it."""
     pending = b""
     while chunk := os.read(0, _LONGEST_LINE):
         *lines, pending = (pending + chunk).split(b"\n")
@@ -44,20 +44,20 @@ def _pass_on(line: bytes, end: bytes) -> None:
 
 
 def is_note(line: bytes) -> bool:
-    """Whether a line on stderr means nothing to a user."""
+    """Whether a line on stderr is of no interest to a user."""
     if _NO_DRIVER.match(line):
         return not _has_nvidia_device()
     return bool(_NOTES.match(line) or _OF_ITERATORS.match(line))
 
 
 def _has_nvidia_device() -> bool:
-    """By the PCI bus, on Linux: a GPU whose driver does not work is worth a line, none is not."""
+    """Looks at the PCI bus, on Linux: a failed driver is worth a line only if there is a GPU."""
     vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
     return any(vendor.read_text(encoding="ascii").strip() == "0x10de" for vendor in vendors)
 
 
 def _write(descriptor: int, text: bytes) -> None:
-    """Goes on if nobody reads any more or the disk is full: the program's own writes must not fail because of it."""
+    """Ignores a closed reader and a full disk: the program's own writes must not fail because of them."""
     with contextlib.suppress(OSError):
         while text:
             text = text[os.write(descriptor, text) :]

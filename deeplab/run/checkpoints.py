@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest few to resume from, and the best to use."""
+"""Checkpoints of a run: the latest few, to resume from, and the best, to use."""
 
 import logging
 import re
@@ -27,15 +27,15 @@ class CheckpointSettings:
 
 
 class Checkpoints:
-    """`latest/` and `best/` below a folder, both whole checkpoints written by `tf.train.CheckpointManager`.
+    """`latest/` and `best/` in a folder, both complete checkpoints written by `tf.train.CheckpointManager`.
 
-    They are restored from `directory` and written to `save_directory`, which is another one for all workers but the
-    chief. One that could not be written leaves those that stand as they were.
+    They are restored from `directory` and written to `save_directory`, which is a different folder for all workers
+    except the chief. A failed write leaves existing checkpoints intact.
 
     Args:
-        directory: of the run's checkpoints.
-        save_directory: where this process saves.
-        state: what a checkpoint holds.
+        directory: folder of the run's checkpoints.
+        save_directory: folder in which this process saves.
+        state: the content of a checkpoint.
         settings: how many to keep.
     """
 
@@ -53,26 +53,26 @@ class Checkpoints:
         self._best = _manager(checkpoint, save_directory / BEST, 1)
 
     def restore_latest(self) -> str | None:
-        """Restores the newest checkpoint that is whole and returns its path; None if there never was one.
+        """Restores the newest intact checkpoint and returns its path; None if there is no checkpoint.
 
         Raises:
-            DataError: all are damaged, or it belongs to another model or optimizer.
+            DataError: all checkpoints are damaged, or the newest belongs to another model or optimizer.
         """
         found = checkpoints_in(self._restore_directory)
         for path in reversed(found):
             try:
                 check_whole(path)
             except DataError as error:
-                logger.warning("%s: left out, taking the one before", error)
+                logger.warning("%s: skipped, using the previous one", error)
                 continue
             _restore(self._checkpoint, path)
             return path
         if found:
-            raise DataError(f"{self._restore_directory}: every checkpoint is damaged; delete the folder to start anew")
+            raise DataError(f"{self._restore_directory}: every checkpoint is damaged; delete the folder to start over")
         return None
 
     def resume(self, total_steps: int, num_replicas: int) -> None:
-        """Restores as `restore_latest`, notes how many replicas compute from now on, and logs what that changes."""
+        """Restores as `restore_latest`, records the number of replicas from now on, and logs if it changed."""
         path = self.restore_latest()
         step, replicas_before = int(self._state.step), int(self._state.num_replicas)
         self._state.num_replicas.assign(num_replicas)
@@ -80,14 +80,14 @@ class Checkpoints:
             logger.info("resuming from %s at step %d", path, step)
             if num_replicas != replicas_before:
                 logger.info(
-                    "replicas: %d instead of %d; each update is that of the same global batch, but its sums round "
-                    "otherwise and dropout draws other masks",
+                    "replicas: %d instead of %d; each update is computed from the same global batch, but sums are "
+                    "rounded differently",
                     num_replicas,
                     replicas_before,
                 )
         if step >= total_steps:
             logger.info(
-                "this run has made %d steps, and %d are asked for; more --train_steps or --epochs go on",
+                "this run has completed %d of %d steps; raise --train_steps or --epochs to continue",
                 step,
                 total_steps,
             )
@@ -96,12 +96,12 @@ class Checkpoints:
         """Writes a checkpoint to resume from, numbered by the state's step; returns its path.
 
         Raises:
-            DeepLabError: the disk is full, or not to be written.
+            DeepLabError: the disk is full or not writable.
         """
         return _save(self._latest, int(self._state.step))
 
     def save_best(self) -> str:
-        """Writes the checkpoint that `eval.py` uses; the one before goes once it stands. Raises as `save_latest`."""
+        """Writes the checkpoint that `eval.py` uses, then deletes the previous one. Raises as `save_latest`."""
         return _save(self._best, int(self._state.step))
 
     @property
@@ -111,11 +111,11 @@ class Checkpoints:
 
 
 def _manager(checkpoint: tf.train.Checkpoint, folder: Path, keep: int) -> tf.train.CheckpointManager:
-    """A manager that knows the checkpoints which stand in the folder, whatever became of TensorFlow's list of them."""
+    """A manager that knows the checkpoints in the folder, even if TensorFlow's list of them is lost or wrong."""
     (folder / "checkpoint").unlink(missing_ok=True)
     lines = []
     for path in checkpoints_in(folder):
-        # Without its time a checkpoint would be kept for ever.
+        # Without its timestamp a checkpoint would be kept for ever.
         lines.append(f'all_model_checkpoint_paths: "{Path(path).name}"')
         lines.append(f"all_model_checkpoint_timestamps: {Path(f'{path}.index').stat().st_mtime}")
     if lines:
@@ -132,7 +132,7 @@ def _save(manager: tf.train.CheckpointManager, step: int) -> str:
             shutil.rmtree(leftover, ignore_errors=True)
         raise DeepLabError(
             f"{manager.directory}: no checkpoint could be written after step {step} ({str(error).splitlines()[0]}); "
-            f"newest whole one: {manager.latest_checkpoint or 'none'}"
+            f"newest intact one: {manager.latest_checkpoint or 'none'}"
         ) from error
     for file in Path(path).parent.glob(f"{Path(path).name}.*"):
         sync(file)
@@ -141,10 +141,10 @@ def _save(manager: tf.train.CheckpointManager, step: int) -> str:
 
 
 def restore_model(model: keras.Model, path: str) -> None:
-    """Restores the weights of `model` alone from a checkpoint of a run.
+    """Restores only the weights of `model` from a checkpoint of a run.
 
     Raises:
-        DataError: no such checkpoint, a damaged one, or one of another model.
+        DataError: the checkpoint does not exist, is damaged or belongs to another model.
     """
     if not Path(f"{path}.index").is_file():
         raise DataError(f"{path}: no such checkpoint; name it as in MODEL_DIR/checkpoints/latest/ckpt-1000")
@@ -153,28 +153,28 @@ def restore_model(model: keras.Model, path: str) -> None:
 
 
 def checkpoint_step(path: str) -> int:
-    """Number of global batches that went into a checkpoint: the number its name ends in, or DataError."""
+    """Number of global batches before a checkpoint: the number at the end of its name; DataError without one."""
     number = path.rpartition("-")[2]
     if not number.isdecimal():
-        raise DataError(f"{path}: not the name of a checkpoint; it ends in its step, as in ckpt-1000")
+        raise DataError(f"{path}: not the name of a checkpoint, which ends in its step, as in ckpt-1000")
     return int(number)
 
 
 def checkpoints_in(directory: Path) -> list[str]:
-    """The checkpoints that stand in a folder, by step.
+    """The checkpoints in a folder, sorted by step.
 
-    The files themselves are looked at, not TensorFlow's list of them, so that a run does not start anew because that
-    list was lost.
+    This looks at the files themselves, not at TensorFlow's list of them, so that losing that list does not make a run
+    start over.
     """
     names = [path.stem for path in directory.glob("ckpt-*.index") if re.fullmatch(r"ckpt-\d+", path.stem)]
     return [str(directory / name) for name in sorted(names, key=checkpoint_step)]
 
 
 def best_path(directory: Path) -> str:
-    """The checkpoint with the best validation mIoU below a run's checkpoint folder, else its newest.
+    """The checkpoint with the best validation mIoU in a run's checkpoint folder, else the newest.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no checkpoint.
     """
     for name in (BEST, LATEST):
         found = checkpoints_in(directory / name)
@@ -186,22 +186,22 @@ def best_path(directory: Path) -> str:
 
 
 def check_whole(path: str) -> None:
-    """Reads every tensor of a checkpoint, which TensorFlow checks by its checksum.
+    """Reads every tensor of a checkpoint; TensorFlow verifies their checksums.
 
     Raises:
-        DataError: a file is missing, cut short or changed.
+        DataError: a file is missing, truncated or changed.
     """
     try:
         reader = tf.train.load_checkpoint(path)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except Exception as error:  # what TensorFlow raises depends on the byte that is wrong
+    except Exception as error:  # the type of TensorFlow's exception depends on the damaged byte
         raise DataError(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:200]})") from error
 
 
 def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
     try:
-        status = checkpoint.restore(path).expect_partial()  # no warnings about what only training needs
+        status = checkpoint.restore(path).expect_partial()  # no warnings about variables that only training needs
         status.assert_existing_objects_matched()
     except (AssertionError, ValueError) as error:
         raise DataError(f"{path}: not a checkpoint of this model: {str(error).splitlines()[0]}") from error

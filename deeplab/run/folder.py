@@ -1,4 +1,4 @@
-"""The folder of a run: which model it holds, that it is always the same one, and how to get it back."""
+"""The folder of a run: which model it holds, checks that this never changes, and loading the model."""
 
 import dataclasses
 import json
@@ -42,9 +42,9 @@ class LoadSettings:
 
 @contextmanager
 def output_folder(model_dir: Path, is_chief: bool) -> Iterator[Path]:
-    """Where this process writes: the run's folder, kept from other runs, for the chief; a scratch one for the others.
+    """The folder that this process writes to: the run's, locked, for the chief; a scratch folder for other workers.
 
-    Every worker calls what saves, since saving may need all of them, and the chief's alone is kept.
+    Every worker calls the functions that save, since saving may need all of them; only the chief's files are kept.
 
     Raises:
         UsageError: another process trains there.
@@ -58,18 +58,18 @@ def output_folder(model_dir: Path, is_chief: bool) -> Iterator[Path]:
 
 
 def has_checkpoint(model_dir: Path) -> bool:
-    """Whether a run in the folder can go on: until its first checkpoint there is nothing to go on from."""
+    """Whether a run in the folder can be resumed: before its first checkpoint there is nothing to resume from."""
     return bool(checkpoints_in(model_dir / CHECKPOINTS / LATEST))
 
 
 def check_run(model_dir: Path, config: ModelConfig, flags_text: str, fixed: Collection[str]) -> None:
-    """Checks that what is to be started goes on with the run in the folder, and logs which flags changed.
+    """Checks that the settings continue the run in the folder, and logs which flags changed.
 
-    `flags_text` has a flag a line, as in a flagfile; `fixed` names those that a checkpoint depends on. It depends on
-    float16, too, which scales the loss.
+    `flags_text` has one flag per line, as in a flagfile; `fixed` names the flags that a checkpoint depends on. It also
+    depends on float16, which scales the loss.
 
     Raises:
-        UsageError: another model, or flags that change what a checkpoint holds.
+        UsageError: another model, or flags that change the content of a checkpoint.
     """
     before, now = read_config(model_dir).to_json(), config.to_json()
     for name, value in now.items():
@@ -86,7 +86,7 @@ def check_run(model_dir: Path, config: ModelConfig, flags_text: str, fixed: Coll
 
 
 def record_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
-    """Notes in the folder which model it holds, and the flags of this start: `flags.txt` repeats it."""
+    """Records in the folder which model it holds, and the flags of this start, which `flags.txt` can repeat."""
     model_dir.mkdir(parents=True, exist_ok=True)
     write_text(model_dir / _CONFIG, json.dumps(config.to_json(), indent=1) + "\n")
     write_text(model_dir / _FLAGS, flags_text)
@@ -95,7 +95,7 @@ def record_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
 def _contradiction(model_dir: Path, before: str, now: object) -> UsageError:
     return UsageError(
         f"--model_dir={model_dir}: holds a run with {before}, these flags say {now}; "
-        "name another folder or the same settings"
+        "use another folder or the same settings"
     )
 
 
@@ -118,7 +118,7 @@ def read_config(model_dir: Path) -> ModelConfig:
     path = model_dir / _CONFIG
     if not path.exists():
         if (model_dir / "saved_model.pb").exists():
-            raise DataError(f"{model_dir}: an export; name the folder of the run that it was made of")
+            raise DataError(f"{model_dir}: an export; name the folder of the run that it was made from")
         raise DataError(f"{path}: no such file; is this the folder of a run of train.py?")
     try:
         return ModelConfig.from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -129,12 +129,12 @@ def read_config(model_dir: Path) -> ModelConfig:
 def load_model(
     model_dir: Path, checkpoint: str | None = None, output_stride: int | None = None
 ) -> tuple[keras.Model, ModelConfig, str]:
-    """The model of a run with the weights of a checkpoint, the best unless one is named; and that checkpoint's path.
+    """The model of a run with the weights of a checkpoint, the best by default; its config; the checkpoint's path.
 
-    `output_stride`, if given, takes the place of that of training: the weights are the same at any.
+    `output_stride`, if given, replaces the stride used in training: the weights are the same at any stride.
 
     Raises:
-        DataError: no run there, no such checkpoint, or one of another model.
+        DataError: no run there, no such checkpoint, or a checkpoint of another model.
     """
     config = read_config(model_dir)
     if output_stride is not None:
@@ -146,13 +146,13 @@ def load_model(
 
 
 def init_weights(model: keras.Model, source: Path) -> None:
-    """Copies what fits, by name and shape, from another run; logs what did not fit and keeps its random values.
+    """Copies the weights that match in name and shape from another run; the others stay random and are logged.
 
-    `source` is the folder of a run, whose best checkpoint is taken, or one of its checkpoints
+    `source` is the folder of a run, whose best checkpoint is used, or one of its checkpoints
     (MODEL_DIR/checkpoints/best/ckpt-1000).
 
     Raises:
-        DataError: as `load_model`, or nothing fits.
+        DataError: as `load_model`, or no weights match.
     """
     is_checkpoint = not (source / _CONFIG).exists() and source.parent.parent.name == CHECKPOINTS
     model_dir, checkpoint = (source.parents[2], str(source)) if is_checkpoint else (source, None)
@@ -166,7 +166,7 @@ def init_weights(model: keras.Model, source: Path) -> None:
         else:
             left_out.append(f"{variable.path} {tuple(variable.shape)}")
     if len(left_out) == len(model.weights):
-        raise DataError(f"--init_checkpoint={source}: none of its weights fits this model")
+        raise DataError(f"--init_checkpoint={source}: none of its weights fit this model")
     logger.info("%d of %d weights from %s", len(model.weights) - len(left_out), len(model.weights), path)
     for name in left_out:
-        logger.warning("not in that checkpoint, or of another shape, and so random: %s", name)
+        logger.warning("missing from that checkpoint, or of another shape, and so random: %s", name)

@@ -1,4 +1,4 @@
-"""What a run says while it trains: log lines, `metrics.jsonl`, TensorBoard events, the newest and the best scores."""
+"""The output of a run while it trains: log lines, `metrics.jsonl`, TensorBoard events, newest and best scores."""
 
 import json
 import logging
@@ -22,13 +22,13 @@ class Panel(Protocol):
     """Draws an evaluation's examples and confusion matrix: `view.panel.Panel`."""
 
     def pictures(self, confusion: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 RGB [height, width, 3] by TensorBoard's tag."""
+        """uint8 RGB [height, width, 3] by TensorBoard tag."""
 
 
 logger = logging.getLogger("deeplab")
 
 _NOT_MEANS = ("steps", "confusion", "non_finite", "skipped")
-"""Of the totals of a call of the train step: those that are not sums over steps."""
+"""Totals of a call of the train step that are not averaged over steps."""
 
 
 class RunLog:
@@ -36,10 +36,10 @@ class RunLog:
 
     Args:
         model_dir: the run's folder.
-        class_names: names for `per_class_iou`.
-        flags_text: for TensorBoard's page "Text".
-        hyperparameters: for its table of runs.
-        panel: has seen the examples of each evaluation, and draws TensorBoard's pictures of them.
+        class_names: names for per-class scores.
+        flags_text: for TensorBoard's "Text" page.
+        hyperparameters: for TensorBoard's table of runs.
+        panel: draws TensorBoard's pictures; as a viewer, it has seen the examples of each evaluation.
     """
 
     def __init__(
@@ -58,13 +58,11 @@ class RunLog:
     def write_training(
         self, step: int, plan: Plan, totals: dict[str, tf.Tensor], seconds: float, learning_rate: float
     ) -> None:
-        """The means over the steps since the last call, which took `seconds`; none if loss scaling skipped all."""
+        """Writes the means over the steps since the last call, which took `seconds`; nothing if all were skipped."""
         steps = float(totals["steps"])
         updates = steps - float(totals["skipped"])
         if updates < steps:
-            logger.warning(
-                "%.0f of %.0f updates up to step %d skipped: overflow in float16", steps - updates, steps, step
-            )
+            logger.warning("%.0f of %.0f updates up to step %d skipped: float16 overflow", steps - updates, steps, step)
         if not updates:
             return
         means = {name: float(total) / updates for name, total in totals.items() if name not in _NOT_MEANS}
@@ -84,7 +82,7 @@ class RunLog:
         }
         self.write(step, "train", record)
         logger.info(
-            "step %d/%d  epoch %.2f  loss %.4f  mIoU %s  rate %.3g  %.1f img/s  ETA %s",
+            "step %d/%d  epoch %.2f  loss %.4f  mIoU %s  learning rate %.3g  %.1f img/s  ETA %s",
             step,
             plan.total_steps,
             epoch,
@@ -96,30 +94,30 @@ class RunLog:
         )
 
     def write_evaluation(self, step: int, split: str, evaluation: Evaluation) -> None:
-        """The record of an evaluation of a split."""
+        """Writes the record of an evaluation of a split."""
         self.write(step, split, evaluation.to_json(self._class_names))
         if self._panel:
             self._events.write_pictures(step, split, self._panel.pictures(evaluation.confusion))
 
     def write(self, step: int, split: str, record: dict) -> None:
-        """One JSON line, and a scalar in TensorBoard for each field that it knows."""
+        """Writes one JSON line, and a TensorBoard scalar for each field in `tensorboard.TAGS`."""
         self._newest[split] = {"step": step, "split": split, **record}
         self._file.write(json.dumps(self._newest[split]) + "\n")
         self._file.flush()
         self._events.write_record(step, split, record)
 
     def write_best(self, step: int, mean_iou: float | None) -> None:
-        """Keeps the newest records as the best ones, too: `metrics_best.json`."""
+        """Also keeps the newest records as the best ones: `metrics_best.json`."""
         self._write_newest("metrics_best.json")
         if mean_iou is not None:
             self._events.write_best(step, mean_iou)
 
     def write_last(self) -> None:
-        """`metrics_last.json`: the newest record of each split, split -> record."""
+        """Writes `metrics_last.json`: the newest record of each split, split -> record."""
         self._write_newest("metrics_last.json")
 
     def write_file(self, name: str, record: dict) -> Path:
-        """A JSON file of its own in the run's folder; returns its path."""
+        """Writes a separate JSON file in the run's folder; returns its path."""
         path = self.model_dir / name
         write_text(path, json.dumps(record, indent=1) + "\n")
         return path
@@ -129,7 +127,7 @@ class RunLog:
 
 
 def _open_lines(path: Path) -> TextIO:
-    """Opens a file of lines to append to; the half line that a killed process left goes."""
+    """Opens a file of lines for appending; removes an incomplete last line, left by a killed process."""
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)
@@ -137,7 +135,7 @@ def _open_lines(path: Path) -> TextIO:
 
 
 def peak_memory() -> dict[str, int]:
-    """The most that this process had so far: `host_memory_bytes`, and `gpu_memory_bytes` of the fullest GPU."""
+    """Peak memory of this process so far: `host_memory_bytes`, and `gpu_memory_bytes` of the fullest GPU."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = {"host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     gpus = [device.name.partition("device:")[2] for device in tf.config.list_logical_devices("GPU")]

@@ -1,4 +1,4 @@
-"""What a run was started with: command line, versions, git commit, devices."""
+"""How a run was started: command line, versions, git commit, devices."""
 
 import datetime
 import importlib.metadata
@@ -14,7 +14,7 @@ _PACKAGES = ("deeplab", "tensorflow", "keras", "numpy", "pillow", "tensorboard")
 
 
 def record_start(model_dir: Path, first_step: int) -> None:
-    """Adds a line to `starts.jsonl` of a run's folder, which exists: one JSON object a start, the newest last."""
+    """Appends a line to `starts.jsonl` in a run's existing folder: one JSON object per start, the newest last."""
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     record = {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -30,7 +30,7 @@ def record_start(model_dir: Path, first_step: int) -> None:
 
 
 def git_commit(path: Path) -> str | None:
-    """The commit of the repository that has this file, and "+changes" if files of it differ; None outside of git."""
+    """The commit of the repository that tracks this file, with "+changes" if its files differ; None outside git."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -39,7 +39,7 @@ def git_commit(path: Path) -> str | None:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", path.name)  # a virtual environment may lie in a repository of something else
+        git("ls-files", "--error-unmatch", path.name)  # a virtual environment may be inside another repository
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

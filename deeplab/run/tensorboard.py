@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: events, the layout of its pages, the table of runs, profiler traces."""
+"""A run in TensorBoard: events, the layout of its pages, the table of runs, profiler traces."""
 
 import logging
 from pathlib import Path
@@ -38,7 +38,7 @@ TAGS = {
 }
 """Fields of `metrics.jsonl` that TensorBoard shows, and their names there; the same for every split.
 
-TensorBoard sorts groups by name, and begins with the accuracies.
+TensorBoard sorts groups by name, so the accuracies come first.
 """
 
 BEST_MEAN_IOU = "accuracy/best_mean_iou"
@@ -67,7 +67,7 @@ _CHARTS = {
         "bytes of memory": "memory/.*",
     },
 }
-"""The page "Custom Scalars": categories, and the regular expression of the tags in each chart."""
+"""The "Custom Scalars" page: categories, and the regular expression of the tags in each chart."""
 
 _FINAL_METRICS = (
     api.Metric(BEST_MEAN_IOU, display_name="best val mIoU"),
@@ -77,16 +77,16 @@ _FINAL_METRICS = (
     api.Metric(TAGS["loss"], "train", "train loss"),
     api.Metric(TAGS["images_per_second"], "train", "images/s"),
 )
-"""Columns of the page "HParams", beside the hyperparameters: the last value of each."""
+"""Columns of the "HParams" page in addition to the hyperparameters: the last value of each."""
 
 _SHOWN_FIRST = ("backbone", "global_batch_size", "learning_rate", "optimizer", "others")
-"""TensorBoard ticks five hyperparameters at first."""
+"""TensorBoard initially selects five hyperparameters."""
 
 
 class Events:
     """Writes TensorBoard events in a run's folder and in one folder per split below it.
 
-    The run's own events are the flags as text, the hyperparameters as a row of the table of runs, the layout of the
+    The run's own events are the flags as text, the hyperparameters as a row in the table of runs, the layout of the
     charts, and the best mean IoU.
     """
 
@@ -94,7 +94,7 @@ class Events:
         self._model_dir = model_dir
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         columns = [_column(name, value) for name, value in hyperparameters.items()]
-        # Else runs with the same values would be shown as one.
+        # Without a trial ID, runs with the same values would be shown as one.
         row = api.hparams_pb(hyperparameters, trial_id=str(model_dir))
         table = hparams.experiment_pb(columns, [metric.as_proto() for metric in _FINAL_METRICS])
         with self._writer("").as_default(0):
@@ -104,7 +104,7 @@ class Events:
         self._writer("").flush()
 
     def write_record(self, step: int, split: str, record: dict) -> None:
-        """A scalar for each field that `TAGS` names; a dict's numbers as `tag/key`."""
+        """Writes a scalar for each field in `TAGS`; the numbers in a dict become `tag/key`."""
         with self._writer(split).as_default(step):
             for name, tag in TAGS.items():
                 value = record.get(name)
@@ -114,14 +114,14 @@ class Events:
         self._writer(split).flush()
 
     def write_pictures(self, step: int, split: str, pictures: dict[str, np.ndarray]) -> None:
-        """Pictures (uint8 RGB [height, width, 3]) by their tags."""
+        """Writes pictures (uint8 RGB [height, width, 3]) under their tags."""
         with self._writer(split).as_default(step):
             for tag, picture in pictures.items():
                 tf.summary.image(tag, picture[np.newaxis])
         self._writer(split).flush()
 
     def write_best(self, step: int, mean_iou: float) -> None:
-        """The best mean IoU so far (0 to 1), as the run's own."""
+        """Writes the best mean IoU so far (0 to 1) as the run's own event."""
         with self._writer("").as_default(step):
             tf.summary.scalar(BEST_MEAN_IOU, mean_iou)
         self._writer("").flush()
@@ -133,14 +133,14 @@ class Events:
 
 
 class Profiler:
-    """Traces the steps `first` to `last` with TensorFlow's profiler, for TensorBoard's page "Profile"."""
+    """Traces the steps `first` to `last` with TensorFlow's profiler, for TensorBoard's "Profile" page."""
 
     def __init__(self, model_dir: Path, first: int, last: int) -> None:
         self._model_dir, self._first, self._last = model_dir, first, last
         self._is_tracing = False
 
     def after(self, step: int) -> None:
-        """Starts or ends the trace, if it is time to; `step` steps have been made, and the devices are idle."""
+        """Starts or ends the trace if it is due; call it after step `step`, when the devices are idle."""
         if self._is_tracing and step >= self._last:
             tf.profiler.experimental.stop()
             self._is_tracing = False
@@ -168,5 +168,5 @@ def _layout() -> layout_pb2.Layout:
 
 def _column(name: str, value: object) -> api_pb2.HParamInfo:
     kind = "BOOL" if isinstance(value, bool) else "FLOAT64" if isinstance(value, int | float) else "STRING"
-    # TensorBoard sorts by `differs`, and computes it where nobody says what the metrics are.
+    # TensorBoard sorts by `differs`; it computes this itself only if the experiment does not name its metrics.
     return api_pb2.HParamInfo(name=name, type=f"DATA_TYPE_{kind}", differs=name in _SHOWN_FIRST)

@@ -9,11 +9,11 @@ TRIMAP_WIDTHS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 35, 40)
 
 
 class BoundaryScores:
-    """A viewer of an evaluation that counts the pixels near true boundaries.
+    """An evaluation viewer that counts the pixels near true boundaries.
 
-    A boundary is where two neighbours (of four) have different labels. Where a data set has a void border between
-    objects, as VOC's, those are the two edges of the border. A trimap of width w holds the pixels at most w pixels, in
-    height and in width, from the nearest boundary pixel; void is not counted.
+    A boundary is where two 4-connected neighbours have different labels. In a data set with a void border between
+    objects, such as VOC, the boundaries are the two edges of that border. A trimap of width w contains the pixels at
+    most w pixels, in height and in width, from the nearest boundary pixel; void is not counted.
     """
 
     def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
@@ -30,12 +30,12 @@ class BoundaryScores:
             )
 
     def mean_iou(self) -> dict[int, float | None]:
-        """Trimap width in pixels -> mean IoU, a fraction; None without a boundary."""
+        """Trimap width in pixels -> mean IoU as a fraction; None without a boundary."""
         return {width: scores(counts).mean_iou for width, counts in self._counts.items()}
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:
-    """The pixels with a neighbour above, below, left or right of another label: bool [height, width]."""
+    """The pixels whose upper, lower, left or right neighbour has another label: bool [height, width]."""
     edge = np.zeros(labels.shape, bool)
     for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         differs = labels[near] != labels[far]
@@ -45,7 +45,7 @@ def boundaries(labels: np.ndarray) -> np.ndarray:
 
 
 def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """The pixels with a True one in the square of 2 radius + 1 pixels around them: bool [height, width]."""
+    """The pixels with a True pixel in the surrounding square of side 2 radius + 1: bool [height, width]."""
     for _ in range(2):  # columns, then rows
         sums = np.cumsum(np.pad(mask, ((radius + 1, radius), (0, 0))), 0, dtype=np.int64)
         mask = (sums[2 * radius + 1 :] > sums[: -(2 * radius + 1)]).T

@@ -2,7 +2,7 @@
 
 `Loss.sums` turns logits and labels into a few sums; sums of parts add up to the sums of the whole; `Loss.parts`
 turns sums into loss values. Training all-reduces the sums of a step over the replicas before it takes the ratio;
-evaluation adds the sums of all batches. Void pixels enter no sum.
+evaluation adds up the sums of all batches. Void pixels are left out of all sums.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
 
 
 def class_weights(settings: "LossSettings", class_pixels: Sequence[int]) -> tuple[float, ...] | None:
-    """The weight of each class that the settings ask for; None for 1 each. `class_pixels` as below."""
+    """The class weights that the settings ask for; None for 1 each. `class_pixels` as below."""
     return inverse_frequency_weights(class_pixels) if settings.class_weights == "inverse_frequency" else None
 
 
 def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
     """Weights proportional to 1 / pixels of the class, with mean 1 over all pixels; 0 for a class without pixels.
 
-    `class_pixels` counts the whole training split, void not counted.
+    `class_pixels` counts the pixels of the whole training split, without void.
     """
     pixels = np.asarray(class_pixels, np.float64)
     present = pixels > 0
@@ -63,7 +63,7 @@ class LossSettings:
         if self.loss == "dice":
             for name in ("class_weights", "label_smoothing", "focal_gamma", "hard_pixel_fraction"):
                 if getattr(self, name) != getattr(LossSettings, name):
-                    raise UsageError(f"--{name}: acts on the cross-entropy, which --loss=dice leaves out")
+                    raise UsageError(f"--{name}: acts only on the cross-entropy, which --loss=dice leaves out")
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Loss:
 
     Label smoothing spreads a share of each pixel's target evenly over all classes (arXiv 1512.00567, section 7). The
     focal loss multiplies each pixel's cross-entropy by (1 - probability of its class) ** gamma (arXiv 1708.02002,
-    equation 4). Of the hard pixels of each image, those with the largest weighted cross-entropy, only the given share
-    counts: `top_k_percent_pixels` of tensorflow/models (research/deeplab/utils/train_utils.py), but per image, so that
-    the loss does not depend on how images fall on replicas, and of the valid pixels.
+    equation 4). Hard-pixel mining counts only the given share of each image's valid pixels, those with the largest
+    weighted cross-entropy: `top_k_percent_pixels` of tensorflow/models (research/deeplab/utils/train_utils.py), but per
+    image, so that the loss does not depend on how images are split among replicas, and of the valid pixels only.
 
     Attributes:
         num_classes: K; labels are 0..K-1 or `ignore_label`.
         settings: which loss, and its parameters.
-        class_weights: a weight per class for the cross-entropy, or None for 1 each.
+        class_weights: one weight per class for the cross-entropy, or None for 1 each.
         ignore_label: the label of void.
     """
 
@@ -92,8 +92,8 @@ class Loss:
         """Additive sums of float32 logits [batch, ..., K] and integer labels [batch, ...].
 
         `cross_entropy` and `weight` (scalars): weighted pixel losses and weights. `intersection`, `probability` and
-        `pixels` ([K]): of each class c, the sum of its probability over its own pixels, over all valid pixels, and
-        the number of its pixels.
+        `pixels` ([K]): for each class, the sum of its probability over its own pixels, the same sum over all valid
+        pixels, and the number of its pixels.
         """
         labels = tf.cast(labels, tf.int32)
         valid = tf.not_equal(labels, self.ignore_label)
@@ -109,7 +109,7 @@ class Loss:
                 losses, weights = losses * hard, weights * hard
             sums |= {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
         if self.settings.loss != "cross_entropy":
-            # Matrix products: each tensor of all pixels and classes is written once and read once.
+            # With matrix products, each tensor over all pixels and classes is written once and read once.
             truth = tf.one_hot(tf.reshape(tf.where(valid, labels, -1), [-1]), self.num_classes)  # void: a row of zeros
             of_own_class = tf.reshape(tf.exp(-cross_entropy), [-1])
             is_valid = tf.reshape(tf.cast(valid, tf.float32), [-1])
@@ -120,18 +120,18 @@ class Loss:
         return sums
 
     def _pixel_losses(self, cross_entropy: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """The loss of each pixel, smoothed and focal as asked: float32 [batch, ...]."""
+        """The loss of each pixel, with label smoothing and focal factor if set: float32 [batch, ...]."""
         losses = cross_entropy
         if self.settings.label_smoothing:
             uniform = tf.reduce_logsumexp(logits, -1) - tf.reduce_mean(logits, -1)
             losses = (1 - self.settings.label_smoothing) * cross_entropy + self.settings.label_smoothing * uniform
         if self.settings.focal_gamma:
-            # Not below 1e-7, where a power below 1 has no finite gradient.
+            # At least 1e-7: at 0, a power below 1 has no finite gradient.
             losses *= tf.maximum(-tf.math.expm1(-cross_entropy), 1e-7) ** self.settings.focal_gamma
         return losses
 
     def _hard_pixels(self, losses: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """1.0 for the pixels of each image whose loss is among its largest, else 0.0: float32 [batch, ...]."""
+        """1.0 for the pixels whose loss is among the largest of their image, else 0.0: float32 [batch, ...]."""
         flat = tf.reshape(losses, [tf.shape(losses)[0], -1])
         counts = tf.reduce_sum(tf.cast(tf.reshape(valid, tf.shape(flat)), tf.float32), 1)
         kept = tf.cast(tf.math.ceil(self.settings.hard_pixel_fraction * counts), tf.int32)
@@ -142,21 +142,21 @@ class Loss:
 
     @property
     def gradient_needs_logits(self) -> bool:
-        """Whether `gradient` depends on the logits of all images, and not on their labels alone."""
+        """Whether `gradient` depends on the logits of all images, not only on their labels."""
         return self.settings.loss != "cross_entropy" or self.settings.hard_pixel_fraction < 1
 
     def gradient(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Derivatives of `loss` by each of the sums over all that is to be judged as one."""
+        """Derivatives of `loss` with respect to each sum; the sums are those of one whole, such as a global batch."""
         with tf.GradientTape() as tape:
             tape.watch(sums)
             loss = self.parts(sums)["loss"]
         return tape.gradient(loss, sums, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def parts(self, sums: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Sums over all that is to be judged as one -> scalars: `loss` and, if it has two, its parts.
+        """Sums of one whole, such as a global batch -> scalars: `loss` and, if it has two parts, these.
 
         Dice is 1 - 2 I_c / (P_c + N_c), averaged over the classes with pixels (V-Net, arXiv 1606.04797, without its
-        squares). Where everything is void each part is 0, with zero gradients.
+        squares). If all pixels are void, each part is 0, with zero gradients.
         """
         parts = {}
         if self.settings.loss != "dice":

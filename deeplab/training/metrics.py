@@ -1,4 +1,4 @@
-"""The confusion matrix, counted inside the compiled step, and the scores that are read off it once at the end."""
+"""The confusion matrix, counted inside the compiled step, and the scores computed from it once at the end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ def confusion_matrix(
 ) -> tf.Tensor:
     """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
 
-    labels and predictions: integers [batch, ...] of one shape. Void is counted nowhere. On GPUs `tf.math.bincount`
-    fails where deterministic kernels are asked for; `deterministic` then counts by products of one-hot rows, which
-    are exact in float32 for images below 2**24 pixels, and slower.
+    labels and predictions: integers [batch, ...] of one shape. Void is not counted. On GPUs `tf.math.bincount` fails if
+    deterministic kernels are enabled; `deterministic` then counts with products of one-hot rows, which are exact in
+    float32 for images below 2**24 pixels, but slower.
     """
     batch_size = tf.shape(labels)[0]
     labels, predictions = (tf.cast(tf.reshape(x, [batch_size, -1]), tf.int32) for x in (labels, predictions))
@@ -37,17 +37,17 @@ def confusion_matrix(
 class Scores:
     """Scores of one confusion matrix; all are fractions.
 
-    A class that occurs in neither the labels nor the predictions has IoU and F1 None and is left out of the means. One
-    that does not occur in the labels has recall None, and is left out of `mean_accuracy`; one that is not predicted has
-    precision None. Without a single valid pixel all are None.
+    A class that occurs in neither the labels nor the predictions has IoU and F1 None and is left out of the means. A
+    class that does not occur in the labels has recall None and is left out of `mean_accuracy`; a class that is never
+    predicted has precision None. Without any valid pixel, all scores are None.
 
     Attributes:
         mean_iou: over all classes; VOC's score.
         foreground_mean_iou: over all classes but class 0, the background.
         frequency_weighted_iou: each class's IoU weighted by its share of the labelled pixels.
         mean_accuracy: mean recall.
-        pixel_accuracy: share of the pixels that are right.
-        per_class_iou: by class; likewise precision, recall, and F1, which is the Dice coefficient.
+        pixel_accuracy: share of the labelled pixels that are predicted correctly.
+        per_class_iou: one per class; likewise precision, recall, and F1, which is the Dice coefficient.
     """
 
     mean_iou: float | None
@@ -61,7 +61,7 @@ class Scores:
     per_class_f1: tuple[float | None, ...]
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
-        """As `metrics.jsonl` has them; those by class by its name."""
+        """As in `metrics.jsonl`; per-class scores are keyed by class name."""
         return {
             name: dict(zip(class_names, value, strict=True)) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
@@ -78,12 +78,12 @@ class Evaluation:
     num_images: int
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
-        """As `metrics.jsonl` has it."""
+        """As in `metrics.jsonl`."""
         return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images}
 
 
 def scores(matrix: np.ndarray) -> Scores:
-    """Scores of an integer confusion matrix [classes, classes], rows true; IoU as the VOC devkit's VOCevalseg.m."""
+    """Scores of an integer confusion matrix [classes, classes], rows true; IoU as in the VOC devkit's VOCevalseg.m."""
     matrix = np.asarray(matrix)
     correct, truth, predicted, total = np.diag(matrix), matrix.sum(1), matrix.sum(0), matrix.sum()
     iou = _ratios(correct, truth + predicted - correct)
@@ -102,14 +102,14 @@ def scores(matrix: np.ndarray) -> Scores:
 
 
 def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
-    """As `confusion_matrix`, of NumPy masks on the host: int64 [num_classes, num_classes]."""
+    """As `confusion_matrix`, for NumPy masks on the host: int64 [num_classes, num_classes]."""
     valid = truth != ignore_label
     bins = truth[valid].astype(np.int64) * num_classes + prediction[valid]
     return np.bincount(bins, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def table(class_names: Sequence[str], result: Scores) -> str:
-    """Per-class IoU and the means in per cent, as text of one line a class."""
+    """Per-class IoU and the means in per cent, as text with one line per class."""
     width = max(len(name) for name in (*class_names, "mean IoU of the foreground"))
     rows = [(name, iou) for name, iou in zip(class_names, result.per_class_iou, strict=True)]
     means = [

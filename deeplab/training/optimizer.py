@@ -39,16 +39,16 @@ class OptimizerSettings:
 
     @property
     def l2(self) -> float:
-        """What the step adds to the loss, since the optimizer does not decay by itself."""
+        """The L2 factor of the loss; 0 if the optimizer decays the weights itself."""
         return 0.0 if self.optimizer == "adamw" else self.weight_decay
 
     def peak_learning_rate(self, global_batch_size: int) -> float:
-        """The learning rate, scaled to the batch size if `scale_learning_rate_from` says so."""
+        """The learning rate, scaled to the batch size if `scale_learning_rate_from` is set."""
         if not self.scale_learning_rate_from:
             return self.learning_rate
         scaled = self.learning_rate * global_batch_size / self.scale_learning_rate_from
         logger.info(
-            "learning rate %g for batch %d is %g for batch %d",
+            "learning rate %g for batch size %d is %g for batch size %d",
             self.learning_rate,
             self.scale_learning_rate_from,
             scaled,
@@ -62,8 +62,8 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """SGD with momentum, Adam or AdamW, built for `variables`; with dynamic loss scaling for float16.
 
-    AdamW decays kernels alone (decoupled); for the others the step adds L2 to the loss. With `ema_momentum` the
-    optimizer keeps a moving average of the variables (see `averaged_weights`).
+    AdamW decays only kernels (decoupled); for the other optimizers the step adds L2 to the loss. With `ema_momentum`
+    the optimizer keeps a moving average of the variables (see `averaged_weights`).
     """
     average = {"use_ema": True, "ema_momentum": settings.ema_momentum} if settings.ema_momentum else {}
     if settings.optimizer == "sgd":
@@ -81,9 +81,9 @@ def make_optimizer(
 
 @contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> Iterator[None]:
-    """Within, the variables hold their moving averages, if the optimizer keeps them; after it, what they held before.
+    """Puts the moving averages, if the optimizer keeps them, into the variables, and restores the variables on exit.
 
-    Batch normalisation's moving statistics are averages already and stay.
+    Batch normalisation's moving statistics are averages already and are left unchanged.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     before = [variable.numpy() for variable in variables] if inner.use_ema else []
@@ -96,5 +96,5 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> 
 
 
 def is_kernel(variable: keras.Variable) -> bool:
-    """Whether weight decay applies: convolution kernels, not biases and not batch normalisation."""
+    """Whether weight decay applies: to convolution kernels, but not to biases or batch normalisation."""
     return variable.path.endswith("kernel")

@@ -17,7 +17,7 @@ class Plan:
     A patience counts evaluations without a better mIoU.
 
     Raises:
-        UsageError: `train_steps` and `epochs` together, or `profile_steps` that are not a first and a last step.
+        UsageError: both `train_steps` and `epochs` are set, or `profile_steps` is not a first and a last step.
     """
 
     num_examples: int = 0
@@ -51,25 +51,25 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.train_steps and self.epochs:
-            raise UsageError("--train_steps and --epochs: give one of them (0 takes back what a --flagfile sets)")
+            raise UsageError("--train_steps and --epochs: give one of them (0 unsets the value of a --flagfile)")
         if self.profile_steps and (len(self.profile_steps) != 2 or self.profile_steps[0] > self.profile_steps[1]):
             text = ",".join(map(str, self.profile_steps))
-            raise UsageError(f"--profile_steps={text}: a first and a last step, as in 100,110")
+            raise UsageError(f"--profile_steps={text}: a first and a last step are needed, as in 100,110")
 
     @property
     def steps_per_epoch(self) -> float:
-        """Need not be whole: batches run across epochs."""
+        """Need not be a whole number: batches cross the ends of epochs."""
         return self.num_examples / self.global_batch_size
 
     @property
     def total_steps(self) -> int:
-        """How many steps the run takes."""
+        """Number of steps in the run."""
         if self.epochs:
             return max(math.ceil(self.epochs * self.steps_per_epoch), 1)
         return self.train_steps or PAPER_TRAIN_STEPS
 
     def evaluation_due(self, step: int) -> bool:
-        """Whether to evaluate after this step: the first after each `eval_every_epochs`, and the last."""
+        """Whether to evaluate after this step: the first step after each `eval_every_epochs`, and the last step."""
         if step == self.total_steps:
             return True
         if not self.eval_every_epochs:
@@ -78,7 +78,7 @@ class Plan:
         return math.floor(step / interval) > math.floor((step - 1) / interval)
 
     def checkpoint_due(self, step: int) -> bool:
-        """Whether to save after this step, whatever the clock says."""
+        """Whether to save after this step, regardless of the time."""
         return step % self.checkpoint_steps == 0 or self.evaluation_due(step)
 
     def anything_due(self, step: int) -> bool:

@@ -27,7 +27,7 @@ class ScheduleSettings:
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up from 0, then constant, polynomial or cosine decay to 0 at the last step, times `scale`.
 
-    `scale` is a variable (float32 scalar) that reduce-on-plateau lowers between steps.
+    `scale` is a variable (float32 scalar) that the loop lowers between steps, on a plateau.
     """
 
     def __init__(self, settings: ScheduleSettings, learning_rate: float, train_steps: int, scale: tf.Variable) -> None:
@@ -45,7 +45,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             self._decay = lambda step: tf.constant(learning_rate)
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Learning rate of update number `step` (0 is the first): float32 scalar."""
+        """Learning rate of update number `step` (from 0): float32 scalar."""
         step = tf.cast(step, tf.float32)
         warmup = self._learning_rate * (step + 1) / max(self._warmup_steps, 1)
         decayed = self._decay(tf.maximum(step - self._warmup_steps, 0.0))

@@ -1,4 +1,4 @@
-"""All that training changes, and all that a checkpoint holds."""
+"""Everything that training changes, which is everything that a checkpoint holds."""
 
 from contextlib import AbstractContextManager
 
@@ -15,18 +15,18 @@ class TrainState:
     The counters are variables on the host (int64 scalars; `best_mean_iou` is float64).
 
     Attributes:
-        model: what is scored and used: images -> logits.
-        training_model: what is trained: `model`, or that with a second output, an auxiliary head's.
+        model: the network that is scored and used: images -> logits.
+        training_model: the network that is trained: `model`, or `model` with an auxiliary head as a second output.
         optimizer: built, with its slots and loss scale.
         schedule: gives the learning rate; a plateau lowers its scale.
-        step: counts global batches, including those whose update float16's loss scaling skipped; the optimizer's own
-            count leaves those out.
-        examples: counts the examples in those batches: the position in the data, whatever batch size comes next.
-        num_replicas: how many computed the newest of them.
-        evaluated_step: the step of the newest evaluation.
-        best_mean_iou: of all evaluations; -1 before the first.
-        evaluations_since_best: evaluations without a better mIoU, for early stopping.
-        evaluations_since_plateau: the same since the learning rate was last lowered.
+        step: number of global batches, including those whose update float16 loss scaling skipped; the optimizer's own
+            counter does not include these.
+        examples: number of examples in those batches: the position in the data, even if the batch size changes.
+        num_replicas: number of replicas that computed the most recent batch.
+        evaluated_step: the step of the most recent evaluation.
+        best_mean_iou: the best of all evaluations; -1 before the first.
+        evaluations_since_best: number of evaluations without a better mIoU, for early stopping.
+        evaluations_since_plateau: the same, counted from the last lowering of the learning rate.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class TrainState:
             self.evaluations_since_plateau = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def advance(self, num_steps: int, global_batch_size: int) -> None:
-        """Counts steps that were made."""
+        """Counts completed steps."""
         self.step.assign_add(num_steps)
         self.examples.assign_add(num_steps * global_batch_size)
 
     def note_evaluation(self, mean_iou: float) -> bool:
-        """Counts an evaluation of this step; whether its mean IoU (0 to 1) is the best so far."""
+        """Records an evaluation at this step; returns whether its mean IoU (0 to 1) is the best so far."""
         self.evaluated_step.assign(self.step)
         is_best = mean_iou > float(self.best_mean_iou)
         if is_best:
@@ -62,11 +62,11 @@ class TrainState:
         return is_best
 
     def averaged_weights(self) -> AbstractContextManager:
-        """Within, the networks have the weights to be scored and kept as the best; see `optimizer.averaged_weights`."""
+        """Puts the weights to score and to keep as the best into the networks; see `optimizer.averaged_weights`."""
         return averaged_weights(self.optimizer, self.training_model.trainable_variables)
 
     def as_checkpoint(self) -> tf.train.Checkpoint:
-        """The whole of it, under the keys that checkpoint files have."""
+        """The whole state, under the keys of checkpoint files."""
         counters = tf.Module()
         for name in (
             "step",

@@ -18,7 +18,7 @@ Totals = dict[str, tf.Tensor]
 Nested = TypeVar("Nested")
 
 MIN_LOSS_SCALE = 1.0
-"""What is not finite at a loss scale below this is no overflow of float16."""
+"""A value that is not finite at a smaller loss scale is not a float16 overflow."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class StepSettings:
 
 
 class ReplicaStep:
-    """What one replica does in a training step; its methods run in replica context.
+    """One replica's part of a training step; its methods run in replica context.
 
-    The loss is a ratio of sums over the global batch. Its derivatives by those sums are the same on every replica, and
-    with them as output gradients each replica differentiates its own images' part of the sums: the gradients of all
-    replicas, and of all micro-batches, add up to the gradient of the loss of the global batch.
+    The loss is a ratio of sums over the global batch. Its derivatives with respect to those sums are the same on every
+    replica. Each replica uses them as output gradients and differentiates its own images' part of the sums, so the
+    gradients of all replicas and micro-batches add up to the gradient of the global batch's loss.
 
     Args:
         state: model and optimizer.
-        loss: of the global batch.
-        settings: of which `clip_norm` counts here.
-        weight_decay: L2 of the kernels is added to what is minimised, not to the logged loss.
-        deterministic: as `confusion_matrix` takes it.
-        finish: what there is still to do to a batch before the model sees it; for each image by itself.
+        loss: evaluated over the global batch.
+        settings: only `clip_norm` is used here.
+        weight_decay: factor of the kernels' L2, which is added to the objective but not to the logged loss.
+        deterministic: as for `confusion_matrix`.
+        finish: the last preprocessing of a batch before the model, applied to each image independently.
     """
 
     def __init__(
@@ -63,20 +63,20 @@ class ReplicaStep:
         self._output_weights = (1.0, loss.settings.auxiliary_weight)[: len(self._model.outputs)]
         self._scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
         self._sums_gradients = self._scaled or self._clip_norm > 0
-        # Moving statistics, and the state of dropout's random numbers.
+        # Moving statistics, and dropout's random state.
         self._state = [variable.value for variable in self._model.non_trainable_variables]
 
     def read_state(self) -> list[tf.Tensor]:
-        """What a forward pass changes in the model."""
+        """The state that a forward pass changes."""
         return [tf.identity(variable) for variable in self._state]
 
     def write_state(self, values: list[tf.Tensor]) -> None:
-        """Takes back what forward passes changed since `read_state`."""
+        """Undoes the changes of forward passes since `read_state`."""
         for variable, value in zip(self._state, values, strict=True):
             variable.assign(value)
 
     def zeros(self) -> dict[str, Any]:
-        """What `gradients` gives for no image at all."""
+        """The result of `gradients` for no images."""
         num_classes = self._loss.num_classes
         void = tf.fill([1, 1, 1], self._loss.ignore_label)
         return {
@@ -86,7 +86,7 @@ class ReplicaStep:
         }
 
     def sums(self, batch: Batch) -> list[dict[str, tf.Tensor]]:
-        """The loss's sums over these images, one dict for each output; as far as `Loss.gradient` needs them."""
+        """The loss's sums over these images, one dict per output; only those that `Loss.gradient` needs are exact."""
         batch = self._finish(batch)
         labels = batch["label"]
         if self._loss.gradient_needs_logits:
@@ -96,9 +96,9 @@ class ReplicaStep:
         return [self._loss.sums(logits, labels) for logits in outputs]
 
     def gradients(self, batch: Batch, global_sums: list[dict[str, tf.Tensor]] | None = None) -> dict[str, Any]:
-        """These images' part of the gradient of the loss, of its sums, and of the confusion matrix.
+        """These images' part of the loss's gradient, of its sums, and of the confusion matrix.
 
-        `global_sums` are those of the global batch, if it has more images than all replicas see now.
+        `global_sums`: the sums over the global batch, if it has more images than the replicas process in this call.
         """
         batch = self._finish(batch)
         with tf.GradientTape() as tape:
@@ -120,9 +120,9 @@ class ReplicaStep:
         }
 
     def update(self, found: dict[str, Any], state_before: list[tf.Tensor]) -> Totals:
-        """Updates the weights by what `gradients` found on all replicas; returns totals of the global batch.
+        """Updates the weights from the results of `gradients` on all replicas; returns totals of the global batch.
 
-        An update that overflows in float16 is skipped, and what its forward passes changed is taken back.
+        An update that overflows in float16 is skipped, and the changes of its forward passes are undone.
         """
         context = tf.distribute.get_replica_context()
         num_replicas = context.num_replicas_in_sync
@@ -130,14 +130,15 @@ class ReplicaStep:
         found |= {name: context.all_reduce("SUM", found[name]) for name in ("sums", "confusion")}
         gradients = self._with_weight_decay(found["gradients"], num_replicas)
         if self._sums_gradients:
-            # Keras clips, and looks for overflows, before the sum over replicas. Then it sums, so each gives 1/n.
+            # Keras clips and checks for overflows before it sums over replicas, so sum here. Keras then sums again,
+            # so each replica passes on 1/n.
             gradients = context.all_reduce("SUM", gradients)
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
         if self._sums_gradients:
             gradients = [gradient / num_replicas for gradient in gradients]
-        # The norm is not finite if one value is not, and takes half the time of looking at each.
+        # The norm is not finite if any value is not; checking it takes half the time of checking each value.
         not_finite = context.all_reduce("SUM", tf.cast(~tf.math.is_finite(norm), tf.float32)) > 0
         skipped = tf.constant(False)
         if self._scaled:
@@ -149,23 +150,23 @@ class ReplicaStep:
         return self._totals(found, norm, not_finite, skipped, num_replicas)
 
     def zero_totals(self, num_replicas: int) -> Totals:
-        """What `update` gives, all 0: the totals of no step at all."""
+        """The result of `update` for no steps: all 0."""
         no = tf.constant(False)
         return tf.nest.map_structure(tf.zeros_like, self._totals(self.zeros(), tf.zeros([]), no, no, num_replicas))
 
     def _totals(
         self, found: dict[str, Any], norm: tf.Tensor, not_finite: tf.Tensor, skipped: tf.Tensor, num_replicas: int
     ) -> Totals:
-        """Of a global batch: its losses, norms, confusion matrix, and whether it failed or its update was skipped."""
+        """A global batch's losses, norms and confusion matrix, and whether it failed or its update was skipped."""
         parts = [self._loss.parts(sums) for sums in found["sums"]]
         values = dict(parts[0])
         for auxiliary_parts in parts[1:]:
             values["auxiliary"] = auxiliary_parts["loss"]
-        if self._sums_gradients or num_replicas == 1:  # else the norm is of one replica's part
+        if self._sums_gradients or num_replicas == 1:  # else it is the norm of one replica's part
             values["gradient_norm"] = norm / self._loss_scaled(tf.constant(1.0))
         failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
         return {
-            # A skipped batch has no loss that could be added up.
+            # The loss of a skipped batch may not be finite, so it is not added up.
             **{name: tf.where(skipped, 0.0, value) for name, value in values.items()},
             "confusion": found["confusion"],
             "non_finite": tf.cast(failed, tf.float32),
@@ -194,25 +195,25 @@ def make_train_step(
 ) -> Callable[[Iterator, tf.Tensor], Totals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
 
-    Totals: `steps`; the sums over steps of `loss` and its parts, each that of a global batch, and of `auxiliary`, the
-    loss of a model's second output; `confusion` (int64 [classes, classes]) of the predictions that the steps were
-    trained on; `non_finite`, the number of steps whose loss or gradient was not finite; `skipped`, the number whose
-    update loss scaling (float16) left out because a gradient overflowed, which is no failure. And, summed like the
-    loss: `weight_norm`, of all trainable variables after the last of the steps; `gradient_norm`, of the whole gradient
-    before clipping, where the sum over replicas is at hand (one replica, clipping, float16), since elsewhere it would
-    cost another all-reduce; `data_wait_seconds`, unless `deterministic`, for which the host, done with one step, had no
-    batch for the next. A GPU may still be computing in that time.
+    Totals: `steps`; the sums over steps of `loss` and its parts, each over a global batch, and of `auxiliary`, the loss
+    of a model's second output; `confusion` (int64 [classes, classes]) of the training predictions; `non_finite`, the
+    number of steps whose loss or gradient was not finite; `skipped`, the number of updates that loss scaling (float16)
+    skipped because a gradient overflowed, which is not a failure. Summed like the loss: `weight_norm`, of all trainable
+    variables after the last step; `gradient_norm`, of the whole gradient before clipping, where the sum over replicas
+    is available (one replica, clipping, float16), since elsewhere it would cost another all-reduce;
+    `data_wait_seconds`, unless `deterministic`: the time between the end of a step and the arrival of the next batch.
+    That clock waits for the updated weights, so the host waits for the device: one synchronisation per step.
 
-    With `accumulate_steps` each replica goes through its part of a batch in so many micro-batches, one after the other,
-    which takes less memory and gives the same update, up to batch normalisation, which sees a micro-batch at a time.
-    Where the loss is not linear in what it sums (Dice, hard-pixel mining) that needs a further forward pass.
-    `jit_compile` compiles the replica's step by XLA. For the others see `ReplicaStep`.
+    With `accumulate_steps` each replica splits its part of a batch into this many micro-batches, run one after another.
+    This takes less memory and gives the same update, except that batch normalisation sees one micro-batch at a time.
+    Where the loss is not linear in its sums (Dice, hard-pixel mining), it needs another forward pass. `jit_compile`
+    compiles the replica's step with XLA. For the other arguments see `ReplicaStep`.
     """
     exact_counts = deterministic or settings.jit_compile  # XLA has no bincount either
     step = ReplicaStep(state, loss, settings, weight_decay, exact_counts, finish)
     update = _make_update(strategy, step, settings)
     variables = state.training_model.trainable_variables
-    has_clock = not deterministic  # TensorFlow refuses it then
+    has_clock = not deterministic  # with it, TensorFlow refuses a clock
 
     def read_weights() -> list[tf.Tensor]:
         return [variable.value.read_value() for variable in variables]
@@ -235,7 +236,7 @@ def make_train_step(
                 step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
             done_at = _time_after(read_weights()) if has_clock else 0.0  # the update is the last thing of a step
-        # As if it were the same after each step: one norm is enough to watch it.
+        # Counted as if it were the same after each step: one norm per call is enough to monitor.
         totals["weight_norm"] = (totals["steps"] - totals["skipped"]) * tf.linalg.global_norm(read_weights())
         return totals
 
@@ -245,7 +246,7 @@ def make_train_step(
 def _make_update(
     strategy: tf.distribute.Strategy, step: ReplicaStep, settings: StepSettings
 ) -> Callable[[Batch], Totals]:
-    """A function: distributed batch -> totals of each replica; in micro-batches if there are several."""
+    """A function: distributed batch -> totals of each replica; in micro-batches if the settings ask for several."""
 
     def compiled(function: Callable) -> Callable:
         return tf.function(function, jit_compile=True) if settings.jit_compile else function
@@ -292,9 +293,9 @@ def make_evaluate_step(
 ) -> Callable[[Iterator], tuple[Totals, tf.Tensor, Batch]]:
     """A compiled function: distributed iterator -> (totals of its next batch, predictions, that batch).
 
-    `predict` takes images and gives logits, or log-probabilities, of their classes (`inference.make_predictor`).
-    Totals: the loss's sums in float64, `confusion` (int64 [classes, classes]) and `num_images` (int64, fillers not
-    counted). Predictions, by replica: class indices, uint8 [batch of the replica, height, width].
+    `predict` maps images to logits or log-probabilities of the classes (`inference.make_predictor`). Totals: the loss's
+    sums in float64, `confusion` (int64 [classes, classes]) and `num_images` (int64, without fillers). Predictions, per
+    replica: class indices, uint8 [batch of the replica, height, width].
     """
 
     def replica_step(batch: Batch) -> tuple[Totals, tf.Tensor]:
@@ -317,16 +318,16 @@ def make_evaluate_step(
 
 
 def _time_after(*values: object) -> tf.Tensor:
-    """Seconds (float64 scalar) when the host has all of these values, or has handed out the work for them."""
+    """The time (seconds, float64 scalar) when all of these values have been computed, on whichever device."""
     with tf.device("CPU:0"), tf.control_dependencies(tf.nest.flatten(values, expand_composites=True)):
         return tf.timestamp()
 
 
 def _on_device(values: Nested) -> Nested:
-    """The same values; those of a loop over calls of `strategy.run` are on no device, which all_reduce asks for."""
+    """The same values, on a device, as all_reduce requires; the results of a loop over `strategy.run` are on none."""
     return tf.nest.map_structure(tf.identity, values)
 
 
 def _add(first: Nested, second: Nested) -> Nested:
-    """The sums of two like structures of tensors."""
+    """The sums of two tensor structures of the same form."""
     return tf.nest.map_structure(tf.add, first, second)

@@ -16,7 +16,7 @@ _CHARTS = {"mean_iou": "mean IoU", "loss": "loss", "learning_rate": "learning ra
 
 
 def training_curves(records: Iterable[dict]) -> Markup:
-    """A chart each of mean IoU, loss and learning rate over the steps, training and validation; empty if no records."""
+    """Charts of mean IoU, loss and learning rate over the steps, training and validation; empty without records."""
     records = list(records)
     charts = []
     for field, title in _CHARTS.items():
@@ -31,7 +31,7 @@ def training_curves(records: Iterable[dict]) -> Markup:
 
 
 def line_chart(title: str, series: dict[str, Points], x_name: str = "step") -> Markup:
-    """An SVG element; series: name -> points (step, value), by step."""
+    """An SVG element; series: name -> points (step, value), sorted by step."""
     steps = [step for points in series.values() for step, _ in points]
     values = [value for points in series.values() for _, value in points]
     first, last = min(steps), max(steps)

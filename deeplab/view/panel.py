@@ -13,7 +13,7 @@ class Panel:
     """A viewer that draws the first examples of each evaluation; the others need not be copied from the devices.
 
     Args:
-        class_names: of the masks.
+        class_names: names of the masks' classes.
         count: how many examples to draw.
     """
 
@@ -27,12 +27,12 @@ class Panel:
         return len(self._drawn) < self._count
 
     def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """One example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
+        """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
         if self.wants_more:
             self._drawn[f"pictures/{name}"] = np.array(pictures.panel(image, truth, prediction, self._class_names))
 
     def pictures(self, confusion: np.ndarray) -> dict[str, np.ndarray]:
-        """All pictures of the evaluation that ended, uint8 RGB [height, width, 3] by tag; the next one begins.
+        """All pictures of the finished evaluation, uint8 RGB [height, width, 3] by tag; starts the next evaluation.
 
         confusion: its confusion matrix, integers [classes, classes], rows true.
         """

@@ -9,23 +9,23 @@ from PIL import Image, ImageDraw, ImageFont
 from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.files import written_whole
 
-_GAP = 4  # pixels of white between pictures that stand side by side
+_GAP = 4  # pixels of white between adjacent pictures
 _TEXT_SIZE, _LINE = 13, 19  # pixels
 _WRONG = (230, 0, 60)
 _MATRIX_BLUE = np.array((8, 48, 107))
 _NUMBERED_CLASSES = 30
-"""Up to so many classes the cells of a confusion matrix are large enough for numbers."""
+"""Up to this many classes the cells of a confusion matrix are large enough for numbers."""
 
 
 def colour_mask(mask: np.ndarray) -> Image.Image:
-    """uint8 class indices [height, width] -> a palettised image: VOC colours to see, indices to read back."""
+    """uint8 class indices [height, width] -> a palettised image: shows VOC colours, reads back as indices."""
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
     return image
 
 
 def coloured(mask: np.ndarray) -> Image.Image:
-    """uint8 class indices [height, width] -> RGB, for programs that know no palette."""
+    """uint8 class indices [height, width] -> RGB, for programs without palette support."""
     return Image.fromarray(palette()[mask])
 
 
@@ -54,7 +54,7 @@ def panel(
 ) -> Image.Image:
     """Image | truth | prediction | error map with headings and a legend; void is white.
 
-    image: uint8 RGB [height, width, 3]; masks: uint8 [height, width]. The four are shrunk to `largest_side`.
+    image: uint8 RGB [height, width, 3]; masks: uint8 [height, width]. All four are shrunk to `largest_side`.
     """
     scale = min(largest_side / max(truth.shape), 1)
     size = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
@@ -77,7 +77,7 @@ def panel(
 
 
 def legend(entries: dict[int, str], width: int) -> Image.Image:
-    """A square in the colour of each class index and its text; lines of `width` pixels, or of the longest text."""
+    """A square in the colour of each class index with its text; lines of `width` pixels, or of the longest text."""
     font = ImageFont.load_default(_TEXT_SIZE)
     advances = {index: _LINE + round(font.getlength(text)) + 12 for index, text in entries.items()}
     width = max([width, *advances.values()])
@@ -98,7 +98,7 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
 
 
 def class_shares(mask: np.ndarray) -> list[tuple[int, float]]:
-    """Classes in a mask (uint8 [height, width]) and their share of its pixels, void left out; the largest first."""
+    """The classes in a mask (uint8 [height, width]) and their shares of its non-void pixels, the largest first."""
     indices, counts = np.unique(mask[mask != IGNORE_LABEL], return_counts=True)
     shares = zip(indices.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True)
     return sorted(shares, key=lambda item: -item[1])
@@ -107,8 +107,8 @@ def class_shares(mask: np.ndarray) -> list[tuple[int, float]]:
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:
     """A confusion matrix (integers [classes, classes], rows true) as shares of each row; names on both sides.
 
-    The darker a cell, the larger its share; up to 30 classes the share stands in it, in per cent. The row of a class
-    without pixels stays grey.
+    The darker a cell, the larger its share; up to 30 classes the cell shows the share in per cent. The row of a class
+    without pixels is grey.
     """
     count = len(class_names)
     cell = 32 if count <= _NUMBERED_CLASSES else max(900 // count, 7)
@@ -135,7 +135,7 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.I
 
 
 def _blend(share: float) -> list[int]:
-    """White for 0, blue for 1; the square root lets small shares be seen."""
+    """White for 0, blue for 1; the square root makes small shares visible."""
     return np.round(255 + share**0.5 * (_MATRIX_BLUE - 255)).astype(int).tolist()
 
 
@@ -145,7 +145,7 @@ def _draw_upright(
     texts: Sequence[str],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Texts that read upwards; each begins at the point that `ends` gives."""
+    """Draws texts that read upwards; each begins at its point in `ends`."""
     for (x, y), text in zip(ends, texts, strict=True):
         line = Image.new("L", (round(font.getlength(text)) + 2, _LINE), 0)
         ImageDraw.Draw(line).text((0, _LINE / 2), text, 255, font, anchor="lm")
@@ -160,7 +160,7 @@ def _with_heading(picture: Image.Image, text: str) -> Image.Image:
 
 
 def stack(*pictures: Image.Image) -> Image.Image:
-    """Pictures of any size below each other, left-aligned, on white."""
+    """Pictures of any size, one below another, left-aligned, on white."""
     column = Image.new("RGB", (max(picture.width for picture in pictures), sum(p.height for p in pictures)), "white")
     top = 0
     for picture in pictures:
@@ -181,7 +181,7 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG, whole or not at all; makes its folder."""
+    """Writes a PNG, completely or not at all; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
         picture.save(temporary, "PNG")
@@ -192,7 +192,7 @@ class PictureWriter:
 
     Args:
         output_dir: folder for both.
-        class_names: of the masks.
+        class_names: names of the masks' classes.
     """
 
     def __init__(self, output_dir: Path, class_names: Sequence[str]) -> None:
@@ -202,7 +202,7 @@ class PictureWriter:
         self._rows.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """One example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
+        """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
         save(colour_mask(prediction), self._masks / f"{name}.png")
         row = panel(image, truth, prediction, self._class_names, largest_side=max(truth.shape))
         save(row, self._rows / f"{name}.png")

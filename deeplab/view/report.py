@@ -1,4 +1,4 @@
-"""One HTML file about an evaluation: scores, confusions, best and worst images, curves. It asks for nothing else."""
+"""One HTML file about an evaluation: scores, confusions, best and worst images, curves. It loads no other file."""
 
 import heapq
 import json
@@ -33,7 +33,7 @@ class ScoredImage:
 
 
 class ImageRanking:
-    """A viewer that keeps the best and the worst images; one that has only void counts for neither."""
+    """A viewer that keeps the best and the worst images; an image with only void counts as neither."""
 
     def __init__(self, num_classes: int, count: int = SHOWN_IMAGES) -> None:
         self._num_classes, self._count = num_classes, count
@@ -41,7 +41,7 @@ class ImageRanking:
         self._worst: list[ScoredImage] = []
 
     def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """One image (uint8 RGB [height, width, 3]) and its masks (uint8 [height, width])."""
+        """Takes one image (uint8 RGB [height, width, 3]) and its masks (uint8 [height, width])."""
         mean_iou = scores(confusion_counts(truth, prediction, self._num_classes, IGNORE_LABEL)).mean_iou
         if mean_iou is not None:
             shown = ScoredImage(mean_iou, name, image, truth, prediction)
@@ -55,7 +55,7 @@ class ImageRanking:
 
     @property
     def worst(self) -> list[ScoredImage]:
-        """The worst first; none that is among the best."""
+        """The worst first, without those that are among the best."""
         best = {item.name for item in self._best}
         return [item for item in self._worst if item.name not in best]
 
@@ -77,10 +77,10 @@ def render(
 
     Args:
         title: heading.
-        class_names: of the model.
-        evaluation: what is reported.
-        ranking: of the evaluated images.
-        records: of `metrics.jsonl`, for the curves; may be empty.
+        class_names: the model's class names.
+        evaluation: the evaluation to report.
+        ranking: the best and the worst images of this evaluation.
+        records: records of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
         boundary_mean_iou: trimap width -> mean IoU, if it was measured.
     """
@@ -107,10 +107,10 @@ def render(
 
 
 def read_records(path: Path) -> list[dict]:
-    """The records of a `metrics.jsonl`; of two for one step and split the later counts. Empty without a file.
+    """The records of a `metrics.jsonl`; of two for the same step and split, the later counts. Empty without a file.
 
     Raises:
-        DataError: a line that is no record.
+        DataError: a line that is not a record.
     """
     newest = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
@@ -118,7 +118,7 @@ def read_records(path: Path) -> list[dict]:
             record = json.loads(line)
             newest[record["split"], record["step"]] = record
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: line {number} is no record of a run ({error}); take it out") from error
+            raise DataError(f"{path}: line {number} is not a record of a run ({error}); delete it") from error
     return [newest[key] for key in sorted(newest)]
 
 

@@ -1,4 +1,4 @@
-"""Markup from template files: named blocks with $placeholders, and text that is escaped unless it is markup."""
+"""Markup from template files: named blocks with $placeholders, whose values are escaped unless they are markup."""
 
 import html
 import re
@@ -12,14 +12,14 @@ class Markup(str):
 
     @classmethod
     def joined(cls, parts: Iterable["Markup"]) -> "Markup":
-        """Markup one after the other."""
+        """The concatenation of markup."""
         return cls("".join(parts))
 
 
 class Template:
     """The blocks of a template file; a line `<!-- block NAME -->` begins each.
 
-    Line breaks between two tags are there to make the file readable and are left out of the result.
+    Line breaks between two tags keep the file readable; they are removed from the result.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,7 @@ class Template:
         self._blocks = {name: string.Template(text) for name, text in zip(parts[::2], texts, strict=True)}
 
     def fill(self, block: str, **values: object) -> Markup:
-        """The block with its placeholders replaced; raises KeyError for one that has no value."""
+        """The block with its placeholders replaced; raises KeyError for a placeholder without a value."""
         texts = {
             name: value if isinstance(value, Markup) else html.escape(str(value)) for name, value in values.items()
         }
