@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.download import DownloadSettings
+from deeplab.data.pipeline import first_crops
 from deeplab.data.shards import ShardSettings, write_shards
 from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
 from deeplab.distribute.devices import DeviceSettings, StrategySettings, check_strategy, make_strategy
@@ -34,7 +35,7 @@ from deeplab.training.plan import Plan
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
 from deeplab.training.step import StepSettings, make_train_step
-from deeplab.view.panel import Panel
+from deeplab.view.panel import LARGEST_PANEL, Panel, first_batch
 
 logger = logging.getLogger("deeplab")
 
@@ -63,8 +64,8 @@ def main(argv: list[str]) -> None:
     set_seed(options[SeedSettings])
     workers = Workers(strategy)
     shards, tfrecord_dir = options[ShardSettings], options[SplitSettings].tfrecord_dir
-    if workers.is_chief:
-        write_shards(shards, options[DownloadSettings], tfrecord_dir)
+    if workers.is_chief and write_shards(shards, options[DownloadSettings], tfrecord_dir):
+        logger.info("look at the data set: python -m deeplab.look --tfrecord_dir=%s", tfrecord_dir)
     workers.wait()  # for the chief
     split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
     if shards.prepare_only:
@@ -105,26 +106,21 @@ def train(
     panel = Panel(split.class_names)
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
 
-    losses = options[LossSettings]
+    losses, augmentation, seeds = options[LossSettings], options[Augmentation], options[SeedSettings]
+    if int(state.step) == 0:
+        crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed)
+        log.write_pictures(0, "train", first_batch(crops, split.class_names))
     loss = Loss(split.num_classes, losses, class_weights(losses, split.class_pixels))
-    deterministic = options[SeedSettings].deterministic
+    step, decay, finish = options[StepSettings], options[OptimizerSettings].l2, augmentation.finish
     train_step = make_train_step(
-        strategy,
-        state,
-        loss,
-        options[StepSettings],
-        weight_decay=options[OptimizerSettings].l2,
-        finish=options[Augmentation].finish,
-        deterministic=deterministic,
+        strategy, state, loss, step, weight_decay=decay, finish=finish, deterministic=seeds.deterministic
     )
-    feed = Feed.make(
-        strategy, split, options[Augmentation], plan.global_batch_size, options[SeedSettings].seed, int(state.examples)
-    )
+    feed = Feed.make(strategy, split, augmentation, plan.global_batch_size, seeds.seed, int(state.examples))
     evaluator = None
     if val_split is not None:
         batches = options[EvaluationSettings].batches(val_split, strategy.num_replicas_in_sync)
         evaluator = Evaluator(
-            strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], deterministic
+            strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], seeds.deterministic
         )
     Trainer(plan, state, train_step, feed, evaluator, checkpoints, log, workers).run()
 

@@ -13,6 +13,7 @@ from conftest import make_strategy
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import freeze_batch_norm
+from deeplab.model.dropout import GlobalDropout
 from deeplab.training.losses import LOSSES, Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -25,7 +26,7 @@ BATCH = 4
 STEPS = 5
 
 
-def _small_model(auxiliary_head=False):
+def _small_model(auxiliary_head=False, dropout_rate=0.0):
     """A network with all that matters here: dilated convolutions, synchronised batch normalisation, a classifier."""
     images = keras.Input((None, None, 3), dtype="uint8")
     features = keras.layers.Rescaling(1 / 255)(images)
@@ -33,6 +34,8 @@ def _small_model(auxiliary_head=False):
         features = AtrousConv2D(filters, 3, padding="same", dilation_rate=2, use_bias=False)(features)
         features = keras.layers.BatchNormalization(synchronized=True)(features)
         features = keras.layers.ReLU()(features)
+    if dropout_rate:
+        features = GlobalDropout(dropout_rate)(features)
     outputs = [AtrousConv2D(K, 1, dtype="float32")(features) for _ in range(1 + auxiliary_head)]
     return keras.Model(images, outputs if auxiliary_head else outputs[0])
 
@@ -83,6 +86,7 @@ def train_small(
     ema_momentum=0.0,
     step_options=None,
     frozen=False,
+    dropout_rate=0.0,
     **loss_options,
 ):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
@@ -90,7 +94,7 @@ def train_small(
     keras.config.set_dtype_policy({"float32": "float32"}.get(precision, f"mixed_{precision}"))
     with strategy.scope():
         keras.utils.set_random_seed(3)
-        model = _small_model(auxiliary_weight > 0)
+        model = _small_model(auxiliary_weight > 0, dropout_rate)
         if frozen:
             freeze_batch_norm(model)
         schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
@@ -263,6 +267,16 @@ def test_a_clipped_update_by_hand():
     assert norm > 0.1
     for whole, clipped in zip(*steps, strict=True):
         np.testing.assert_allclose(clipped, whole * 0.01 / norm, atol=1e-7)
+
+
+def test_dropout_does_not_depend_on_the_number_of_replicas():
+    """... but on the seed and the step: the mask is drawn for the global batch."""
+    weights, totals = _train(1, dropout_rate=0.4)
+    assert abs(totals["loss"] - _train(1)[1]["loss"]) > 1e-2  # it does drop
+    for num_replicas in (2, 4):
+        other_weights, other_totals = _train(num_replicas, dropout_rate=0.4)
+        assert_equal(weights, other_weights, rtol=2e-5)
+        assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
 
 
 def test_xla_makes_the_same_update():

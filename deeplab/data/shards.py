@@ -25,7 +25,7 @@ from deeplab.data.job import Job
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.data.records import EXIF_CHOICES, REFUSE, encode_example
 from deeplab.data.sources import Sources
-from deeplab.data.split import Shard, Split
+from deeplab.data.split import Shard, Split, manifest_path
 from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import digest, locked, write_text, written_whole
 from deeplab.progress import Progress
@@ -112,23 +112,25 @@ class _ShardReport:
     sources: Sources
 
 
-def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> None:
-    """Writes the shards of the training and validation splits unless they exist; does nothing without --voc_dir.
+def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> bool:
+    """Writes the shards of the training and validation splits unless they exist; whether any were written.
 
-    The data set is downloaded first if the flags say so.
+    Does nothing without --voc_dir. The data set is downloaded first if the flags say so.
 
     Raises:
         DataError: as `download_voc`, `classes_of` and `prepare_splits`.
     """
     if settings.voc_dir is None:
-        return
+        return False
     if download.download:
         download_voc(settings.voc_dir, download.voc_url)
     classes = classes_of(settings.voc_dir, settings.class_names)
     split_names = list(filter(None, (settings.train_split, settings.val_split)))
+    exist = all(manifest_path(tfrecord_dir, name).exists() for name in split_names)
     prepare_splits(settings, tfrecord_dir, split_names, classes)
     if settings.val_split:
         _warn_of_overlap(settings, tfrecord_dir)
+    return not exist
 
 
 def prepare(

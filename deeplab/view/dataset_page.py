@@ -1,13 +1,13 @@
 """The HTML page about a data set: what is odd, its classes and sizes, images with masks, and crops to train on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.pipeline import Crop
 from deeplab.view import page, pictures
 from deeplab.view.survey import Shown, Survey, fit, most_common_sizes
 from deeplab.view.template import Markup, Template
@@ -15,15 +15,6 @@ from deeplab.view.template import Markup, Template
 _TEMPLATE = Template(Path(__file__).with_name("dataset_page.html"))
 _SHOWN_SIZES = 4
 _MUCH_VOID = 0.4
-
-
-@dataclass(frozen=True)
-class Crop:
-    """What the network sees of an image: uint8 RGB [size, size, 3], and its mask, uint8 [size, size]."""
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray
 
 
 def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str, object]) -> str:
