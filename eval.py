@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     """Checkpoint and split -> scores, metrics.json, pictures, report."""
     options = Options(SETTINGS)
     if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes flags alone")
+        raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes only flags")
     require(options[RunSettings], "model_dir")
     require(options[SplitSettings], "tfrecord_dir")
     model_dir, wanted, inference = options[RunSettings].model_dir, options[ScoreSettings], options[Inference]

@@ -341,7 +341,7 @@ RUN_CASES = (
         TRAIN_AGAIN,
         True,
     ),
-    Case("run folder in use", 2, "works there; stop it", program=TRAIN_AGAIN, trained=True),
+    Case("run folder in use", 2, "; stop it or choose another folder", program=TRAIN_AGAIN, trained=True),
 )
 OTHER_CASES = (
     Case("eval: no run", 1, "is this the folder of a run", program=("eval.py", *EVAL, "--model_dir={0}"), trained=True),

@@ -4,7 +4,7 @@ python -m deeplab.predict --model_dir=runs/voc --output_dir=predictions IMAGE|FO
 python -m deeplab.predict --model_dir=runs/voc --output_dir=submission --voc_dir=VOC2012 --split=test
 
 `-` is one picture from standard input; it is called stdin. With --truth_dir, masks of the same names (PNG) are shown
-beside the predictions.
+next to the predictions.
 """
 
 from deeplab.program.run import run
@@ -56,7 +56,7 @@ SETTINGS: Classes = (PredictSettings, LoadSettings, Inference)
 def main(argv: list[str]) -> None:
     """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png (with a legend), and so on.
 
-    A split of VOC -> masks alone, in the folder that VOC's evaluation server takes: the images need none of their own.
+    A split of VOC -> only masks, in the folder that VOC's evaluation server expects; the images need no true masks.
     """
     options = Options(SETTINGS)
     wanted = options[PredictSettings]
@@ -104,7 +104,7 @@ def draw(
     wanted: PredictSettings,
     class_names: Sequence[str],
 ) -> dict[str, Image.Image]:
-    """What is written of an image, by folder below --output_dir; of a split of VOC what its evaluation server takes."""
+    """The pictures of an image by folder below --output_dir; for a split of VOC, those for its evaluation server."""
     if wanted.voc_dir is not None:
         return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.colour_mask(mask)}
     overlay = pictures.overlay(image, mask)
@@ -120,11 +120,11 @@ def draw(
 
 
 def named_images(arguments: list[str]) -> list[Path]:
-    """The images of the command line: files, all pictures of a folder, what a pattern finds, `-` for standard input.
+    """The images on the command line: files, all pictures in a folder, matches of a pattern, `-` for standard input.
 
     Raises:
         DataError: a folder or pattern without pictures.
-        UsageError: no image, or two whose masks would have one name.
+        UsageError: no images, or two whose masks would have the same name.
     """
     images: list[Path] = []
     for argument in arguments:
@@ -143,12 +143,12 @@ def named_images(arguments: list[str]) -> list[Path]:
     names = Counter(image.stem for image in images)
     for name, count in names.items():
         if count > 1:
-            raise UsageError(f"{name}: two images of this name would be written to one file; segment them apart")
+            raise UsageError(f"{name}: two images of this name would be written to one file; segment them separately")
     return images
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Any picture that Pillow reads -> uint8 RGB [height, width, 3], turned as its EXIF orientation says.
+    """Any picture that Pillow reads -> uint8 RGB [height, width, 3], rotated according to its EXIF orientation.
 
     Raises:
         DataError: missing or unreadable.
@@ -159,13 +159,13 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: cannot be read as an image: of no format that Pillow knows, or cut short") from error
+        raise DataError(f"{path}: cannot be read as an image: unknown format or truncated") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
 def read_truth(path: Path, shape: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """A mask of the predicted one's shape (height, width); DataError for any other, and as `records.read_mask`."""
+    """A mask of the prediction's shape (height, width); DataError for another shape, and as `records.read_mask`."""
     truth = read_mask(path, num_classes)
     if truth.shape != shape:
         raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")

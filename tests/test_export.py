@@ -99,7 +99,7 @@ def test_an_export_is_not_overwritten(model_dir, exported):
     command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("is there already; name another folder")
+    assert done.stderr.splitlines()[-1].endswith("exists already; choose another folder")
 
 
 def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):

@@ -43,7 +43,7 @@ def test_a_folder_is_one_process_at_a_times_and_free_when_that_is_killed(tmp_pat
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UsageError, match=rf"run: process {holder.pid} on .* works there"), locked(folder):
+        with pytest.raises(UsageError, match=rf"run: in use by process {holder.pid} on .*; stop it"), locked(folder):
             pass
     finally:
         holder.kill()
