@@ -3,8 +3,8 @@
 EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",
-    2: "flags that are wrong, or do not fit each other or the run",
-    75: "stopped by SIGTERM, SIGUSR1 or SIGINT, and nothing is lost: start the same command again to go on",
+    2: "wrong flags, or flags that do not fit each other or the run",
+    75: "stopped by SIGTERM, SIGUSR1 or SIGINT; nothing is lost: run the same command to resume",
 }
 """The exit statuses of all programs."""
 

@@ -34,7 +34,7 @@ class EvaluationSettings:
         compared=False,
     )
     eval_batch_pixels: int = setting(
-        2**20, "Most pixels of a replica's evaluation batch of several images.", lower=1, compared=False
+        2**20, "Largest number of pixels in a replica's evaluation batch of several images.", lower=1, compared=False
     )
 
     def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:

@@ -52,8 +52,8 @@ class ExportSettings:
     model_dir: Path = setting(None, "Folder of the run whose model is exported.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     export_dir: Path = setting(None, "Folder to write; it must not exist.")
-    onnx: bool = setting(False, "Write model.onnx, too.")
-    tflite: bool = setting(False, "Write model.tflite and model_dynamic_range.tflite, too.")
+    onnx: bool = setting(False, "Also write model.onnx.")
+    tflite: bool = setting(False, "Also write model.tflite and model_dynamic_range.tflite.")
 
 
 SETTINGS: Classes = (ExportSettings, LoadSettings)

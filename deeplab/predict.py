@@ -43,7 +43,7 @@ class PredictSettings:
     model_dir: Path = setting(None, "Folder of the run whose model predicts.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     output_dir: Path = setting(None, "Folder for the pictures.")
-    truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show beside the predictions.")
+    truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show next to the predictions.")
     voc_dir: Path | None = setting(
         None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )

@@ -25,7 +25,7 @@ class SeedSettings:
 
     # Not 0: with 0 as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
     seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True)
-    deterministic: bool = setting(False, "Same seed, same hardware: same bits. Slower.")
+    deterministic: bool = setting(False, "Same seed and hardware give the same bits; slower.")
 
 
 def set_precision(settings: PrecisionSettings) -> None:
