@@ -36,6 +36,9 @@ SMALL = (
 PLACES = ("--voc_dir={0}/voc", "--tfrecord_dir={0}/shards", "--model_dir={0}/run")
 EVAL = ("--model_dir={0}/run", "--tfrecord_dir={0}/shards", "--num_gpus=0")
 OK = ""
+TWO, RED = "background: 0\nobject: 255\n", "background: #000000\nobject: #ff0000\n"
+SIXTEEN_BITS = Image.fromarray(np.full((128, 128), 300, np.uint16))
+FLOATS = Image.fromarray(np.ones((128, 128), np.float32))
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,71 @@ def other_mode(mode: str) -> Callable[[Path], object]:
     return lambda folder: Image.open(image(folder)).convert(mode).save(image(folder))
 
 
+def all_of(*damages: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Several, one after the other."""
+    return lambda folder: [damage(folder) for damage in damages]
+
+
+def table_cases(*cases: tuple[str, str, str]) -> list["Case"]:
+    """(name, part of the line, content) of files of classes that are refused."""
+    flags = ("--class_names={0}/names.txt",)
+    return [Case(name, 1, line, flags, names(content)) for name, line, content in cases]
+
+
+def masks_of_colours(folder: Path) -> None:
+    """Masks of black and red."""
+    for path in mask(folder).parent.iterdir():
+        objects = np.array(Image.open(path)) > 0
+        Image.fromarray(objects[..., None] * np.array([255, 0, 0], np.uint8)).save(path)
+
+
+def smoothed_mask(folder: Path) -> None:
+    """The same, one of them made smaller and larger again by a program for photographs."""
+    masks_of_colours(folder)
+    picture = Image.open(mask(folder))
+    picture.resize((60, 60), Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR).save(
+        mask(folder)
+    )
+
+
+def other_palette(folder: Path) -> None:
+    """One mask whose palette is in another order than those of the others."""
+    picture = Image.open(mask(folder))
+    picture.putpalette(bytes(range(256)) * 3)
+    picture.save(mask(folder))
+
+
+def upside_down(folder: Path) -> None:
+    """An image that EXIF turns by 180 degrees."""
+    picture = Image.open(image(folder))
+    exif = picture.getexif()
+    exif[0x0112] = 3
+    picture.save(image(folder), exif=exif)
+
+
+def corrected(folder: Path) -> None:
+    """A mask with other contents, of the same size and with the same times."""
+    times, content = mask(folder).stat(), bytearray(mask(folder).read_bytes())
+    content[-5] ^= 1
+    mask(folder).write_bytes(content)
+    os.utime(mask(folder), ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def renamed(path: Callable[[Path], Path], name: str) -> Callable[[Path], object]:
+    """Gives a file another name."""
+    return lambda folder: path(folder).rename(path(folder).with_name(name))
+
+
+def saved_as(format: str) -> Callable[[Path], object]:
+    """The image in another format, under its old name."""
+    return lambda folder: Image.open(image(folder)).convert("RGB").save(image(folder), format)
+
+
+def beside(folder: Path) -> Path:
+    """A second image of the same stem."""
+    return image(folder).with_suffix(".png")
+
+
 def shard(folder: Path) -> Path:
     """A shard of train."""
     return folder / "shards" / "train-00000-of-00002.tfrecord"
@@ -245,6 +313,8 @@ FLAGS_CASES = (
     Case("start from no run", 1, "is this the folder of a run", ("--init_checkpoint=/nowhere",)),
     Case("run folder that is a file", 1, "File exists", ("--model_dir={0}/voc/ImageSets/Segmentation/train.txt",)),
     Case("run folder not to be written", 1, "/proc", ("--model_dir=/proc/deeplab",)),
+    Case("run folder in a bucket", 2, "not a local path", ("--model_dir=gs://bucket/run",)),
+    Case("data in a bucket", 2, "not a local path", ("--voc_dir=s3://bucket/VOC2012",)),
 )
 DATA_CASES = (
     Case("no VOC folder", 1, "is --voc_dir right?", ("--voc_dir=/nowhere",)),
@@ -261,31 +331,63 @@ DATA_CASES = (
     Case("empty line among classes", 1, "line 2 is empty", ("--class_names={0}/names.txt",), names("a\n\nb\n")),
     Case("256 classes", 1, "at most 255", ("--class_names={0}/names.txt",), names("\n".join(map(str, range(256))))),
     Case("fewer classes than labels", 1, "but there are 2 classes", ("--class_names={0}/names.txt",), names("a\nb\n")),
-    Case("masks of 0 and 255", 1, "all pixels are of one class or void", damage=masks_of_255),
-    Case("RGB mask", 1, "a PNG of mode RGB", damage=saved(Image.new("RGB", (128, 128)), mask)),
-    Case("mask with alpha", 1, "a PNG of mode LA", damage=saved(Image.new("LA", (128, 128)), mask)),
-    Case("1-bit mask", 1, "a PNG of mode 1", damage=saved(Image.new("1", (128, 128)), mask)),
+    *table_cases(
+        ("a table with a comment", "line 2: '# dog: 1'", "background: 0\n# dog: 1\n"),
+        ("a table with a line of names", "line 2: 'dog' has no value", "background: 0\ndog\n"),
+        ("a table with a value twice", "lines 1 and 2 both have 0", "background: 0\ndog: 0\n"),
+        ("a table with values and colours", "has values and colours", "background: 0\ndog: #ff0000\n"),
+        ("a table with a colour in words", "'red' is neither a value", "background: #000000\ndog: red\n"),
+        ("a labelmap with a broken line", "line 2: 'dog:255,0::'", "background:0,0,0::\ndog:255,0::\n"),
+        ("names with commas", "line 1: 'background, dog' is no name", "background, dog\n"),
+        ("names with numbers", "begins with a number", "0 background\n1 dog\n"),
+        ("names that look alike", "look alike", "background\ndog\nDog\n"),
+        ("a table that leaves out values", "without a class", "background: 0\ndog: 9\n"),
+    ),
+    Case("masks of 0 and 255", 1, "the masks hold 0 and 255 alone", damage=masks_of_255),
+    Case("masks of 0 and 255, by a table", 0, OK, ("--class_names={0}/names.txt",), all_of(masks_of_255, names(TWO))),
+    Case("RGB mask", 1, "holds colours, and the classes have none", damage=saved(Image.new("RGB", (128, 128)), mask)),
+    Case("masks of colours, by a table", 0, OK, ("--class_names={0}/names.txt",), all_of(masks_of_colours, names(RED))),
+    Case("masks with smoothed edges", 1, "others", ("--class_names={0}/names.txt",), all_of(smoothed_mask, names(RED))),
+    Case("masks whose palettes disagree", 1, "its palette has", damage=other_palette),
+    Case("mask with alpha, of another size", 1, "its image", damage=saved(Image.new("LA", (128, 128)), mask)),
+    Case("1-bit mask, of another size", 1, "its image", damage=saved(Image.new("1", (128, 128)), mask)),
     Case("4-bit greyscale mask", 1, "mode L, 4 bits", damage=four_bits),
     Case("16-bit mask", 1, "16 bits", damage=saved(Image.fromarray(np.ones((128, 128), np.uint16)), mask)),
     Case("label without a class", 1, "label 21", damage=saved(Image.new("L", (128, 128), 21), mask)),
     Case("mask of another size", 1, "its image shapes_0000.jpg is", damage=saved(Image.new("L", (9, 9)), mask)),
-    Case("missing mask", 1, "missing, though its split names it", damage=lambda folder: mask(folder).unlink()),
-    Case("mask cut short", 1, "unreadable PNG", damage=cut(mask, 300)),
-    Case("mask with a flipped bit", 1, "unreadable PNG", damage=flip(mask, 0.9)),
-    Case("mask that is a JPEG", 1, "unreadable PNG", damage=saved(Image.new("L", (128, 128)), mask, format="JPEG")),
+    Case("missing mask", 1, "missing; nothing of that name", damage=lambda folder: mask(folder).unlink()),
+    Case(
+        "mask of another name", 1, "what is there: shapes_0000_mask.png", damage=renamed(mask, "shapes_0000_mask.png")
+    ),
+    Case("mask cut short", 1, "cannot be read as an image", damage=cut(mask, 300)),
+    Case("mask with a flipped bit", 1, "cannot be read as an image", damage=flip(mask, 0.9)),
+    Case(
+        "mask that is a JPEG", 1, "a JPEG, which smears", damage=saved(Image.new("L", (128, 128)), mask, format="JPEG")
+    ),
     Case(
         "mask that claims 60000x60000",
         1,
-        "unreadable PNG",
+        "cannot be read as an image",
         damage=lambda f: mask(f).write_bytes(png(60000, 60000, 8, b"")),
     ),
-    Case("missing image", 1, "missing, though its split names it", damage=lambda folder: image(folder).unlink()),
+    Case("missing image", 1, "missing; nothing of that name", damage=lambda folder: image(folder).unlink()),
+    Case("image in two formats", 1, "which of them is", damage=saved(Image.new("RGB", (9, 9)), beside)),
     Case("image cut short", 1, "unreadable JPEG", damage=cut(image, 2000)),
-    Case("image of no bytes", 1, "not a JPEG file", damage=cut(image, 0)),
-    Case("image that is a PNG", 1, "not a JPEG file", damage=saved(Image.new("RGB", (128, 128)), image, format="PNG")),
-    Case("image that claims 65000x65000", 1, "more than 89,478,485", damage=bomb_jpeg),
+    Case("image of no bytes", 1, "cannot be read as an image", damage=cut(image, 0)),
+    Case("image that is a PNG", 0, OK, damage=saved_as("PNG")),
+    Case("image that is a TIFF", 0, OK, damage=saved_as("TIFF")),
+    Case("image called .JPG", 0, OK, damage=renamed(image, "shapes_0000.JPG")),
+    Case("image of 16 bits", 1, "16 bits a channel", damage=saved(SIXTEEN_BITS, image, format="PNG")),
+    Case("image of floating-point numbers", 1, "32-bit floating-point", damage=saved(FLOATS, image, format="TIFF")),
+    Case("image that claims 65000x65000", 1, "cannot be read as an image", damage=bomb_jpeg),
     Case("folder in place of an image", 1, "cannot be read", damage=folder_for_image),
-    Case("EXIF turns the image, the mask was drawn turned", 1, "pixels, its image", damage=turned),
+    Case("EXIF turns the image, the mask was drawn turned", 0, OK, damage=turned),
+    Case("EXIF turns the image upside down", 1, "--exif=turn", damage=upside_down),
+    Case("the same, --exif=turn", 0, OK, ("--exif=turn",), upside_down),
+    Case("list of names with endings", 0, OK, damage=split(b"shapes_0000.jpg\nshapes_0001.jpg\n")),
+    Case("list with a column of numbers", 1, "line 1: 2 columns", damage=split(b"shapes_0000 1\nshapes_0001 1\n")),
+    Case("list with a comment", 1, "line 1: '# mine': a comment", damage=split(b"# mine\nshapes_0000\n")),
+    Case("list in UTF-16", 0, OK, damage=split("shapes_0000\nshapes_0001\n".encode("utf-16"))),
     Case("one bad example, and one allowed", 0, OK, ("--max_bad_examples=1",), cut(mask, 300)),
     Case("greyscale image", 0, OK, damage=other_mode("L")),
     Case("CMYK image", 0, OK, damage=other_mode("CMYK")),
@@ -310,6 +412,7 @@ SHARD_CASES = (
         damage=lambda f: saved(Image.new("L", Image.open(mask(f)).size), mask)(f),
         trained=True,
     ),
+    Case("a mask corrected since, of the same size", 1, "changed since", damage=corrected, trained=True),
     Case(
         "foreign shard in the folder",
         0,

@@ -50,7 +50,7 @@ class PaddedBatches(EvaluationBatches):
     For one replica. The last batch is filled up with images of only void, which are also evaluated.
     """
 
-    def num_steps(self, num_workers: int, replicas_per_worker: int) -> int:
+    def num_steps(self, context: tf.distribute.InputContext = ALONE) -> int:
         """As in the base class."""
         return -(-self.split.num_examples // self.max_images)
 
@@ -176,7 +176,7 @@ def mixed_sizes(strategy: tf.distribute.Strategy, num_images: int) -> None:
             f"own size, --eval_batch_size={SHARED_BATCH}": EvaluationSettings(SHARED_BATCH).batches(split, 1),
             f"padded, batches of {SHARED_BATCH}": PaddedBatches(split, SHARED_BATCH, max_pixels=SHARED_BATCH * largest),
         }
-        num_batches = EvaluationSettings(SHARED_BATCH).batches(split, 1).num_steps(1, 1)
+        num_batches = EvaluationSettings(SHARED_BATCH).batches(split, 1).num_steps()
         rates = take_turns(
             {
                 form: timed(Evaluator(strategy, predict, CROSS_ENTROPY, batches), num_images)

@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data import records, voc
+from deeplab.data.classes import ClassTable
+from deeplab.data.masks import read_mask
 from deeplab.data.palette import palette
 from deeplab.data.pipeline import EvaluationBatches
 from deeplab.data.shards import ShardSettings, prepare
@@ -93,6 +95,7 @@ def main() -> None:
         write_voc(folder / "voc", np.random.default_rng(seed))
         prepare(ShardSettings(voc_dir=folder / "voc", num_shards=1), folder, "train", NAMES)
         (pair, *_) = voc.pairs(folder / "voc", "train")
+        classes = ClassTable.of_names(NAMES)
 
         def read_shards() -> list[tuple[bytes, ...]]:
             split = Split.read(folder, "train")
@@ -103,15 +106,18 @@ def main() -> None:
                     for batch in batches.as_numpy_iterator()
                 ]
 
+        def read_labels() -> bytes:
+            return read_mask(pair.mask, classes).labels.tobytes()
+
         def read_image() -> tuple[int, ...]:
-            record, _ = records.encode_example(pair, len(NAMES))
+            record, _ = records.encode_example(pair, classes)
             image, _ = records.decode_example(records.parse_example(record))
             return tuple(image.shape)
 
         kinds: dict[str, tuple[Path, Callable[[], object]]] = {
             "shard": (folder / "train-00000-of-00001.tfrecord", read_shards),
             "manifest": (folder / "train.json", lambda: Split.read(folder, "train")),
-            "mask (PNG)": (pair.mask, lambda: records.read_mask(pair.mask, len(NAMES)).tobytes()),
+            "mask (PNG)": (pair.mask, read_labels),
             "image (JPEG)": (pair.image, read_image),
         }
         results = {kind: survey(path, read, number, rng) for kind, (path, read) in kinds.items()}

@@ -20,6 +20,7 @@ from PIL import Image
 
 from deeplab.data import records, voc
 from deeplab.data.augmentation import Augmentation
+from deeplab.data.classes import ClassTable
 from deeplab.data.pipeline import training_batches
 from deeplab.data.split import Shard, Split
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
@@ -42,7 +43,7 @@ def write_shards(folder: Path, num_examples: int) -> Split:
     image, mask = folder / "a.jpg", folder / "a.png"
     Image.fromarray(rng.integers(80, 176, (375, 500, 3), np.uint8)).save(image, quality=80)
     Image.fromarray(np.zeros((375, 500), np.uint8)).save(mask)
-    record, _ = records.encode_example(voc.Pair("a", image, mask), 21)
+    record, _ = records.encode_example(voc.Pair("a", image, mask), ClassTable.of_names(voc.CLASS_NAMES))
     names = [f"{index}.tfrecord" for index in range(NUM_SHARDS)]
     for name in names:
         with tf.io.TFRecordWriter(str(folder / name)) as writer:

@@ -8,9 +8,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers
-    from deeplab.api import Inference, Model, ModelConfig, build_deeplabv3, load
+    from deeplab.api import Inference, Model, ModelConfig, build_deeplabv3, load, read_image
 
-__all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load"]
+__all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read_image"]
 
 
 def __getattr__(name: str) -> object:

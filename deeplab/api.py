@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deeplab.data.images import read_image
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, make_predictor, one_by_one, segmentation
@@ -17,7 +18,7 @@ DESCRIPTION = "deeplab.json"
 
 ONE_PASS = Inference()
 
-__all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load"]
+__all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read_image"]
 
 
 def make_segmenter(network: keras.Model, inference: Inference = ONE_PASS) -> tf.types.experimental.GenericFunction:

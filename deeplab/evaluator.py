@@ -10,7 +10,7 @@ from deeplab.data.pipeline import EvaluationBatches
 from deeplab.data.split import Split
 from deeplab.distribute.devices import check_batch_size
 from deeplab.errors import DataError
-from deeplab.files import is_plain_name
+from deeplab.files import is_relative_name
 from deeplab.progress import Progress
 from deeplab.settings import setting
 from deeplab.training.losses import Loss
@@ -99,7 +99,7 @@ class Evaluator:
             for is_example, name, *pictures in zip(*(column.numpy() for column in replica), strict=True):
                 if not is_example:
                     continue
-                if not is_plain_name(name.decode(errors="replace")):
+                if not is_relative_name(name.decode(errors="replace")):
                     raise DataError(f"{self._folder}: an example is called {name!r}, not a plain file name")
                 for viewer in viewers:
                     viewer(name.decode(), *pictures)

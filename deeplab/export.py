@@ -23,13 +23,13 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.api import DESCRIPTION, make_segmenter
+from deeplab.data.images import read_image
 from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.data.records import decode_image
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import make_predictor, segmentation
-from deeplab.predict import read_image
 from deeplab.run import folder
 from deeplab.run.folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,22 @@ def written_whole(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yields a new, empty folder next to `path`; on a clean exit it is renamed to `path`, otherwise deleted.
+
+    The leftover of a process that was killed is deleted first.
+    """
+    temporary = path.with_name(path.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -91,3 +108,8 @@ def locked(folder: Path, waits: bool = False) -> Iterator[None]:
 def is_plain_name(name: str) -> bool:
     """Whether a name from a data set names a file directly in its folder, not anywhere else."""
     return Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+
+
+def is_relative_name(name: str) -> bool:
+    """The same for a file in the folder or in a subfolder: `day1/img_000`, with slashes on every system."""
+    return all(is_plain_name(part) for part in name.split("/"))

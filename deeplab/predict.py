@@ -10,7 +10,6 @@ next to the predictions.
 from deeplab.program.run import run
 
 import glob
-import io
 import logging
 import sys
 from collections import Counter
@@ -19,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from deeplab.api import Model
-from deeplab.data import voc
-from deeplab.data.records import read_mask
+from deeplab.data.classes import ClassTable
+from deeplab.data.images import ENDINGS, read_image
+from deeplab.data.masks import read_mask
+from deeplab.data.voc import split_images
 from deeplab.errors import DataError, UsageError
 from deeplab.model.inference import Inference
 from deeplab.progress import Progress
@@ -66,14 +67,13 @@ def main(argv: list[str]) -> None:
     elif argv[1:]:
         raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
-        names = voc.read_split(wanted.voc_dir, wanted.split)
-        images = [wanted.voc_dir / "JPEGImages" / f"{name}.jpg" for name in names]
+        images = split_images(wanted.voc_dir, wanted.split)
     model = Model.from_run(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
     progress = Progress("segmenting", len(images), "images")
     unread: list[DataError] = []
-    for number, path in enumerate(images, 1):
+    for number, (name, path) in enumerate(images, 1):
         try:
-            image = read_image(path)
+            image = read_image(sys.stdin.buffer if path == STANDARD_INPUT else path)
         except DataError as error:
             unread.append(error)
             if len(images) > 1:
@@ -82,9 +82,7 @@ def main(argv: list[str]) -> None:
             continue
         mask = model.segment(image)
         shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
-        name = "stdin" if path == STANDARD_INPUT else path.stem
         for folder, picture in draw(name, image, mask, shares, wanted, model.class_names).items():
-            (wanted.output_dir / folder).mkdir(parents=True, exist_ok=True)
             pictures.save(picture, wanted.output_dir / folder / f"{name}.png")
         progress.clear()
         logger.info("%s: %s", path, ", ".join(shares.values()))
@@ -114,59 +112,49 @@ def draw(
         "overlays": pictures.stack(overlay, pictures.legend(shares, overlay.width)),
     }
     if wanted.truth_dir is not None:
-        truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, len(class_names))
+        truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, tuple(class_names))
         drawn["side_by_side"] = pictures.panel(image, truth, mask, class_names, max(mask.shape))
     return drawn
 
 
-def named_images(arguments: list[str]) -> list[Path]:
-    """The images on the command line: files, all pictures in a folder, matches of a pattern, `-` for standard input.
+def named_images(arguments: list[str]) -> list[tuple[str, Path]]:
+    """Names and images on the command line: files, folders, patterns, or `-` for standard input.
+
+    Hidden files are skipped: macOS leaves `._photo.jpg` next to `photo.jpg`.
 
     Raises:
-        DataError: a folder or pattern without pictures.
+        DataError: a folder or pattern without images.
         UsageError: no images, or two whose masks would have the same name.
     """
-    images: list[Path] = []
+    images: list[tuple[str, Path]] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())
+            found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS and not _is_hidden(file)]
         elif glob.has_magic(argument) and not path.exists():
-            found = sorted(Path(file) for file in glob.glob(argument, recursive=True) if Path(file).is_file())  # noqa: PTH207
+            matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
+            found = [file for file in matches if file.is_file() and not _is_hidden(file)]
         else:
             found = [path]
         if not found:
             raise DataError(f"{argument}: no pictures there")
-        images += found
+        images += [("stdin" if file == STANDARD_INPUT else file.stem, file) for file in found]
     if not images:
         raise UsageError("name at least one image, a folder, or --voc_dir and --split")
-    names = Counter(image.stem for image in images)
+    names = Counter(name for name, _ in images)
     for name, count in names.items():
         if count > 1:
             raise UsageError(f"{name}: two images of this name would be written to one file; segment them separately")
     return images
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Any picture that Pillow reads -> uint8 RGB [height, width, 3], rotated according to its EXIF orientation.
-
-    Raises:
-        DataError: missing or unreadable.
-    """
-    try:
-        with Image.open(io.BytesIO(sys.stdin.buffer.read()) if path == STANDARD_INPUT else path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: cannot be read as an image: unknown format or truncated") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
-def read_truth(path: Path, shape: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """A mask of the prediction's shape (height, width); DataError for another shape, and as `records.read_mask`."""
-    truth = read_mask(path, num_classes)
+def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> np.ndarray:
+    """A mask of the prediction's shape (height, width); DataError for another shape, and as `masks.read_mask`."""
+    truth = read_mask(path, ClassTable.of_names(class_names)).labels
     if truth.shape != shape:
         raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")
     return truth

@@ -14,6 +14,7 @@ the program computes its value. Checks across fields belong in the class's `__po
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from absl import flags
 from deeplab.errors import UsageError
 
 FLAGS = flags.FLAGS
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters or more: `C:/` is a path
 Settings = TypeVar("Settings")
 Classes = Sequence[type]
 Value = Any  # of a flag: str, bool, int, float, list of str, or None
@@ -110,11 +112,22 @@ def read(cls: type[Settings]) -> Settings:
 
 
 def _convert(about: Setting, value: Value) -> Value:
-    if about.kind is Path:  # an empty path unsets the value of a flag file
-        return Path(value).expanduser() if value else None
+    if about.kind is Path:
+        return _path(about.name, value)
     if value is None or not (about.is_tuple or about.choices):
         return value
     return _numbers(about, value) if about.is_tuple else about.kind(value)
+
+
+def _path(name: str, value: Value) -> Path | None:
+    if not value:  # an empty path unsets the value of a flag file
+        return None
+    if _ADDRESS.match(value):  # pathlib would turn it into a local folder, `gs:/bucket`
+        raise UsageError(
+            f"--{name}={value}: not a local path, and no other is taken; mount it (gcsfuse, mount-s3, NFS) or copy "
+            "it (gcloud storage cp -r, aws s3 sync, hdfs dfs -get), and give the path there"
+        )
+    return Path(value).expanduser()
 
 
 def _numbers(about: Setting, items: list[str]) -> tuple:

@@ -12,10 +12,10 @@ from PIL import Image
 
 import deeplab
 from deeplab import export
+from deeplab.data.images import read_image
 from deeplab.data.palette import palette
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.predict import read_image
 from deeplab.run.folder import load_model, record_run
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deeplab.errors import UsageError
-from deeplab.files import digest, is_plain_name, locked
+from deeplab.files import digest, is_plain_name, is_relative_name, locked
 from deeplab.progress import Progress, duration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +56,8 @@ def test_one_process_at_a_time_holds_a_folder_and_a_kill_frees_it(tmp_path):
 def test_names_that_are_not_plain(name):
     assert not is_plain_name(name)
     assert is_plain_name("2007_000032 (été).jpg")
+    assert is_relative_name(name) == (name == "a/b")
+    assert not is_relative_name(f"a/{name}/b") or name == "a/b"
 
 
 def test_digest_of_a_published_example(tmp_path):

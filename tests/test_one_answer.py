@@ -13,6 +13,7 @@ from PIL import Image
 import deeplab
 from deeplab.api import ONE_PASS
 from deeplab.data import voc
+from deeplab.data.images import read_image
 from deeplab.data.pipeline import EvaluationBatches
 from deeplab.data.records import decode_image
 from deeplab.data.shards import ShardSettings, prepare
@@ -20,7 +21,6 @@ from deeplab.evaluator import Evaluator
 from deeplab.export import Segmenter, write_saved_model
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, make_predictor
-from deeplab.predict import read_image
 from deeplab.run.folder import record_run
 from deeplab.training.boundary import BoundaryScores, boundaries, dilate
 from deeplab.training.losses import Loss

@@ -1,16 +1,35 @@
-"""Pictures to segment: how they are read and put into batches."""
+"""The pictures that the command line names, and the names under which their masks are written."""
 
-from PIL import Image
+import pytest
 
 from deeplab import predict
+from deeplab.errors import DataError, UsageError
 
 
-def test_images_are_read_as_rgb_and_rotated_according_to_exif(tmp_path):
-    Image.new("CMYK", (3, 2)).save(tmp_path / "cmyk.jpg")
-    Image.new("L", (3, 2), 9).save(tmp_path / "grey.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees clockwise to view it upright
-    Image.new("RGB", (3, 2)).save(tmp_path / "turned.jpg", exif=exif)
-    assert predict.read_image(tmp_path / "cmyk.jpg").shape == (2, 3, 3)
-    assert (predict.read_image(tmp_path / "grey.png") == 9).all()
-    assert predict.read_image(tmp_path / "turned.jpg").shape == (3, 2, 3)
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jpg", "a.PNG", "c.tif", "._a.jpg", ".hidden.png", "notes.txt"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_a_folders_images_are_found_by_their_endings_without_hidden_files(folder):
+    names = [(name, path.name) for name, path in predict.named_images([str(folder)])]
+    assert names == [("a", "a.PNG"), ("b", "b.jpg"), ("c", "c.tif")]
+
+
+def test_a_pattern_matches_no_hidden_files_either(folder):
+    assert [name for name, _ in predict.named_images([f"{folder}/*.jpg"])] == ["b"]
+    with pytest.raises(DataError, match="no pictures there"):
+        predict.named_images([f"{folder}/*.webp"])
+
+
+def test_standard_input_is_called_stdin(folder):
+    assert [name for name, _ in predict.named_images(["-", str(folder / "b.jpg")])] == ["stdin", "b"]
+
+
+def test_two_images_of_one_name_and_no_images_are_rejected(folder):
+    with pytest.raises(UsageError, match="b: two images of this name"):
+        predict.named_images([str(folder / "b.jpg"), str(folder / "b.png")])
+    with pytest.raises(UsageError, match="name at least one image"):
+        predict.named_images([])

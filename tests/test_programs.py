@@ -16,7 +16,7 @@ from conftest import write_mask
 from PIL import Image
 from tensorboard.plugins.hparams import metadata
 
-from deeplab.data import voc
+from deeplab.data import shapes, voc
 from deeplab.data.palette import palette
 from deeplab.data.split import Split
 from deeplab.run.folder import load_model
@@ -96,7 +96,7 @@ def test_training_leaves_the_promised_files(run_dir):
     assert np.mean([record["loss"] for record in train[-3:]]) < train[0]["loss"]
     for record in val:
         assert record["num_images"] == 5
-        assert set(record["per_class_iou"]) == set(voc.CLASS_NAMES)
+        assert set(record["per_class_iou"]) == set(shapes.CLASS_NAMES)
         ious = [iou for iou in record["per_class_iou"].values() if iou is not None]
         assert record["mean_iou"] == pytest.approx(np.mean(ious))
         assert 0 <= record["pixel_accuracy"] <= 1
@@ -188,7 +188,7 @@ def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scor
             assert row.width == 4 * truth[-1].shape[1] + 12  # image | truth | prediction | errors, and three gaps
     truth, predicted = (np.concatenate([mask.ravel() for mask in masks]) for masks in (truth, predicted))
     truth, predicted = truth[truth != 255], predicted[truth != 255]
-    for index, name in enumerate(voc.CLASS_NAMES):
+    for index, name in enumerate(shapes.CLASS_NAMES):
         union = ((truth == index) | (predicted == index)).sum()
         expected = ((truth == index) & (predicted == index)).sum() / union if union else None
         assert metrics["per_class_iou"][name] == (None if expected is None else pytest.approx(expected))
@@ -385,7 +385,7 @@ def test_predict_writes_the_evaluation_servers_format(run_dir, shapes_dir, tmp_p
         with Image.open(output_dir / f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png") as mask:
             assert mask.mode == "P"
             assert mask.size == Image.open(voc_dir / "JPEGImages" / f"{name}.jpg").size
-            assert np.array(mask).max() < len(voc.CLASS_NAMES)
+            assert np.array(mask).max() < len(shapes.CLASS_NAMES)
 
 
 def test_predict_rejects_files_that_are_not_images(run_dir, tmp_path):
@@ -440,14 +440,14 @@ MISTAKES = {
     "no such weights": (["--backbone_weights=/nowhere.h5"], 1, "--backbone_weights=/nowhere.h5"),
     "no such class names": (["--class_names=/nowhere.txt"], 1, "/nowhere.txt: no such file"),
     "no such VOC folder": (["--voc_dir=/nowhere"], 1, "no such split; no list files in /nowhere"),
-    "RGB mask": ("rgb", 1, r"a\.png: a PNG of mode RGB"),
+    "RGB mask": ("rgb", 1, r"a\.png: holds colours.*`NAME: #000000`"),
     "label without a class": ("label", 1, r"a\.png: label 21, but there are 21 classes"),
-    "masks of 0 and 255": ("255", 1, "train.json: all pixels are of one class or void"),
+    "masks of 0 and 255": ("255", 1, "the masks hold 0 and 255 alone.*`background: 0` and `NAME: 255`"),
     "mask of another size": ("size", 1, r"a\.png: 30x19 pixels, its image a\.jpg is 30x20"),
     "missing mask": ("no mask", 1, r"a\.png: missing"),
     "missing image": ("no image", 1, r"a\.jpg: missing"),
-    "unreadable JPEG": ("jpeg", 1, r"a\.jpg: unreadable JPEG"),
-    "unreadable PNG": ("png", 1, r"a\.png: unreadable PNG"),
+    "unreadable JPEG": ("jpeg", 1, r"a\.jpg: cannot be read as an image"),
+    "unreadable PNG": ("png", 1, r"a\.png: cannot be read as an image"),
 }
 
 

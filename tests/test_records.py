@@ -4,6 +4,10 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data import records, voc
+from deeplab.data.classes import ClassTable
+from deeplab.data.masks import read_mask
+
+CLASSES = ClassTable.of_names(("background", "one", "two"))
 
 
 def test_greyscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
@@ -12,12 +16,12 @@ def test_greyscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
     for mode in ("L", "CMYK"):
         path = tiny_voc / "JPEGImages" / "b.jpg"
         image.convert(mode).save(path, quality=95)
-        record, _ = records.encode_example(voc.Pair("b", path, tiny_voc / "SegmentationClass" / "b.png"), 3)
+        record, _ = records.encode_example(voc.Pair("b", path, tiny_voc / "SegmentationClass" / "b.png"), CLASSES)
         decoded, _ = records.decode_example(records.parse_example(record))
         expected = np.asarray(Image.open(path).convert("RGB"), np.int32)
         assert np.abs(decoded.numpy() - expected).max() <= 8
 
 
 def test_void_is_no_foreign_label(tiny_voc):
-    mask = records.read_mask(tiny_voc / "SegmentationClass" / "a.png", num_classes=3)
-    assert set(np.unique(mask)) == {0, 1, 2, 255}
+    mask = read_mask(tiny_voc / "SegmentationClass" / "a.png", CLASSES)
+    assert set(np.unique(mask.labels)) == {0, 1, 2, 255}

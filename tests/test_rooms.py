@@ -21,7 +21,12 @@ ROOMS = {
 CONDUCTORS_AND_PROGRAMS = {"api", "evaluator", "trainer", "predict", "export", "look", "app"}
 """The top-level modules that may import any room."""
 
-PROGRAMS_IN_ROOMS = {"data.polygons": {"program"}, "data.sbd": {"program"}, "program.programs": {"data", ""}}
+PROGRAMS_IN_ROOMS = {
+    "data.convert": {"program"},
+    "data.polygons": {"program"},
+    "data.sbd": {"program"},
+    "program.programs": {"data", ""},
+}
 """Programs in a room, and what else they may import as programs."""
 
 

@@ -88,6 +88,22 @@ def test_an_empty_path_unsets_the_value_of_a_flag_file(parse):
 
 
 @pytest.mark.parametrize(
+    "address", ["gs://bucket/run", "s3://bucket", "HDFS://host:9000/run", "https://host/run", "gs:/x"]
+)
+def test_an_address_is_no_path(parse, address):
+    """pathlib would make a local folder of it."""
+    parse(f"--model_dir={address}")
+    with pytest.raises(UsageError, match=f"--model_dir={address}: not a local path.*mount it .* or copy it"):
+        settings.read(Run)
+
+
+@pytest.mark.parametrize("path", ["C:/run", "runs/a:b/c", "./gs://bucket", "~/run", "/run"])
+def test_what_only_looks_like_an_address_is_a_path(parse, path):
+    parse(f"--model_dir={path}")
+    assert settings.read(Run).model_dir == Path(path).expanduser()
+
+
+@pytest.mark.parametrize(
     ("argument", "words"),
     [
         ("--multi_grid=1,x", "--multi_grid=1,x: whole numbers above 0 are needed, separated by commas"),

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from deeplab.data import shapes, voc
+from deeplab.data.classes import read_classes
 from deeplab.files import write_text, written_whole
 from deeplab.program.programs import PROGRAMS
 from deeplab.program.reference import as_markdown
@@ -37,7 +38,7 @@ def test_shapes_have_void_between_object_and_background(shapes_dir):
             touching = (first != second) & (first != 255) & (second != 255)
             assert not touching.any()
     assert classes == {0, 1, 2, 3, 4, 5, 255}
-    assert voc.read_class_names(shapes_dir / "class_names.txt") == shapes.CLASS_NAMES
+    assert read_classes(shapes_dir / "class_names.txt").names == shapes.CLASS_NAMES
 
 
 def test_shapes_never_overwrite(tmp_path):

@@ -125,7 +125,7 @@ def test_a_damaged_record_is_named_with_its_file(shapes_dir, tmp_path, record):
         pytest.raises(DataError, match=f"{path.name}: damaged at record {record}; delete train.json"),
         damage_named([split]),
     ):
-        list(pipeline.EvaluationBatches(split, 1, 1).for_worker().take(split.num_examples))
+        list(pipeline.EvaluationBatches(split).for_worker().take(split.num_examples))
 
 
 def test_missing_manifest_names_the_splits_that_are_there(shards):

@@ -1,6 +1,7 @@
 """VOC's classes, colours and splits."""
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -65,21 +66,110 @@ def test_unknown_split_names_those_that_are_there(tiny_voc):
         voc.read_split(tiny_voc, "tset")
 
 
+def _write_list(voc_dir, content, name="train"):
+    content = content if isinstance(content, bytes) else content.encode()
+    (voc_dir / "ImageSets" / "Segmentation" / f"{name}.txt").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a.jpg\nb.jpg\n",
+        "a.JPG\nb.png\n",  # whatever the ending says
+        "./a\nJPEGImages/b.jpg\n",
+        "JPEGImages\\a.jpg\nb\n",
+        "/JPEGImages/a.jpg /SegmentationClass/a.png\nJPEGImages/b.jpg\tSegmentationClass/b.png\n",
+        "JPEGImages/a.jpg,SegmentationClass/a.png\nb\n",
+        "a\nb\n".encode("utf-16"),
+        b"\xfe\xff" + "a\r\nb\r\n".encode("utf-16-be"),
+        "a\r\nb\r\n".encode("utf-16-le"),
+        "\ufeffa\nb\n",
+    ],
+)
+def test_lists_as_tools_write_them(tiny_voc, content):
+    _write_list(tiny_voc, content)
+    assert voc.read_split(tiny_voc, "train") == ["a", "b"]
+    folders = tiny_voc / "JPEGImages", tiny_voc / "SegmentationClass"
+    for pair in voc.pairs(tiny_voc, "train"):
+        assert (pair.image, pair.mask, pair.problem) == (
+            folders[0] / f"{pair.name}.jpg",
+            folders[1] / f"{pair.name}.png",
+            "",
+        )
+    assert voc.split_images(tiny_voc, "train") == [(name, folders[0] / f"{name}.jpg") for name in "ab"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "no class names"),
-        ("a\nb\na\n", "'a' stands twice"),
-        ("x\n" * 256, "256 class names"),
-        ("a\n\nb\n", "line 2 is empty"),
+        ("a 1\nb -1\n", "line 1: 2 columns, 'a 1'; a list has one name a line"),
+        ("a\nb,1\n", "line 2: 2 columns"),
+        ("a\na.jpg b.png c.png\n", "line 2: 3 columns"),
+        ("a\nJPEGImages/a.jpg SegmentationClass/none.png\n", "line 2: 2 columns"),
+        ("# of Tuesday\na\n", "line 1: '# of Tuesday': a comment"),
+        ("a\na.jpg\n", "'a' stands twice"),
+        ("day1/../../a\n", "not a plain file name"),
+        ("C:\\a\n", "is not a plain|missing"),
     ],
 )
-def test_bad_class_names_are_refused(tmp_path, content, reason):
-    (tmp_path / "names.txt").write_text(content)
+def test_lines_that_are_no_names_are_refused_by_number(tiny_voc, content, reason):
+    _write_list(tiny_voc, content)
     with pytest.raises(DataError, match=reason):
-        voc.read_class_names(tmp_path / "names.txt")
+        for pair in voc.pairs(tiny_voc, "train"):
+            if pair.problem:
+                raise DataError(pair.problem)
 
 
-def test_class_names_as_windows_editors_save_them(tmp_path):
-    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfroad\r\nsky\r\n\r\n")
-    assert voc.read_class_names(tmp_path / "names.txt") == ("road", "sky")
+def test_names_in_subfolders_are_kept(tiny_voc):
+    for folder in ("JPEGImages", "SegmentationClass"):
+        for name in "ab":
+            (file,) = (tiny_voc / folder).glob(f"{name}.*")
+            (tiny_voc / folder / f"day_{name}").mkdir()
+            file.rename(tiny_voc / folder / f"day_{name}" / f"x{file.suffix}")
+    _write_list(tiny_voc, "day_a/x\nday_b\\x.jpg\n")
+    assert voc.read_split(tiny_voc, "train") == ["day_a/x", "day_b/x"]
+    assert [pair.problem for pair in voc.pairs(tiny_voc, "train")] == ["", ""]
+
+
+def test_pairs_of_paths_outside_the_folders_have_the_paths_name(tiny_voc, tmp_path):
+    (tiny_voc / "JPEGImages").rename(tiny_voc / "images")
+    (tiny_voc / "SegmentationClass").rename(tmp_path / "masks")
+    _write_list(tiny_voc, f"images/a.jpg {tmp_path}/masks/a.png\n{tiny_voc}/images/b.jpg {tmp_path}/masks/b.png\n")
+    assert [(pair.name, pair.mask) for pair in voc.pairs(tiny_voc, "train")] == [
+        ("images/a", tmp_path / "masks" / "a.png"),
+        ("images/b", tmp_path / "masks" / "b.png"),
+    ]
+
+
+def test_names_may_differ_in_unicode_form(tiny_voc):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tiny_voc / folder / f"a.{ending}").rename(tiny_voc / folder / f"{decomposed}.{ending}")
+    _write_list(tiny_voc, f"{composed}\nb\n")
+    pair, _ = voc.pairs(tiny_voc, "train")
+    assert (pair.name, pair.image.name, pair.mask.name, pair.problem) == (
+        composed,
+        f"{decomposed}.jpg",
+        f"{decomposed}.png",
+        "",
+    )
+    _write_list(tiny_voc, f"{composed}\n{decomposed}\n")
+    with pytest.raises(DataError, match="stands twice"):
+        voc.read_split(tiny_voc, "train")
+
+
+def test_a_list_that_says_the_ending_decides_between_two_files(tiny_voc):
+    Image.new("RGB", (30, 20)).save(tiny_voc / "JPEGImages" / "a.png")
+    first, _ = voc.pairs(tiny_voc, "train")
+    assert "a.jpg and a.png: which of them is 'a'" in first.problem
+    _write_list(tiny_voc, "a.png\nb\n")
+    first, _ = voc.pairs(tiny_voc, "train")
+    assert (first.name, first.image.name, first.problem) == ("a", "a.png", "")
+
+
+def test_missing_files_are_told_with_what_is_there(tiny_voc):
+    (tiny_voc / "SegmentationClass" / "a.png").rename(tiny_voc / "SegmentationClass" / "a_mask.png")
+    (tiny_voc / "JPEGImages" / "b.jpg").rename(tiny_voc / "JPEGImages" / "B.jpg")
+    first, second = voc.pairs(tiny_voc, "train")
+    assert first.problem.endswith("SegmentationClass/a.png: missing; what is there: a_mask.png")
+    assert second.problem.endswith("JPEGImages/b.jpg: missing; what is there: B.jpg")

@@ -7,6 +7,7 @@ each. The part of the augmentation that belongs on the device is done by `Augmen
 import functools
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -101,8 +102,8 @@ class EvaluationBatches:
     """
 
     split: Split
-    max_images: int
-    max_pixels: int
+    max_images: int = 1
+    max_pixels: int = sys.maxsize
 
     def num_steps(self, context: tf.distribute.InputContext = ALONE) -> int:
         """How often each replica, of all workers, takes a batch before every example was seen."""

@@ -17,6 +17,7 @@ from deeplab import settings
 from deeplab.data import voc
 from deeplab.data.palette import palette
 from deeplab.errors import DataError, UsageError
+from deeplab.files import folder_written_whole
 from deeplab.progress import Progress
 from deeplab.settings import Classes, setting
 
@@ -61,20 +62,17 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
     train = voc.pairs(voc_dir, "train")
     in_train, in_val = {pair.name for pair in train}, set(voc.read_split(voc_dir, "val"))
     wanted = [path for path in annotations if path.stem not in in_train | in_val]
-    partial = mask_dir.with_name(mask_dir.name + ".part")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    progress = Progress("writing masks", len(train) + len(wanted), "masks")
-    for number, pair in enumerate(train, 1):
-        shutil.copyfile(pair.mask, partial / pair.mask.name)
-        progress.update(number)
-    for number, path in enumerate(wanted, len(train) + 1):
-        mask = Image.fromarray(read_annotation(path))
-        mask.putpalette(palette().tobytes())
-        mask.save(partial / f"{path.stem}.png")
-        progress.update(number)
-    progress.close()
-    partial.rename(mask_dir)
+    with folder_written_whole(mask_dir) as partial:
+        progress = Progress("writing masks", len(train) + len(wanted), "masks")
+        for number, pair in enumerate(train, 1):
+            shutil.copyfile(pair.mask, partial / pair.mask.name)
+            progress.update(number)
+        for number, path in enumerate(wanted, len(train) + 1):
+            mask = Image.fromarray(read_annotation(path))
+            mask.putpalette(palette().tobytes())
+            mask.save(partial / f"{path.stem}.png")
+            progress.update(number)
+        progress.close()
     logger.info(
         "%d of VOC's train and %d of SBD; of SBD's %d, %d are in VOC's val and left out, for %d VOC's own are taken",
         len(train),

@@ -5,13 +5,12 @@ The manifest is written last: a split without one has not been written.
 
 import concurrent.futures
 import concurrent.futures.process
-import hashlib
 import logging
 import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -19,11 +18,14 @@ from typing import NoReturn
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data import voc
+from deeplab.data import masks, sources, voc
+from deeplab.data.classes import ClassTable, classes_of
 from deeplab.data.download import DownloadSettings, download_voc
+from deeplab.data.job import Job
 from deeplab.data.palette import IGNORE_LABEL
-from deeplab.data.records import encode_example
-from deeplab.data.split import Shard, Split, manifest_path
+from deeplab.data.records import EXIF_CHOICES, REFUSE, encode_example
+from deeplab.data.sources import Sources
+from deeplab.data.split import Shard, Split
 from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import digest, locked, write_text, written_whole
 from deeplab.progress import Progress
@@ -45,7 +47,11 @@ class ShardSettings:
         None, "Folder in VOC layout (VOCdevkit/VOC2012); shards are written from it.", compared=False
     )
     class_names: Path | None = setting(
-        None, "Text file of class names, one a line, class 0 first. Default: VOC's 21.", compared=False
+        None,
+        "Text file of class names, one a line, class 0 first; or a table of them with the values or colours that masks "
+        "have (`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
+        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21.",
+        compared=False,
     )
     mask_dir: Path | None = setting(
         None,
@@ -54,6 +60,13 @@ class ShardSettings:
     )
     train_split: str = setting("train", "Split to train on: a list in ImageSets/Segmentation.")
     val_split: str = setting("val", "Split to evaluate on while training; empty for none.")
+    exif: str = setting(
+        REFUSE,
+        "Of an image that EXIF turns, where its mask's size does not tell whether the mask was drawn on the turned "
+        "image: refuse it; turn it, as most tools show it; or ignore EXIF.",
+        choices=EXIF_CHOICES,
+        compared=False,
+    )
     num_shards: int = setting(16, "Shard files per split, when they are written.", lower=1, compared=False)
     max_bad_examples: int = setting(
         0,
@@ -73,16 +86,20 @@ class ShardSettings:
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to write: its file, its examples, and the number of classes."""
+    """One shard to write: its file, its examples, and how masks and EXIF are read."""
 
     path: Path
     pairs: list[voc.Pair]
-    num_classes: int
+    classes: ClassTable
+    exif: str
 
 
 @dataclass(frozen=True)
 class _ShardReport:
-    """The shard that was written, statistics of its examples, and the problems of those left out."""
+    """The shard that was written, statistics and sources of its examples, and the problems of those left out.
+
+    `palettes` has one mask for each palette in the shard.
+    """
 
     shard: Shard
     class_pixels: np.ndarray
@@ -91,6 +108,8 @@ class _ShardReport:
     max_width: int
     num_examples: int
     problems: list[str]
+    palettes: dict[masks.Palette, Path]
+    sources: Sources
 
 
 def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> None:
@@ -99,109 +118,165 @@ def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_d
     The data set is downloaded first if the flags say so.
 
     Raises:
-        DataError: as `download_voc`, `voc.read_class_names` and `prepare`.
+        DataError: as `download_voc`, `classes_of` and `prepare_splits`.
     """
     if settings.voc_dir is None:
         return
     if download.download:
         download_voc(settings.voc_dir, download.voc_url)
-    class_names = voc.read_class_names(settings.class_names)
-    for split_name in filter(None, (settings.train_split, settings.val_split)):
-        prepare(settings, tfrecord_dir, split_name, class_names)
+    classes = classes_of(settings.voc_dir, settings.class_names)
+    split_names = list(filter(None, (settings.train_split, settings.val_split)))
+    prepare_splits(settings, tfrecord_dir, split_names, classes)
+    if settings.val_split:
+        _warn_of_overlap(settings, tfrecord_dir)
 
 
-def prepare(settings: ShardSettings, tfrecord_dir: Path, split_name: str, class_names: tuple[str, ...]) -> Split:
-    """Writes the shards of one split in parallel processes; existing shards are checked and kept.
+def prepare(
+    settings: ShardSettings, tfrecord_dir: Path, split_name: str, classes: ClassTable | tuple[str, ...]
+) -> Split:
+    """`prepare_splits` of one split."""
+    return prepare_splits(settings, tfrecord_dir, [split_name], classes)[0]
+
+
+def prepare_splits(
+    settings: ShardSettings, tfrecord_dir: Path, split_names: Sequence[str], classes: ClassTable | tuple[str, ...]
+) -> list[Split]:
+    """Writes the shards of the splits in parallel processes; existing shards are checked and kept.
 
     If another process is writing to the folder, waits for it.
 
     Args:
         settings: the data set and how to write it; its `mask_dir` applies to its `train_split` only, and its
-            `max_bad_examples` are left out at most and named in SPLIT.bad_examples.txt.
+            `max_bad_examples` of each split are left out at most and named in SPLIT.bad_examples.txt.
         tfrecord_dir: where the shards go.
-        split_name: as `voc.read_split` takes it.
-        class_names: class 0 first.
+        split_names: as `voc.read_split` takes them.
+        classes: the class table; or the names alone, class 0 first, where masks hold their indices.
 
     Raises:
-        DataError: too many bad examples (all are logged, no manifest is written), or shards made from something else.
+        DataError: too many bad examples (all are logged, no manifest is written), masks that are not by the class
+            table, or shards made from something else.
         UsageError: the settings name no data set.
     """
+    table = classes if isinstance(classes, ClassTable) else ClassTable.of_names(classes)
+    jobs = [_job(settings, tfrecord_dir, name, table) for name in dict.fromkeys(split_names)]
+    if not all(job.is_written for job in jobs):
+        with locked(tfrecord_dir, waits=True):
+            # Another process may have written them in the meantime.
+            if unwritten := [job for job in jobs if not job.is_written]:
+                _write(settings, unwritten)
+    return [job.written_split(settings.max_bad_examples) for job in jobs]
+
+
+def _job(settings: ShardSettings, tfrecord_dir: Path, name: str, classes: ClassTable) -> Job:
     if settings.voc_dir is None:
         raise UsageError("--voc_dir is needed")
-    mask_dir = settings.mask_dir if split_name == settings.train_split else None
-    pairs = voc.pairs(settings.voc_dir, split_name, mask_dir)
-    source = _fingerprint(pairs, class_names)
-    if not manifest_path(tfrecord_dir, split_name).exists():
-        with locked(tfrecord_dir, waits=True):
-            # Another process may have written it in the meantime.
-            if not manifest_path(tfrecord_dir, split_name).exists():
-                return _write(settings, tfrecord_dir, split_name, class_names, pairs, source)
-    split = Split.read(tfrecord_dir, split_name)
-    if split.source != source:
-        raise DataError(
-            f"{split.manifest_path}: these shards were made from other files or classes than "
-            f"{settings.voc_dir}, split {split_name}; name another --tfrecord_dir, or delete them"
-        )
-    if split.num_bad_examples > settings.max_bad_examples:
-        raise DataError(
-            f"{_bad_examples_path(tfrecord_dir, split_name)}: names {split.num_bad_examples} bad examples that these "
-            f"shards leave out, --max_bad_examples={settings.max_bad_examples}; mend them, or raise it"
-        )
-    return split
+    mask_dir = settings.mask_dir if name == settings.train_split else None
+    return Job(
+        name, tfrecord_dir, settings.voc_dir, voc.pairs(settings.voc_dir, name, mask_dir), classes, settings.exif
+    )
 
 
-def _write(
-    settings: ShardSettings,
-    tfrecord_dir: Path,
-    split_name: str,
-    class_names: tuple[str, ...],
-    pairs: list[voc.Pair],
-    source: str,
-) -> Split:
-    for leftover in tfrecord_dir.glob(f".{split_name}-*.part"):  # of a run that was killed
-        leftover.unlink(missing_ok=True)
-    num_shards = min(settings.num_shards, len(pairs))
-    paths = [tfrecord_dir / f"{split_name}-{index:05d}-of-{num_shards:05d}.tfrecord" for index in range(num_shards)]
-    tasks = [_Task(path, pairs[index::num_shards], len(class_names)) for index, path in enumerate(paths)]
-    reports = _run_tasks(tasks, len(pairs), f"writing {split_name} shards")
-    problems = [problem for report in reports for problem in report.problems]
-    if len(problems) > settings.max_bad_examples or len(problems) == len(pairs):
-        for path in paths:
-            path.unlink()
-        _refuse(problems)
+def _write(settings: ShardSettings, jobs: list[Job]) -> None:
+    """Writes all shards of the jobs, and then, if nothing is wrong with any, their manifests."""
+    for job in jobs:
+        for leftover in job.folder.glob(f".{job.name}-*.part"):  # of a run that was killed
+            leftover.unlink(missing_ok=True)
+    tasks = [_tasks(job, settings.num_shards) for job in jobs]
+    names = " and ".join(job.name for job in jobs)
+    all_tasks = [task for of_job in tasks for task in of_job]
+    all_reports = iter(_run_tasks(all_tasks, sum(len(job.pairs) for job in jobs), f"writing {names} shards"))
+    reports = [[next(all_reports) for _ in of_job] for of_job in tasks]
+    problems = _problems(jobs, reports, settings.max_bad_examples)
     if problems:
-        path = _bad_examples_path(tfrecord_dir, split_name)
-        write_text(path, "".join(f"{problem}\n" for problem in problems))
-        logger.warning("%d bad examples of %s are left out: %s names them", len(problems), split_name, path)
+        for task in all_tasks:
+            task.path.unlink()
+        _refuse(problems)
+    for job, of_job in zip(jobs, reports, strict=True):
+        _finish(job, of_job)
+
+
+def _tasks(job: Job, num_shards: int) -> list[_Task]:
+    num_shards = min(num_shards, len(job.pairs))
+    paths = [job.folder / f"{job.name}-{index:05d}-of-{num_shards:05d}.tfrecord" for index in range(num_shards)]
+    return [_Task(path, job.pairs[index::num_shards], job.classes, job.exif) for index, path in enumerate(paths)]
+
+
+def _problems(jobs: list[Job], reports: list[list[_ShardReport]], max_bad_examples: int) -> list[str]:
+    """All that is wrong with the data set, unless it is bad examples that may be left out."""
+    all_reports = [report for of_job in reports for report in of_job]
+    palettes = ((path, palette) for report in all_reports for palette, path in report.palettes.items())
+    found = [masks.find_disagreement(palettes), _void_for_object(jobs[0], all_reports)]
+    problems = [problem for problem in found if problem]
+    for job, of_job in zip(jobs, reports, strict=True):
+        bad = [problem for report in of_job for problem in report.problems]
+        if len(bad) > max_bad_examples or len(bad) == len(job.pairs):
+            problems += bad
+    return problems
+
+
+def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
+    """What to do if plain masks hold 0 and 255 alone, of which 255 would be void."""
+    pixels = np.sum([report.class_pixels for report in reports], 0)
+    has_void = any(report.void_pixels for report in reports)
+    names = job.classes.names
+    if not job.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
+        return None
+    return (
+        f"{job.pairs[0].mask.parent}: the masks hold 0 and 255 alone, and 255 is void; if it is an object, give "
+        f"--class_names a file of these two lines: `{names[0]}: 0` and `{names[1] if len(names) == 2 else 'NAME'}: 255`"
+    )
+
+
+def _finish(job: Job, reports: list[_ShardReport]) -> None:
+    """Writes the manifest, and what goes with it; warns of what is odd."""
+    problems = [problem for report in reports for problem in report.problems]
+    if problems:
+        write_text(job.bad_examples_path, "".join(f"{problem}\n" for problem in problems))
+        logger.warning(
+            "%d bad examples of %s are left out: %s names them", len(problems), job.name, job.bad_examples_path
+        )
+    sources.write_sources(job.sources_path, {key: each for report in reports for key, each in report.sources.items()})
     split = Split(
-        folder=tfrecord_dir,
-        name=split_name,
-        class_names=class_names,
-        num_examples=len(pairs) - len(problems),
+        folder=job.folder,
+        name=job.name,
+        class_names=job.classes.names,
+        num_examples=len(job.pairs) - len(problems),
         num_bad_examples=len(problems),
         max_height=max(report.max_height for report in reports),
         max_width=max(report.max_width for report in reports),
         class_pixels=tuple(np.sum([report.class_pixels for report in reports], 0).tolist()),
         void_pixels=sum(report.void_pixels for report in reports),
-        source=source,
+        source=job.source,
         shards=tuple(report.shard for report in reports),
     )
     split.write()
-    absent = [name for name, pixels in zip(class_names, split.class_pixels, strict=True) if not pixels]
+    absent = [name for name, pixels in zip(split.class_names, split.class_pixels, strict=True) if not pixels]
     if absent:
-        logger.warning("%s has no pixel of %s (masks hold class indices; 255 is void)", split_name, ", ".join(absent))
-    return split
+        logger.warning("%s has no pixel of %s", job.name, ", ".join(absent))
+
+
+def _warn_of_overlap(settings: ShardSettings, tfrecord_dir: Path) -> None:
+    """Counts the images of val that are in train, too, by name or by contents."""
+    train, val = (
+        sources.read_sources(sources.sources_path(tfrecord_dir, name)) or {}
+        for name in (settings.train_split, settings.val_split)
+    )
+    count = sources.num_images_in_both(train, val)
+    if count:
+        logger.warning(
+            "%d of the %d images of %s are in %s, too: scores on them do not show what is learnt",
+            count,
+            sum(kind == "image" for kind, _ in val),
+            settings.val_split,
+            settings.train_split,
+        )
 
 
 def _refuse(problems: list[str]) -> NoReturn:
     for problem in problems[1:_SHOWN_PROBLEMS]:
         logger.error("%s", problem)
-    count = f" ({len(problems)} bad examples in all, no manifest written)" if len(problems) > 1 else ""
+    count = f" ({len(problems)} problems in all, no manifest written)" if len(problems) > 1 else ""
     raise DataError(problems[0] + count)
-
-
-def _bad_examples_path(tfrecord_dir: Path, split: str) -> Path:
-    return tfrecord_dir / f"{split}.bad_examples.txt"
 
 
 def _run_tasks(tasks: list[_Task], num_examples: int, label: str) -> list[_ShardReport]:
@@ -235,34 +310,32 @@ def _start_worker() -> None:
 
 def _write_shard(task: _Task) -> _ShardReport:
     counts, sizes, problems = np.zeros(256, np.int64), [(0, 0)], []
+    palettes: dict[masks.Palette, Path] = {}
+    read: Sources = {}
     with written_whole(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for pair in task.pairs:
+            read |= sources.look_at([pair])
             try:
-                record, mask = encode_example(pair, task.num_classes)
+                record, mask = encode_example(pair, task.classes, task.exif)
             except DataError as error:
                 problems.append(str(error))
                 continue
             writer.write(record)
-            counts += np.bincount(mask.ravel(), minlength=256)
-            sizes.append(mask.shape)
+            counts += np.bincount(mask.labels.ravel(), minlength=256)
+            sizes.append(mask.labels.shape)
+            if mask.palette:
+                palettes.setdefault(mask.palette, pair.mask)
     max_height, max_width = np.max(sizes, 0).tolist()
     return _ShardReport(
         shard=Shard(
             task.path.name, len(task.pairs) - len(problems), task.path.stat().st_size, digest(task.path, "sha256")
         ),
-        class_pixels=counts[: task.num_classes],
+        class_pixels=counts[: len(task.classes.names)],
         void_pixels=int(counts[IGNORE_LABEL]),
         max_height=max_height,
         max_width=max_width,
         num_examples=len(task.pairs),
         problems=problems,
+        palettes=palettes,
+        sources=read,
     )
-
-
-def _fingerprint(pairs: list[voc.Pair], class_names: tuple[str, ...]) -> str:
-    """SHA-256 over the class names and each example's name and file sizes (contents are not read)."""
-    checksum = hashlib.sha256("\n".join(class_names).encode())
-    for pair in pairs:
-        image_size, mask_size = (path.stat().st_size if path.exists() else None for path in (pair.image, pair.mask))
-        checksum.update(f"\n{pair.name} {image_size} {mask_size}".encode())
-    return checksum.hexdigest()

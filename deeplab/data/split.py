@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from deeplab.data.voc import read_class_names
+from deeplab.data.classes import read_classes
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, is_plain_name, write_text
 from deeplab.settings import setting
@@ -144,7 +144,7 @@ def read_splits(
 
     def read(name: str) -> Split:
         split = Split.read(settings.tfrecord_dir, name)
-        if class_names is not None and split.class_names != read_class_names(class_names):
+        if class_names is not None and split.class_names != read_classes(class_names).names:
             raise UsageError(f"--class_names={class_names}: not the classes of the shards in {split.folder}")
         if settings.verify:
             split.verify()

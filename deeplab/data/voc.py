@@ -1,13 +1,21 @@
-"""The PASCAL VOC layout: class names, split lists, image and mask files."""
+"""The PASCAL VOC layout: class names, split lists, image and mask files.
+
+A list has a name a line, as VOC's: `2007_000032`. So that lists of other tools can be taken as they are, an image's
+ending may follow (`img_004.jpg`), subfolders may precede it (`day1/img_000`, which is then the example's name), or a
+line has two paths from the data set's folder, of an image and its mask (`/JPEGImages/a.jpg /SegmentationClass/a.png`).
+"""
 
 import logging
 import random
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data import images
+from deeplab.data.images import Folder, normal_form
+from deeplab.data.text import read_lines
 from deeplab.errors import DataError
-from deeplab.files import is_plain_name
+from deeplab.files import is_relative_name
 
 logger = logging.getLogger("deeplab")
 
@@ -36,37 +44,38 @@ CLASS_NAMES = (
 )
 """The 21 classes of VOC 2012 in the order of their indices (VOC devkit, VOCinit.m)."""
 
+IMAGE_FOLDER = "JPEGImages"
+MASK_FOLDER = "SegmentationClass"
+MASK_ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff")
+"""By which masks are found; in any case."""
+
 _SPLIT_HALVES = {"val_half": 0, "test_half": 1}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One example on disk: a JPEG image and its index mask."""
+    """One example on disk: an image and its mask.
+
+    Attributes:
+        name: its name in the split's list, with slashes for subfolders and without an ending.
+        image: where its image is, or should be.
+        mask: where its mask is, or should be.
+        problem: why one of them is not there, with what is there instead; else empty.
+    """
 
     name: str
     image: Path
     mask: Path
+    problem: str = ""
 
 
-def read_class_names(path: Path | None) -> tuple[str, ...]:
-    """Class names from a text file, one a line, index 0 first; VOC's 21 without a file.
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a list: the example's name, and the files if the line says which they are."""
 
-    Raises:
-        DataError: no such file, no name in it, an empty line between names, a name twice, or more than 255 names.
-    """
-    if path is None:
-        return CLASS_NAMES
-    names = tuple(line.strip() for line in "\n".join(_read_lines(path, "class names")).rstrip().splitlines())
-    if not names:
-        raise DataError(f"{path}: no class names; write one a line, class 0 first")
-    if "" in names:
-        raise DataError(f"{path}: line {names.index('') + 1} is empty; it would shift the classes below it")
-    if len(names) > IGNORE_LABEL:
-        raise DataError(f"{path}: {len(names)} class names; at most {IGNORE_LABEL}, since {IGNORE_LABEL} is void")
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"{path}: the class name {name!r} stands twice")
-    return names
+    name: str
+    image: Path | None = None
+    mask: Path | None = None
 
 
 def read_split(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[str]:
@@ -78,58 +87,141 @@ def read_split(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[
     `mask_dir`. What is in `val` is left out of `trainaug` in any case.
 
     Raises:
-        DataError: no such split, an empty one, an unsafe or repeated name.
+        DataError: no such split, an empty one, an unsafe or repeated name, a line that is no name.
     """
-    folder = voc_dir / "ImageSets" / "Segmentation"
-    path = folder / f"{split}.txt"
-    if path.exists():
-        names = [line.strip() for line in _read_lines(path, "split") if line.strip()]
-    elif split == "trainval":
-        names = read_split(voc_dir, "train") + read_split(voc_dir, "val")
-    elif split in _SPLIT_HALVES:
-        names = read_split(voc_dir, "val")
-        random.Random(42).shuffle(names)
-        half = len(names) // 2
-        names = (names[:half], names[half:])[_SPLIT_HALVES[split]]
-    elif split == "trainaug" and mask_dir is not None:
-        names = sorted(file.stem for file in mask_dir.glob("*.png"))
-    else:
-        found = sorted(file.stem for file in folder.glob("*.txt"))
-        hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
-        raise DataError(f"{path}: no such split; {hint}")
-    if split == "trainaug":
-        in_val = set(read_split(voc_dir, "val"))
-        with_val, names = names, [name for name in names if name not in in_val]
-        logger.info("trainaug: %d images; %d left out, since val has them", len(names), len(with_val) - len(names))
-    if not names:
-        raise DataError(f"{path}: the split is empty")
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{path}: the name {name!r} stands twice")
-        if not is_plain_name(name):
-            raise DataError(f"{path}: {name!r} is not a plain file name")
-        seen.add(name)
-    return names
+    return [entry.name for entry in _read_entries(voc_dir, split, mask_dir, Folder(voc_dir / IMAGE_FOLDER))]
 
 
 def pairs(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[Pair]:
     """Where image and mask of every example of a split are; masks in `voc_dir`/SegmentationClass or in `mask_dir`.
 
     Raises:
-        DataError: as `read_split`.
+        DataError: as `read_split`. That a file is missing is in `Pair.problem`.
     """
-    masks = mask_dir or voc_dir / "SegmentationClass"
+    image_folder = Folder(voc_dir / IMAGE_FOLDER)
+    mask_folder = Folder(mask_dir or voc_dir / MASK_FOLDER, MASK_ENDINGS)
+    return [_pair(entry, image_folder, mask_folder) for entry in _read_entries(voc_dir, split, mask_dir, image_folder)]
+
+
+def split_images(voc_dir: Path, split: str) -> list[tuple[str, Path]]:
+    """(name, image) of every example of a split; masks are not needed.
+
+    Raises:
+        DataError: as `read_split`, or an image is missing.
+    """
+    folder = Folder(voc_dir / IMAGE_FOLDER)
     return [
-        Pair(name, voc_dir / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png")
-        for name in read_split(voc_dir, split, mask_dir)
+        (entry.name, entry.image or folder.find(entry.name)) for entry in _read_entries(voc_dir, split, None, folder)
     ]
 
 
-def _read_lines(path: Path, what: str) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file ({what})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({what}): {error}") from error
+def _pair(entry: _Entry, image_folder: Folder, mask_folder: Folder) -> Pair:
+    problems = []
+
+    def find(folder: Folder, ending: str) -> Path:
+        try:
+            return folder.find(entry.name)
+        except DataError as error:
+            problems.append(str(error))
+            return folder.path / f"{entry.name}{ending}"
+
+    image = entry.image or find(image_folder, images.ENDINGS[0])
+    mask = entry.mask or find(mask_folder, MASK_ENDINGS[0])
+    return Pair(entry.name, image, mask, problems[0] if problems else "")
+
+
+def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder: Folder) -> list[_Entry]:
+    folder = voc_dir / "ImageSets" / "Segmentation"
+    path = folder / f"{split}.txt"
+    if path.exists():
+        lines = enumerate(read_lines(path, "split"), 1)
+        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir) for number, line in lines if line]
+    elif split == "trainval":
+        entries = [entry for part in ("train", "val") for entry in _read_entries(voc_dir, part, None, image_folder)]
+    elif split in _SPLIT_HALVES:
+        entries = _read_entries(voc_dir, "val", None, image_folder)
+        random.Random(42).shuffle(entries)
+        half = len(entries) // 2
+        entries = (entries[:half], entries[half:])[_SPLIT_HALVES[split]]
+    elif split == "trainaug" and mask_dir is not None:
+        visible = (file for file in mask_dir.glob("*.png") if not file.name.startswith("."))
+        entries = [_Entry(name) for name in sorted(file.stem for file in visible)]
+    else:
+        found = sorted(file.stem for file in folder.glob("*.txt"))
+        hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
+        raise DataError(f"{path}: no such split; {hint}")
+    if split == "trainaug":
+        in_val = {normal_form(name) for name in read_split(voc_dir, "val")}
+        with_val, entries = entries, [entry for entry in entries if normal_form(entry.name) not in in_val]
+        logger.info("trainaug: %d images; %d left out, since val has them", len(entries), len(with_val) - len(entries))
+    _check_names(path, [entry.name for entry in entries])
+    return entries
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if not names:
+        raise DataError(f"{path}: the split is empty")
+    seen = set()
+    for name in names:
+        if normal_form(name) in seen:
+            raise DataError(f"{path}: the name {name!r} stands twice")
+        if not is_relative_name(name):
+            raise DataError(f"{path}: {name!r} is not a plain file name, nor one in a subfolder")
+        seen.add(normal_form(name))
+
+
+class _ListLine:
+    """A line of a split's list, and what it names."""
+
+    def __init__(self, path: Path, number: int, line: str, image_folder: Folder) -> None:
+        self._where = f"{path}: line {number}"
+        self._text = line.replace("\\", "/")  # as Windows writes paths
+        self._images = image_folder
+
+    def entry(self, voc_dir: Path) -> _Entry:
+        """Raises DataError for a line that is neither a name nor two paths."""
+        if entry := self._named(self._text):
+            return entry
+        columns = re.split(r"[\s,;]+", self._text)
+        if len(columns) == 2 and (files := self._files(columns, voc_dir)):
+            return _Entry(self._name_of(files[0], voc_dir), *files)
+        if self._text.startswith("#"):
+            raise DataError(f"{self._where}: {self._text!r}: a comment; a list has names alone, one a line")
+        if len(columns) > 1 and self._named(columns[0]):
+            raise DataError(
+                f"{self._where}: {len(columns)} columns, {self._text!r}; a list has one name a line, or the paths of "
+                "an image and its mask, which both exist"
+            )
+        return _Entry(_without_ending(self._text))
+
+    def _named(self, text: str) -> _Entry | None:
+        """The entry of a name that an image has."""
+        if not is_relative_name(text := text.removeprefix("./")):
+            return None
+        for name in (text, text.removeprefix(f"{IMAGE_FOLDER}/")):
+            if self._images.has(name):
+                return _Entry(name)
+            stem = _without_ending(name)
+            if stem != name and self._images.has(stem):
+                file = self._images.path / name
+                return _Entry(stem, file if file.is_file() else None)
+        return None
+
+    def _files(self, columns: list[str], voc_dir: Path) -> list[Path] | None:
+        """The files whose paths the columns are, from the data set's folder or the root; None if one is not there."""
+        files = []
+        for column in columns:
+            candidates = [voc_dir / column.lstrip("/"), Path(column)][: 2 if column.startswith("/") else 1]
+            files += [candidate for candidate in candidates if candidate.is_file()][:1]
+        return files if len(files) == len(columns) else None
+
+    def _name_of(self, image: Path, voc_dir: Path) -> str:
+        for folder in (self._images.path, voc_dir):
+            if image.is_relative_to(folder):
+                return _without_ending(image.relative_to(folder).as_posix())
+        return image.stem
+
+
+def _without_ending(name: str) -> str:
+    path = PurePosixPath(name)
+    return name[: -len(path.suffix)] if path.suffix.lower() in images.ENDINGS else name

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from deeplab.settings import setting
 
@@ -34,7 +35,21 @@ def set_precision(settings: PrecisionSettings) -> None:
 
 
 def set_seed(settings: SeedSettings) -> None:
-    """Sets all seeds and, if requested, enables TensorFlow's deterministic kernels."""
+    """Sets all seeds and, if requested, TensorFlow's deterministic kernels and a fixed order of its sums."""
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
+        _keep_order_of_sums()
+
+
+def _keep_order_of_sums() -> None:
+    """Turns off the optimizer of graphs that adds tensors in the order in which they are ready, to save memory.
+
+    See docs/design.md, deterministic sums. By a private name: `set_experimental_options` has no key for it, and is
+    called without any only to drop the options that functions have taken over.
+    """
+    config = context.context()._config or tf.compat.v1.ConfigProto()
+    rewriting = config.graph_options.rewrite_options
+    rewriting.memory_optimization = rewriting.NO_MEM_OPT
+    context.context()._config = config
+    tf.config.optimizer.set_experimental_options({})

@@ -181,7 +181,8 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG, completely or not at all."""
+    """Writes a PNG, completely or not at all; creates its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as temporary:
         picture.save(temporary, "PNG")
 

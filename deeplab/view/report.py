@@ -1,8 +1,6 @@
 """One HTML file about an evaluation: scores, confusions, best and worst images, curves. It loads no other file."""
 
-import base64
 import heapq
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,15 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.palette import IGNORE_LABEL, palette
+from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
 from deeplab.training.metrics import Evaluation, confusion_counts, per_cent, scores
-from deeplab.view import charts, pictures
+from deeplab.view import charts, page, pictures
 from deeplab.view.template import Markup, Template
 
 SHOWN_IMAGES = 4
 SHOWN_CONFUSIONS = 10
-_LARGEST_SIDE = 480
 
 _TEMPLATE = Template(Path(__file__).with_name("report.html"))
 
@@ -104,17 +101,9 @@ def render(
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
         "Worst images": Markup.joined(_example(item, class_names) for item in ranking.worst),
         "Best images": Markup.joined(_example(item, class_names) for item in ranking.best),
-        "What was evaluated": _facts(facts),
+        "What was evaluated": page.facts(facts),
     }
-    page = _TEMPLATE.fill(
-        "page",
-        title=title,
-        tiles=Markup.joined(_TEMPLATE.fill("tile", name=name, value=value) for name, value in tiles.items()),
-        sections=Markup.joined(
-            _TEMPLATE.fill("section", name=name, content=content) for name, content in sections.items() if content
-        ),
-    )
-    return f"{page}\n"
+    return page.render(title, tiles, sections)
 
 
 def read_records(path: Path) -> list[dict]:
@@ -140,7 +129,7 @@ def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
         rows.append(
             _TEMPLATE.fill(
                 "class_row",
-                class_name=_class_name(index, class_names),
+                class_name=page.class_name(index, class_names),
                 width=f"{100 * (iou or 0):.1f}",
                 iou=_per_cent(iou),
                 f1=_per_cent(result.per_class_f1[index]),
@@ -161,7 +150,7 @@ def _boundaries(mean_iou: dict[int, float | None]) -> Markup:
 
 
 def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
-    picture = _image(
+    picture = page.image(
         pictures.confusion_picture(matrix, class_names),
         "Confusion matrix: of the pixels of each true class (rows), the share predicted as each class (columns), in "
         "per cent. The largest confusions are listed below.",
@@ -174,8 +163,8 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
     rows = [
         _TEMPLATE.fill(
             "confusion_row",
-            true=_class_name(true, class_names),
-            predicted=_class_name(predicted, class_names),
+            true=page.class_name(true, class_names),
+            predicted=page.class_name(predicted, class_names),
             share=_per_cent(wrong[true, predicted] / totals[true]),
             pixels=f"{wrong[true, predicted]:,}",
         )
@@ -202,14 +191,13 @@ def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
         "errors (red)": f"Wrong pixels: {_per_cent(_share_wrong(item))}",
     }
     found = np.setdiff1d(np.union1d(item.truth, item.prediction), [IGNORE_LABEL])
-    legend = (_TEMPLATE.fill("legend_entry", class_name=_class_name(index, class_names)) for index in found)
     return _TEMPLATE.fill(
         "example",
         name=item.name,
         mean_iou=_per_cent(item.mean_iou),
-        legend=Markup(" ".join(legend)),
+        legend=page.legend(found, class_names),
         pictures=Markup.joined(
-            _TEMPLATE.fill("example_picture", name=name, image=_image(picture, texts[name], "JPEG"))
+            _TEMPLATE.fill("example_picture", name=name, image=page.image(picture, texts[name], "JPEG"))
             for name, picture in shown.items()
         ),
     )
@@ -223,34 +211,6 @@ def _share_wrong(item: ScoredImage) -> float:
 def _shares(mask: np.ndarray, class_names: Sequence[str]) -> str:
     found = pictures.class_shares(mask)
     return ", ".join(f"{class_names[index]} {_per_cent(share)}" for index, share in found)
-
-
-def _facts(facts: dict[str, object]) -> Markup:
-    items = (_TEMPLATE.fill("fact", name=name, value=value) for name, value in facts.items())
-    return _TEMPLATE.fill("facts", items=Markup.joined(items))
-
-
-def _class_name(index: int, class_names: Sequence[str]) -> Markup:
-    """The class's name with a square in its colour."""
-    red, green, blue = palette()[index]
-    return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=class_names[index])
-
-
-def _image(picture: Image.Image, text: str, file_format: str, css_class: str = "") -> Markup:
-    if file_format == "JPEG":
-        picture = picture.convert("RGB")
-        picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, file_format, optimize=True)
-    return _TEMPLATE.fill(
-        "image",
-        css_class=css_class,
-        width=picture.width,
-        height=picture.height,
-        text=text,
-        format=file_format.lower(),
-        data=base64.b64encode(buffer.getvalue()).decode(),
-    )
 
 
 def _per_cent(fraction: float | None) -> str:

@@ -1,0 +1,1 @@
+"""Annotation formats of other tools: one reader per format, and one writer of VOC's layout."""

@@ -1,0 +1,275 @@
+"""The one rule for images: which files are read, and what their pixels are.
+
+Preparation, the converters, predict and the Python API read images through this module alone. A file's content decides,
+not its ending: JPEG, PNG, BMP, WebP, TIFF (the first page), GIF (the first frame) and PPM. Whatever the file holds
+(greyscale, a palette, alpha, CMYK), its pixels are 8-bit RGB; alpha is dropped. Images of more than 8 bits a channel
+are refused: which of their values is white cannot be known, and clipped ones would be white all over.
+"""
+
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from deeplab.errors import DataError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif")
+"""By which images are found; in any case."""
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+"""Of an image or mask: Pillow's safe limit, 89 million. A header of a few bytes can claim any size."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
+_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: what Pillow calls a JPEG that further pictures follow, as some cameras write it
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_SHOWN_NAMES = 3
+
+_EXIF_ORIENTATION = 274
+_TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_FLOAT, _TIFF_UNSIGNED = 258, 339, 3, (1, 4)
+_PNG_BIT_DEPTH, _PNG_COLOUR_TYPE, _PNG_RGB = 24, 25, 2  # offsets of two bytes in a PNG file, and what the second may be
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+
+_BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+"""What undoes `_TURNS`."""
+
+
+def read_image(source: Path | BinaryIO) -> np.ndarray:
+    """An image's pixels: uint8 RGB [height, width, 3], turned as its EXIF orientation says.
+
+    `source` is a file's path, or what is open for reading bytes, such as `sys.stdin.buffer`.
+
+    Raises:
+        DataError: missing, unreadable, or of more than 8 bits a channel; the line names the file.
+    """
+    return ImageFile(source).pixels(turned=True)
+
+
+def stored_form(path: Path) -> tuple[bytes, int, int]:
+    """(content, height, width) as a shard holds an image whose pixels are those of `read_image`.
+
+    The content of a JPEG or an 8-bit RGB PNG that EXIF does not turn is the file's own; that of any other is an 8-bit
+    RGB PNG, so that nothing is lost.
+
+    Raises:
+        DataError: as `read_image`, or an image of more than `MAX_PIXELS`.
+    """
+    return ImageFile(path).stored_form(turned=True)
+
+
+def find_image(folder: Path, stem: str) -> Path:
+    """The image in `folder` that is called `stem` with any of `ENDINGS`. For many of one folder: `Folder(folder).find`.
+
+    Raises:
+        DataError: there is none, and the line names what is there instead; or there are several.
+    """
+    return Folder(folder).find(stem)
+
+
+class ImageFile:
+    """An image file: its header, and on demand its pixels.
+
+    Attributes:
+        name: for messages.
+        orientation: EXIF's, 1 (upright) to 8.
+        size: (width, height) of the pixels as they are stored, before any turn.
+    """
+
+    def __init__(self, source: Path | BinaryIO) -> None:
+        """Reads the file and its header.
+
+        Raises:
+            DataError: missing, of another format, or of more than 8 bits a channel.
+        """
+        self.name = str(source if isinstance(source, Path) else getattr(source, "name", "image"))
+        self._content = read_bytes(source) if isinstance(source, Path) else source.read()
+        with opened(self.name, self._content) as image:
+            self._format = image.format or ""
+            if bits := more_than_8_bits(image, self._content):
+                raise DataError(
+                    f"{self.name}: {bits} a channel, but only 8-bit images are read; scale the values of all images "
+                    "alike to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is the "
+                    "largest value in any of them)"
+                )
+            if image.mode not in _EIGHT_BIT_MODES:
+                raise DataError(f"{self.name}: its pixels are {image.mode}, which is not read; save it as RGB")
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            self.orientation = orientation if orientation in _TURNS else 1
+            width, height = image.size
+            # Pillow turns TIFF's pixels, and thus its size, by itself.
+            swapped = self._format == "TIFF" and self.orientation >= 5
+            self.size = (height, width) if swapped else (width, height)
+
+    def pixels(self, turned: bool) -> np.ndarray:
+        """uint8 RGB [height, width, 3]; `turned` as EXIF says, or as they are stored.
+
+        Raises:
+            DataError: damaged.
+        """
+        if self._format == "PNG":
+            with opened(self.name, self._content) as image:
+                image.verify()  # the checksums, at which decoding does not look
+        with opened(self.name, self._content) as image:
+            is_upright = self.orientation == 1
+            image.load()
+            image.info.pop("transparency", None)  # Pillow would warn that it is dropped
+            if self._format == "TIFF":
+                turn = None if turned or is_upright else _BACK[self.orientation]
+            else:
+                turn = _TURNS[self.orientation] if turned and not is_upright else None
+            rgb = image.convert("RGB")
+            return np.array(rgb if turn is None else rgb.transpose(turn))
+
+    def stored_form(self, turned: bool) -> tuple[bytes, int, int]:
+        """(content, height, width) as a shard holds it; see the function of this name.
+
+        Raises:
+            DataError: damaged, as far as it is decoded here (a JPEG is not), or more than `MAX_PIXELS`.
+        """
+        width, height = self.size
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{self.name}: {width}x{height} pixels, more than {MAX_PIXELS:,}")
+        is_stored_so = not turned or self.orientation == 1
+        if self._format in _JPEG_FORMATS and is_stored_so:
+            return self._content, height, width
+        pixels = self.pixels(turned)
+        is_rgb_png = self._format == "PNG" and self._content[_PNG_COLOUR_TYPE] == _PNG_RGB
+        content = self._content if is_rgb_png and is_stored_so else _as_png(pixels)
+        return content, pixels.shape[0], pixels.shape[1]
+
+
+@contextmanager
+def opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
+    """The open image of a file's content; whatever Pillow raises, while it is decoded as well, becomes a DataError."""
+    try:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
+            yield image
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        what = "of no format that is read here (JPEG, PNG, BMP, WebP, TIFF, GIF, PPM), or cut short"
+        raise DataError(f"{name}: cannot be read as an image: {what}") from error
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        words = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(f"{name}: cannot be read as an image: {words}") from error
+
+
+def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
+    """What a channel has if it is not 8 bits or fewer, in words; Pillow itself would drop or clip them in silence."""
+    bits = 8
+    if image.format == "PNG":
+        bits = content[_PNG_BIT_DEPTH]
+    elif image.format == "PPM":
+        bits = _ppm_maximum(content).bit_length()
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = max(image.tag_v2.get(_TIFF_BITS, (1,)))
+        kinds = image.tag_v2.get(_TIFF_SAMPLE_FORMAT, (1,))
+        if not set(kinds) <= set(_TIFF_UNSIGNED):
+            return f"{bits}-bit {'floating-point' if _TIFF_FLOAT in kinds else 'signed'} numbers"
+    return f"{bits} bits" if bits > 8 else None
+
+
+def _ppm_maximum(content: bytes) -> int:
+    """The value of white in a PPM or PGM file, the fourth word of its header; 1 for a bitmap, which has none."""
+    words = re.sub(rb"#[^\n]*", b"", content[:4096]).split(maxsplit=4)
+    return int(words[3]) if words[0] in (b"P2", b"P3", b"P5", b"P6") else 1
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        DataError: missing or unreadable.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _as_png(pixels: np.ndarray) -> bytes:
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return png.getvalue()
+
+
+class Folder:
+    """The files of a folder and its subfolders, found by stem; each is listed once, however many are looked for."""
+
+    def __init__(self, path: Path, endings: Sequence[str] = ENDINGS) -> None:
+        """`path` need not exist; files with other `endings` than these (lower case, with the dot) are not found."""
+        self.path = path
+        self._endings = tuple(endings)
+        self._listed: dict[str, dict[str, list[str]]] = {}
+
+    def has(self, stem: str) -> bool:
+        """Whether there is one file of this stem, or several."""
+        return bool(self._named(stem))
+
+    def find(self, stem: str) -> Path:
+        """The file of this stem, which may lie in a subfolder, as `day1/img_000` does.
+
+        The case of the ending and the Unicode normal form do not matter.
+
+        Raises:
+            DataError: there is none, and the line names what is there instead; or there are several.
+        """
+        names = self._named(stem)
+        parent, _, last = stem.rpartition("/")
+        folder = self.path / parent
+        if len(names) > 1:
+            raise DataError(f"{folder}: {' and '.join(names)}: which of them is {last!r}? Leave one there")
+        if not names:
+            raise DataError(f"{folder / last}{self._endings[0]}: missing; {self._there_instead(parent, last)}")
+        return folder / names[0]
+
+    def _named(self, stem: str) -> list[str]:
+        parent, _, last = stem.rpartition("/")
+        return self._files(parent).get(normal_form(last), [])
+
+    def _files(self, parent: str) -> dict[str, list[str]]:
+        """Names of the files in a subfolder, by their stems' normal form."""
+        if parent not in self._listed:
+            files: dict[str, list[str]] = {}
+            folder = self.path / parent
+            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if file.suffix.lower() in self._endings:
+                    files.setdefault(normal_form(file.stem), []).append(file.name)
+            self._listed[parent] = files
+        return self._listed[parent]
+
+    def _there_instead(self, parent: str, last: str) -> str:
+        folder = self.path / parent
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+        names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+        wanted = normal_form(last).casefold()
+        alike = [name for name in names if wanted in normal_form(name).casefold()]
+        if alike:
+            return f"what is there: {', '.join(alike[:_SHOWN_NAMES])}"
+        if not names:
+            return "the folder is empty"
+        others = ", ".join(names[:_SHOWN_NAMES]) + " ..." * (len(names) > _SHOWN_NAMES)
+        return f"nothing of that name is there, but {others}"
+
+
+def normal_form(name: str) -> str:
+    """A name as one sequence of characters; macOS writes an accented letter as two, other systems as one."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,115 @@
+"""One HTML page about a data set: images with their masks, what is odd, and what the network will see of it.
+
+python -m deeplab.look --voc_dir=mydata
+python -m deeplab.look --tfrecord_dir=mydata_shards
+
+Of a folder in VOC's layout all images and masks are checked, as train.py does; the page shows what training will read.
+"""
+
+from deeplab.program.run import run
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab.data import pipeline
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.download import DownloadSettings
+from deeplab.data.shards import ShardSettings, write_shards
+from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.errors import UsageError
+from deeplab.files import write_text
+from deeplab.progress import Progress
+from deeplab.settings import Classes, Options, setting
+from deeplab.view import dataset_page
+from deeplab.view.survey import Survey
+
+logger = logging.getLogger("deeplab")
+
+
+@dataclass(frozen=True)
+class LookSettings:
+    """The page."""
+
+    page: Path | None = setting(
+        None, "HTML file to write. Default: look.html in the folder of the shards, or in --voc_dir without one."
+    )
+    crops: int = setting(8, "Training crops to show.", lower=1)
+    seed: int = setting(1, "As train.py's: the crops are the first ones of a run with it.", lower=1, upper=2**31 - 1)
+
+
+SETTINGS: Classes = (LookSettings, ShardSettings, SplitSettings, Augmentation)
+
+
+def main(argv: list[str]) -> None:
+    """--voc_dir or --tfrecord_dir -> a page."""
+    if argv[1:]:
+        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
+    tf.config.set_visible_devices([], "GPU")
+    options = Options(SETTINGS)
+    look, augmentation = options[LookSettings], options[Augmentation]
+    shards, source = options[ShardSettings], options[SplitSettings]
+    if not shards.voc_dir and not source.tfrecord_dir:
+        raise UsageError("give --voc_dir, or --tfrecord_dir for shards that exist")
+    path = look.page or (source.tfrecord_dir or shards.voc_dir or Path()) / "look.html"
+    with _shards(shards, source) as located:
+        train, val = read_splits(located, shards.train_split, shards.val_split, shards.class_names)
+        splits = [train, val] if val is not None else [train]
+        with damage_named(splits):
+            survey = make_survey(splits, look.seed)
+            crops = first_crops(train, augmentation, look.crops, look.seed)
+    facts = {
+        "data": shards.voc_dir or source.tfrecord_dir,
+        "crops": f"{augmentation.augmentation} at --crop_size={augmentation.crop_size}",
+    }
+    write_text(path, dataset_page.render(f"Data set: {facts['data']}", survey, crops, facts))
+    for text in survey.odd():
+        logger.warning("%s", text)
+    logger.info("%s: open it in a browser", path)
+
+
+@contextlib.contextmanager
+def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSettings]:
+    """Settings of shards that exist: those of --tfrecord_dir, else temporary ones that are written from --voc_dir."""
+    if source.tfrecord_dir is not None:
+        write_shards(shards, DownloadSettings(), source.tfrecord_dir)
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="deeplab-look-") as folder:
+        write_shards(shards, DownloadSettings(), Path(folder))
+        yield SplitSettings(tfrecord_dir=Path(folder), verify=False)
+
+
+def make_survey(splits: list[Split], seed: int) -> Survey:
+    """All examples of the splits, the first of which is the one to train on."""
+    survey = Survey(splits[0].class_names, seed)
+    total = sum(split.num_examples for split in splits)
+    progress, done = Progress("looking", total, "images"), 0
+    for split in splits:
+        batches = pipeline.EvaluationBatches(split).for_worker().take(split.num_examples)
+        for batch in batches.as_numpy_iterator():
+            survey.add(split.name, batch["name"][0].decode(), batch["image"][0], batch["label"][0])
+            done += 1
+            progress.update(done)
+    progress.close()
+    return survey
+
+
+def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int) -> list[dataset_page.Crop]:
+    """The first crops of a run with this seed, with their colours shifted, as the network gets them."""
+    names = pipeline.training_names(split, seed, 0, number)
+    batch = next(iter(pipeline.training_batches(split, augmentation, number, seed)))
+    batch = augmentation.finish(batch)
+    images = np.round(batch["image"].numpy()).astype(np.uint8)
+    masks = batch["label"].numpy()
+    return [dataset_page.Crop(name, image, mask) for name, image, mask in zip(names, images, masks, strict=True)]
+
+
+if __name__ == "__main__":
+    run(main, SETTINGS, __doc__)

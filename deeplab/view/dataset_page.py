@@ -1,0 +1,148 @@
+"""The HTML page about a data set: what is odd, its classes and sizes, images with masks, and crops to train on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab.data.palette import IGNORE_LABEL
+from deeplab.view import page, pictures
+from deeplab.view.survey import Shown, Survey, fit, most_common_sizes
+from deeplab.view.template import Markup, Template
+
+_TEMPLATE = Template(Path(__file__).with_name("dataset_page.html"))
+_SHOWN_SIZES = 4
+_MUCH_VOID = 0.4
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What the network sees of an image: uint8 RGB [size, size, 3], and its mask, uint8 [size, size]."""
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str, object]) -> str:
+    """The page as text; `facts` say what was looked at, and how crops are made."""
+    labelled, void = _labelled_and_void(survey)
+    tiles: dict[str, object] = {f"images in {split}": f"{len(part.sizes):,}" for split, part in survey.splits.items()}
+    tiles |= {"classes": len(survey.class_names), "of all pixels are void": _share(void, labelled + void)}
+    odd = [*survey.odd(), *_odd_crops(crops)]
+    items = Markup.joined(_TEMPLATE.fill("odd_item", text=text) for text in odd)
+    sections = {
+        "What is odd": _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="Nothing was found."),
+        "Images and masks": _sheet(
+            "Largest and smallest images, some at random, those with most void, and every class at least once. "
+            f"{survey.class_names[0].capitalize()} (class 0) is not coloured.",
+            [_example(shown, survey.class_names) for shown in survey.examples()],
+        ),
+        "What the network sees": _sheet(
+            "The first training crops: random scales, places and colours. Nothing is learnt from void and padding.",
+            [_crop(crop, survey.class_names) for crop in crops],
+        ),
+        "Classes": _classes(survey),
+        "Sizes": _sizes(survey),
+        "What was looked at": page.facts(facts),
+    }
+    return page.render(title, tiles, sections)
+
+
+def _odd_crops(crops: Sequence[Crop]) -> list[str]:
+    share = float(np.mean([crop.mask == IGNORE_LABEL for crop in crops]))
+    if share <= _MUCH_VOID:
+        return []
+    return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may leave less of it."]
+
+
+def _labelled_and_void(survey: Survey) -> tuple[int, int]:
+    pixels = np.sum([part.pixels for part in survey.splits.values()], 0)
+    return int(pixels[:IGNORE_LABEL].sum()), int(pixels[IGNORE_LABEL])
+
+
+def _sheet(note: str, figures: list[Markup]) -> Markup:
+    return _TEMPLATE.fill("sheet", note=note, figures=Markup.joined(figures))
+
+
+def _example(shown: Shown, class_names: Sequence[str]) -> Markup:
+    about = f"{shown.split}, {shown.size[0]}x{shown.size[1]}: {', '.join(shown.reasons)}"
+    return _figure(shown.name, about, (shown.image, shown.mask), shown.class_pixels, class_names)
+
+
+def _crop(crop: Crop, class_names: Sequence[str]) -> Markup:
+    pixels = np.bincount(crop.mask.ravel(), minlength=256)
+    return _figure(crop.name, "", fit(crop.image, crop.mask), pixels, class_names)
+
+
+def _figure(
+    name: str, about: str, pair: tuple[np.ndarray, np.ndarray], class_pixels: np.ndarray, class_names: Sequence[str]
+) -> Markup:
+    image, mask = pair
+    found = np.flatnonzero(class_pixels).tolist()
+    words = ", ".join(
+        f"{'void' if index == IGNORE_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
+        for index in found
+    )
+    shown = (
+        page.image(Image.fromarray(image), f"The image {name}", "JPEG"),
+        page.image(pictures.overlay(image, mask), f"Its mask over it: {words}", "JPEG"),
+    )
+    return _TEMPLATE.fill(
+        "example",
+        name=name,
+        about=about,
+        legend=page.legend(filter(None, found), class_names),
+        pictures=Markup.joined(_TEMPLATE.fill("picture", image=image) for image in shown),
+    )
+
+
+def _classes(survey: Survey) -> Markup:
+    """A table of the classes and void: share of the pixels of each split, and in how many images."""
+    heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
+    total = np.sum([part.pixels for part in survey.splits.values()], 0)
+    rows = []
+    for index in (*range(len(survey.class_names)), IGNORE_LABEL):
+        cells = []
+        for part in survey.splits.values():
+            base = part.pixels.sum() - (0 if index == IGNORE_LABEL else part.pixels[IGNORE_LABEL])
+            cells += [_share(part.pixels[index], base), f"{part.images_with[index]:,}"]
+        base = total.sum() - (0 if index == IGNORE_LABEL else total[IGNORE_LABEL])
+        rows.append(
+            _TEMPLATE.fill(
+                "class_row",
+                class_name=page.class_name(index, survey.class_names),
+                width=f"{100 * total[index] / max(base, 1):.1f}",
+                cells=Markup.joined(_TEMPLATE.fill("cell", text=text) for text in cells),
+            )
+        )
+    return _TEMPLATE.fill(
+        "classes",
+        head=Markup.joined(_TEMPLATE.fill("head", text=text) for text in heads),
+        rows=Markup.joined(rows),
+        note="Shares of the labelled pixels; that of void is of all pixels.",
+    )
+
+
+def _sizes(survey: Survey) -> Markup:
+    rows = []
+    for split, part in survey.splits.items():
+        ordered = sorted(part.sizes, key=lambda size: (size[0] * size[1], size))
+        smallest, median, largest = (_size(ordered[place]) for place in (0, len(ordered) // 2, -1))
+        common = ", ".join(
+            f"{_size(size)} ({number:,})" for size, number in most_common_sizes(part.sizes, _SHOWN_SIZES)
+        )
+        rows.append(
+            _TEMPLATE.fill("size_row", split=split, smallest=smallest, median=median, largest=largest, common=common)
+        )
+    return _TEMPLATE.fill("sizes", rows=Markup.joined(rows))
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _share(number: int, total: int) -> str:
+    return f"{100 * number / max(total, 1):.2f} %"

@@ -1,0 +1,66 @@
+"""What all HTML pages have in common: one file each, which loads nothing from outside itself."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from deeplab.data.palette import IGNORE_LABEL, palette
+from deeplab.view.template import Markup, Template
+
+_LARGEST_SIDE = 480  # pixels, of JPEGs
+
+_TEMPLATE = Template(Path(__file__).with_name("page.html"))
+
+
+def render(title: str, tiles: Mapping[str, object], sections: Mapping[str, Markup]) -> str:
+    """A page as text: a heading, large numbers by what they are, sections by their headings; empty ones are omitted."""
+    filled = _TEMPLATE.fill(
+        "page",
+        title=title,
+        tiles=Markup.joined(_TEMPLATE.fill("tile", name=name, value=value) for name, value in tiles.items()),
+        sections=Markup.joined(
+            _TEMPLATE.fill("section", name=name, content=content) for name, content in sections.items() if content
+        ),
+    )
+    return f"{filled}\n"
+
+
+def facts(items: Mapping[str, object]) -> Markup:
+    """A list of names and values."""
+    return _TEMPLATE.fill(
+        "facts", items=Markup.joined(_TEMPLATE.fill("fact", name=name, value=value) for name, value in items.items())
+    )
+
+
+def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
+    """The names of classes after each other, as `class_name` gives them."""
+    entries = (_TEMPLATE.fill("legend_entry", class_name=class_name(index, class_names)) for index in indices)
+    return Markup(" ".join(entries))
+
+
+def class_name(index: int, class_names: Sequence[str]) -> Markup:
+    """The name of a class, or of void, after a square in its colour."""
+    red, green, blue = palette()[index]
+    name = "void" if index == IGNORE_LABEL else class_names[index]
+    return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=name)
+
+
+def image(picture: Image.Image, text: str, file_format: str, css_class: str = "") -> Markup:
+    """A picture inside the page, with a text for those who cannot see it; a JPEG is shrunk to `_LARGEST_SIDE`."""
+    if file_format == "JPEG":
+        picture = picture.convert("RGB")
+        picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, optimize=True)
+    return _TEMPLATE.fill(
+        "image",
+        css_class=css_class,
+        width=picture.width,
+        height=picture.height,
+        text=text,
+        format=file_format.lower(),
+        data=base64.b64encode(buffer.getvalue()).decode(),
+    )

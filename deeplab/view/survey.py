@@ -1,0 +1,194 @@
+"""What a data set holds, image by image: sizes, pixels of each class, what is odd, and examples worth looking at."""
+
+import hashlib
+import heapq
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from deeplab.data.palette import IGNORE_LABEL
+
+SMALL_AREA = 256
+"""Pixels: one cell of the network's output at stride 16. Less than that of a class is hardly seen by it."""
+
+FEW_IMAGES = 5
+"""A class in fewer training images than this can hardly be learnt."""
+
+_LARGEST_SIDE, _SMALLEST_SIDE = 480, 160  # of pictures in the page, in pixels
+_NUM_SHOWN = {"largest": 2, "smallest": 2, "random": 4, "most void": 2}
+_SHOWN_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example to show, shrunk to the page: image (uint8 RGB) and mask (uint8), its real size and why it is shown."""
+
+    split: str
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+    size: tuple[int, int]  # width, height
+    class_pixels: np.ndarray
+    reasons: tuple[str, ...]
+
+
+@dataclass
+class SplitSurvey:
+    """One split: sizes (width, height) of its images; by index (int64 [256]) pixels, and images with any of them."""
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    images_with: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+
+
+class Survey:
+    """Takes every example once, and keeps numbers, and the pixels of the few examples that will be shown."""
+
+    def __init__(self, class_names: Sequence[str], seed: int = 0) -> None:
+        self.class_names = tuple(class_names)
+        self.splits: dict[str, SplitSurvey] = {}
+        self._random = random.Random(seed)
+        self._kept: dict[str, list[tuple[float, int, Shown]]] = defaultdict(list)
+        self._names_by_image: dict[bytes, list[tuple[str, str, bytes]]] = defaultdict(list)
+        self._small: dict[int, list[str]] = defaultdict(list)
+        self._mostly_void: list[str] = []
+        self._only_background: list[str] = []
+
+    def add(self, split: str, name: str, image: np.ndarray, mask: np.ndarray) -> None:
+        """One example: uint8 RGB [height, width, 3] and class indices, uint8 [height, width]."""
+        pixels = np.bincount(mask.ravel(), minlength=256)
+        survey = self.splits.setdefault(split, SplitSurvey())
+        survey.sizes.append((mask.shape[1], mask.shape[0]))
+        survey.pixels += pixels
+        survey.images_with += pixels > 0
+        self._names_by_image[_digest(image)].append((split, name, _digest(mask)))
+        where = f"{split}/{name}"
+        for index in np.flatnonzero((pixels > 0) & (pixels < SMALL_AREA)):
+            if index not in (0, IGNORE_LABEL):
+                self._small[int(index)].append(where)
+        if 2 * pixels[IGNORE_LABEL] > mask.size:
+            self._mostly_void.append(where)
+        elif pixels[0] + pixels[IGNORE_LABEL] == mask.size and self.class_names[0] == "background":
+            self._only_background.append(where)
+        self._keep(split, name, image, mask, pixels)
+
+    def _keep(self, split: str, name: str, image: np.ndarray, mask: np.ndarray, pixels: np.ndarray) -> None:
+        """Keeps the example for each reason that it is among the best for."""
+        scores = {
+            "largest": float(mask.size),
+            "smallest": -float(mask.size),
+            "random": self._random.random(),
+            "most void": float(pixels[IGNORE_LABEL] / mask.size),
+        }
+        scores |= {
+            f"most {class_name}": float(pixels[index]) for index, class_name in enumerate(self.class_names) if index
+        }
+        order = sum(len(survey.sizes) for survey in self.splits.values())
+        shown = None
+        for reason, score in scores.items():
+            kept, number = self._kept[reason], _NUM_SHOWN.get(reason, 1)
+            if not score or (len(kept) == number and score <= kept[0][0]):
+                continue
+            shown = shown or _shrunk(split, name, image, mask, pixels)
+            (heapq.heappush if len(kept) < number else heapq.heapreplace)(kept, (score, -order, shown))
+
+    def examples(self) -> list[Shown]:
+        """Those to show: the largest, the smallest, some at random, those with most void, and one for each class."""
+        chosen: dict[tuple[str, str], Shown] = {}
+        reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for reason, kept in self._kept.items():
+            for _, _, shown in sorted(kept, key=lambda item: item[:2], reverse=True):
+                key = shown.split, shown.name
+                index = self.class_names.index(reason[5:]) if reason[5:] in self.class_names else None
+                # A class that is to be seen already needs no image of its own.
+                if index is None or not any(other.class_pixels[index] >= SMALL_AREA for other in chosen.values()):
+                    chosen.setdefault(key, shown)
+                if key in chosen:
+                    reasons[key].append(reason)
+        return [
+            Shown(shown.split, shown.name, shown.image, shown.mask, shown.size, shown.class_pixels, tuple(reasons[key]))
+            for key, shown in chosen.items()
+        ]
+
+    def odd(self) -> list[str]:
+        """What may be wrong, in sentences."""
+        return [*self._odd_classes(), *self._odd_images(), *self._repeated_images()]
+
+    def _odd_classes(self) -> Iterable[str]:
+        for split, survey in self.splits.items():
+            absent = [name for name, number in zip(self.class_names, survey.images_with, strict=False) if not number]
+            if absent:
+                yield f"{split} has no pixel of {', '.join(absent)}."
+        first, survey = next(iter(self.splits.items()))
+        counts = zip(self.class_names, survey.images_with.tolist(), strict=False)
+        few = [f"{name} ({number})" for name, number in counts if 0 < number < FEW_IMAGES <= len(survey.sizes)]
+        if few:
+            yield f"Classes in fewer than {FEW_IMAGES} images of {first}: {', '.join(few)}."
+        for index, names in sorted(self._small.items()):
+            yield (
+                f"{self.class_names[index]}: fewer than {SMALL_AREA} pixels (one cell of the network's output) in "
+                f"{_count(len(names), 'image')}: {_listed(names)}."
+            )
+
+    def _odd_images(self) -> Iterable[str]:
+        if self._mostly_void:
+            yield f"More than half void: {_count(len(self._mostly_void), 'image')}: {_listed(self._mostly_void)}."
+        if self._only_background:
+            number = _count(len(self._only_background), "image")
+            yield f"Nothing but background: {number}: {_listed(self._only_background)}."
+
+    def _repeated_images(self) -> Iterable[str]:
+        """Images whose pixels are equal, across splits first."""
+        across: list[str] = []
+        within: list[str] = []
+        unlike: list[str] = []
+        for group in self._names_by_image.values():
+            if len(group) > 1:
+                text = " = ".join(f"{split}/{name}" for split, name, _ in group)
+                (across if len({split for split, *_ in group}) > 1 else within).append(text)
+                if len({mask for *_, mask in group}) > 1:
+                    unlike.append(text)
+        if across:
+            number = _count(len(across), "image")
+            yield f"{number} in more than one split, which makes scores too good: {_listed(across)}."
+        if within:
+            yield f"{_count(len(within), 'image')} more than once in a split: {_listed(within)}."
+        if unlike:
+            yield f"{_count(len(unlike), 'image')} with different masks: {_listed(unlike)}."
+
+
+def fit(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask at a size for the page: large ones shrunk, tiny ones enlarged by a whole factor."""
+    height, width = mask.shape
+    longest = max(height, width)
+    scale = min(_LARGEST_SIDE / longest, 1) if longest >= _SMALLEST_SIDE else -(-_SMALLEST_SIDE // longest)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    method = Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST
+    resized = Image.fromarray(image).resize(size, method)
+    return np.asarray(resized), np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _shrunk(split: str, name: str, image: np.ndarray, mask: np.ndarray, pixels: np.ndarray) -> Shown:
+    return Shown(split, name, *fit(image, mask), (mask.shape[1], mask.shape[0]), pixels, ())
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(repr(array.shape).encode() + array.tobytes(), digest_size=16).digest()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def most_common_sizes(sizes: list[tuple[int, int]], number: int) -> list[tuple[tuple[int, int], int]]:
+    """The most common sizes (width, height) with how often they occur."""
+    return Counter(sizes).most_common(number)

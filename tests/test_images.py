@@ -1,0 +1,226 @@
+"""Images: what is read, what its pixels are, what is stored of it, and how it is found."""
+
+import io
+import unicodedata
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from deeplab.data import images
+from deeplab.errors import DataError
+
+
+def _picture():
+    """Smooth colours, so that lossy formats keep near them; no symmetry, so that turns are seen."""
+    colours = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    return Image.fromarray(colours).resize((61, 47), Image.Resampling.BICUBIC)
+
+
+RGB = _picture()
+GREY, PALETTE = RGB.convert("L"), RGB.quantize(50)
+RGBA = Image.merge("RGBA", [*RGB.split(), GREY])
+READ = {
+    "rgb.jpg": (RGB, {"quality": 90}),
+    "fine.jpg": (RGB, {"quality": 90, "subsampling": 0}),
+    "progressive.JPG": (RGB, {"format": "JPEG", "progressive": True}),
+    "grey.jpg": (GREY, {}),
+    "cmyk.jpeg": (RGB.convert("CMYK"), {}),
+    "rgb.png": (RGB, {}),
+    "rgb_with_key.png": (RGB, {"transparency": (1, 2, 3)}),
+    "rgba.png": (RGBA, {}),
+    "grey_alpha.png": (Image.merge("LA", [GREY, GREY]), {}),
+    "palette.png": (PALETTE, {}),
+    "palette_with_key.png": (PALETTE, {"transparency": 3}),
+    "one_bit.png": (RGB.convert("1"), {}),
+    "rgb.bmp": (RGB, {}),
+    "palette.bmp": (PALETTE, {}),
+    "lossless.webp": (RGB, {"lossless": True}),
+    "lossy.webp": (RGB, {}),
+    "alpha.webp": (RGBA, {"lossless": True, "exact": True}),
+    "rgb.tif": (RGB, {}),
+    "lzw.tiff": (RGB, {"compression": "tiff_lzw"}),
+    "jpeg.tif": (RGB, {"compression": "jpeg"}),
+    "cmyk.tif": (RGB.convert("CMYK"), {}),
+    "alpha.tif": (RGBA, {}),
+    "one_bit.tif": (RGB.convert("1"), {}),
+    "pages.tif": (RGB, {"save_all": True, "append_images": [RGB.rotate(180)]}),
+    "frames.gif": (PALETTE, {"save_all": True, "append_images": [PALETTE.rotate(180)], "transparency": 2}),
+    "rgb.ppm": (RGB, {}),
+    "grey.pgm": (GREY, {}),
+}
+
+
+def _expected(path):
+    with Image.open(path) as image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _decoded(content):
+    return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_pixels_are_pillows_and_are_stored_without_loss(tmp_path, name):
+    picture, options = READ[name]
+    picture.save(tmp_path / name, **options)
+    pixels = images.read_image(tmp_path / name)
+    np.testing.assert_array_equal(pixels, _expected(tmp_path / name))
+    if READ[name][0] is RGBA:
+        np.testing.assert_array_equal(pixels, np.array(RGB))  # dropped, and not blended
+    content, height, width = images.stored_form(tmp_path / name)
+    assert (height, width) == (47, 61)
+    np.testing.assert_array_equal(_decoded(content), pixels)
+    is_kept = name.lower().endswith((".jpg", ".jpeg")) or name in ("rgb.png", "rgb_with_key.png")
+    assert (content == (tmp_path / name).read_bytes()) == is_kept
+
+
+def test_the_content_counts_and_not_the_ending(tmp_path):
+    for format, ending in (("PNG", "jpg"), ("JPEG", "png"), ("BMP", "tif"), ("WEBP", "txt")):
+        path = tmp_path / f"a.{ending}"
+        RGB.save(path, format)
+        np.testing.assert_array_equal(images.read_image(path), _expected(path))
+
+
+def test_an_open_file_is_read(tmp_path):
+    content = io.BytesIO()
+    RGB.save(content, "PNG")
+    content.seek(0)
+    np.testing.assert_array_equal(images.read_image(content), np.array(RGB))
+    RGB.save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        np.testing.assert_array_equal(images.read_image(file), np.array(RGB))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_exif_turns(tmp_path, orientation, ending):
+    path = tmp_path / f"a.{ending}"
+    exif = Image.Exif()
+    exif[274] = orientation
+    RGB.save(path, **({"tiffinfo": {274: orientation}} if ending == "tif" else {"exif": exif}))
+    upright = images.read_image(path)
+    np.testing.assert_array_equal(upright, _expected(path))
+    content, *size = images.stored_form(path)
+    assert tuple(size) == upright.shape[:2] == ((61, 47) if orientation >= 5 else (47, 61))
+    np.testing.assert_array_equal(_decoded(content), upright)
+    file = images.ImageFile(path)
+    assert (file.orientation, file.size) == (orientation, (61, 47))
+    RGB.save(tmp_path / f"plain.{ending}")
+    np.testing.assert_array_equal(file.pixels(turned=False), _expected(tmp_path / f"plain.{ending}"))
+    assert (file.stored_form(turned=False)[0] == path.read_bytes()) == (ending in ("jpg", "png"))
+
+
+def _sixteen_bit_rgb():
+    """A TIFF of 2x1 pixels with 16 bits a channel, which Pillow would read as RGB in silence."""
+    entries = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128)]
+    entries += [(277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12)]
+    directory = b"".join(
+        tag.to_bytes(2, "little")
+        + kind.to_bytes(2, "little")
+        + count.to_bytes(4, "little")
+        + value.to_bytes(4, "little")
+        for tag, kind, count, value in entries
+    )
+    header = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little") + directory + bytes(4)
+    return header.ljust(122, b"\0") + (16).to_bytes(2, "little") * 3 + b"\xff\x7f" * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "bits"),
+    [
+        ("grey.png", lambda path: Image.fromarray(np.full((5, 6), 300, np.uint16)).save(path), "16 bits"),
+        ("grey.tif", lambda path: Image.fromarray(np.full((5, 6), 300, np.uint16)).save(path), "16 bits"),
+        ("rgb.tif", lambda path: path.write_bytes(_sixteen_bit_rgb()), "16 bits"),
+        ("float.tif", lambda path: Image.fromarray(np.ones((5, 6), np.float32)).save(path), "32-bit floating-point"),
+        ("int.tif", lambda path: Image.fromarray(np.ones((5, 6), np.int32)).save(path), "32-bit signed"),
+        ("rgb.ppm", lambda path: path.write_bytes(b"P6 # of a scanner\n2 1 65535\n" + bytes(12)), "16 bits"),
+        ("grey.pgm", lambda path: path.write_bytes(b"P5\n2 1\n1023\n" + bytes(4)), "10 bits"),
+        ("named.jpg", lambda path: Image.fromarray(np.ones((5, 6), np.uint16)).save(path, "PNG"), "16 bits"),
+    ],
+)
+def test_more_than_8_bits_are_refused_and_never_clipped(tmp_path, name, make, bits):
+    make(tmp_path / name)
+    for read in (images.read_image, images.stored_form):
+        with pytest.raises(DataError, match=rf"{name}: {bits}.* a channel, but only 8-bit images are read; scale"):
+            read(tmp_path / name)
+
+
+def test_sixteen_bits_of_rgb_png_are_refused(tmp_path):
+    RGB.save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[24] = 16
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png: (16 bits|cannot be read)"):
+        images.read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jpg", b"", "cannot be read as an image: of no format"),
+        ("a.jpg", b"no picture", "cannot be read as an image: of no format"),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image: of no format"),
+        ("a.jpg", None, "no such file"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path, name, content, reason):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}: {reason}"):
+        images.read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rgb.jpg", "rgb.png", "rgb.bmp", "lossless.webp", "lzw.tiff", "frames.gif"])
+def test_files_that_are_cut_short_are_refused_by_name(tmp_path, name):
+    picture, options = READ[name]
+    picture.save(tmp_path / name, **options)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 4])
+    with pytest.raises(DataError, match=name):
+        images.read_image(tmp_path / name)
+
+
+def test_a_changed_bit_of_a_png_is_noticed(tmp_path):
+    RGB.save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+        images.stored_form(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPG", "jpeg", "PNG", "Tif", "bmp", "webp"])
+def test_an_image_is_found_in_any_case_of_its_ending(tmp_path, ending):
+    (tmp_path / f"a.{ending}").touch()
+    (tmp_path / "a.json").touch()
+    (tmp_path / "._a.jpg").touch()
+    assert images.find_image(tmp_path, "a") == tmp_path / f"a.{ending}"
+
+
+def test_an_image_is_found_in_a_subfolder_and_in_any_unicode_form(tmp_path):
+    name = unicodedata.normalize("NFD", "köln")
+    (tmp_path / "day.1").mkdir()
+    (tmp_path / "day.1" / f"{name}.v2.jpg").touch()
+    assert images.find_image(tmp_path, f"day.1/{unicodedata.normalize('NFC', name)}.v2").name == f"{name}.v2.jpg"
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        (["a.jpg", "a.PNG"], r"a\.PNG and a\.jpg: which of them is 'a'"),
+        (["a_image.jpg", "b.jpg"], r"a\.jpg: missing; what is there: a_image\.jpg"),
+        (["A.jpg"], r"a\.jpg: missing; what is there: A\.jpg"),
+        (["a.raw"], r"a\.jpg: missing; what is there: a\.raw"),
+        (["b.jpg", "c.jpg", "d.jpg", "e.jpg"], r"a\.jpg: missing; .* but b\.jpg, c\.jpg, d\.jpg \.\.\."),
+        ([], r"a\.jpg: missing; the folder is empty"),
+    ],
+)
+def test_what_is_not_found_is_told_with_what_is_there(tmp_path, there, reason):
+    for name in there:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=reason):
+        images.find_image(tmp_path, "a")
+    with pytest.raises(DataError, match="there is no folder"):
+        images.find_image(tmp_path / "nowhere", "a")

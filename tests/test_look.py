@@ -1,0 +1,172 @@
+"""The page about a data set: what it finds, what it shows, and that it loads nothing from outside itself."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from deeplab import look, settings
+from deeplab.data.augmentation import Augmentation
+from deeplab.data.split import Split
+from deeplab.errors import UsageError
+from deeplab.view import dataset_page
+from deeplab.view.survey import FEW_IMAGES, SMALL_AREA, Survey, fit
+
+NAMES = ("background", "cat", "<dog>", "bird")
+
+
+def _survey():
+    """Six training images of growing size with much cat, and one each with a little dog, void, and nothing."""
+    survey, rng = Survey(NAMES), np.random.default_rng(0)
+    for number in range(6):
+        mask = np.zeros((40 + number, 60), np.uint8)
+        mask[:20] = 1
+        if number == 2:
+            mask[30:34, :5] = 2
+        if number == 3:
+            mask[5:] = 255
+        if number == 4:
+            mask[:] = 0
+        survey.add("train", f"image_{number}", rng.integers(0, 256, (*mask.shape, 3), np.uint8), mask)
+    return survey, rng
+
+
+def test_numbers_of_a_split():
+    survey, _ = _survey()
+    train = survey.splits["train"]
+    assert train.sizes == [(60, 40 + number) for number in range(6)]
+    assert train.pixels[:4].tolist() == [
+        sum(60 * (40 + n) for n in range(6)) - train.pixels[1:].sum(),
+        *train.pixels[1:4],
+    ]
+    assert train.images_with[[0, 1, 2, 3, 255]].tolist() == [5, 5, 1, 0, 1]
+
+
+def test_what_is_odd():
+    survey, rng = _survey()
+    image = rng.integers(0, 256, (30, 30, 3), np.uint8)
+    survey.add("train", "a", image, np.ones((30, 30), np.uint8))
+    survey.add("train", "b", image, np.zeros((30, 30), np.uint8))
+    survey.add("val", "c", image, np.ones((30, 30), np.uint8))
+    assert FEW_IMAGES > 1
+    assert SMALL_AREA > 20
+    assert survey.odd() == [
+        "train has no pixel of bird.",
+        "val has no pixel of background, <dog>, bird.",
+        "Classes in fewer than 5 images of train: <dog> (1).",
+        "<dog>: fewer than 256 pixels (one cell of the network's output) in 1 image: train/image_2.",
+        "More than half void: 1 image: train/image_3.",
+        "Nothing but background: 2 images: train/image_4, train/b.",
+        "1 image in more than one split, which makes scores too good: train/a = train/b = val/c.",
+        "1 image with different masks: train/a = train/b = val/c.",
+    ]
+
+
+def test_examples_are_chosen_for_what_they_show():
+    survey, _ = _survey()
+    reasons = {shown.name: shown.reasons for shown in survey.examples()}
+    assert {"largest"} <= set(reasons["image_5"])
+    assert {"smallest"} <= set(reasons["image_0"])
+    assert {"most void"} <= set(reasons["image_3"])
+    assert {"most <dog>"} <= set(reasons["image_2"])
+    assert sum("random" in each for each in reasons.values()) == 4
+
+
+def test_every_class_is_shown():
+    names = ("background", *(f"class_{index}" for index in range(1, 151)))
+    survey = Survey(names)
+    for number in range(200):
+        mask = np.full((64, 64), 1 + number % 150, np.uint8)
+        mask[:32] = 1 + (number + 1) % 150
+        survey.add("train", str(number), np.full((64, 64, 3), number, np.uint8), mask)
+    shown = survey.examples()
+    assert {index for example in shown for index in np.unique(example.mask)} == set(range(1, 151))
+    assert len(shown) <= 150
+
+
+def test_pictures_have_a_size_for_the_page():
+    for size, expected in (((900, 300), (480, 160)), ((10, 7), (160, 112)), ((300, 200), (300, 200))):
+        image, mask = fit(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
+        assert mask.shape == expected
+        assert image.shape == (*expected, 3)
+
+
+class _Parser(html.parser.HTMLParser):
+    """Notes every element, and that each that is opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.elements = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing():
+    survey, _ = _survey()
+    crops = [dataset_page.Crop("<image>", np.zeros((33, 33, 3), np.uint8), np.full((33, 33), 255, np.uint8))]
+    text = dataset_page.render("A & B", survey, crops, {"data": "<here>"})
+    parser = _Parser()
+    parser.feed(text)
+    assert not parser.open
+    assert "100% of the training crops is void or padding" in text
+    assert "default-src 'none'" in text
+    assert "<dog>" not in text
+    assert "&lt;dog&gt;" in text
+    for _, attributes in parser.elements:
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert not re.search(r"https?://|@import|url\(", text)
+    images = [attributes for tag, attributes in parser.elements if tag == "img"]
+    assert len(images) == 2 * (len(survey.examples()) + 1)
+    assert all(image["alt"] for image in images)
+
+
+def test_crops_are_those_of_training(shards):
+    split = Split.read(shards, "train")
+    augmentation = Augmentation(crop_size=65)
+    first = look.first_crops(split, augmentation, 3, seed=7)
+    again = look.first_crops(split, augmentation, 3, seed=7)
+    for crop, same in zip(first, again, strict=True):
+        assert crop.image.shape == (65, 65, 3)
+        assert crop.image.dtype == np.uint8
+        assert crop.mask.shape == (65, 65)
+        assert crop.name == same.name
+        np.testing.assert_array_equal(crop.image, same.image)
+
+
+@pytest.fixture
+def run_look(monkeypatch):
+    def run(*arguments):
+        values = flags.FlagValues()
+        settings.define(look.SETTINGS, values)
+        values(["look", *map(str, arguments)])
+        monkeypatch.setattr(settings, "FLAGS", values)
+        monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
+        look.main(["look"])
+
+    return run
+
+
+def test_folders_and_shards_give_the_same_page(run_look, shapes_dir, shards, tmp_path):
+    run_look(f"--voc_dir={shapes_dir}", f"--page={tmp_path}/voc.html", "--crop_size=65", "--crops=2")
+    run_look(f"--tfrecord_dir={shards}", f"--page={tmp_path}/shards.html", "--crop_size=65", "--crops=2")
+    pages = [(tmp_path / f"{name}.html").read_text() for name in ("voc", "shards")]
+    assert "10</b>images in train" in pages[0]
+    assert "5</b>images in val" in pages[0]
+    assert "triangle" in pages[0]
+    names = [re.findall(r"<b>(shapes_\d+)</b>", page)[-2:] for page in pages]
+    assert len(names[0]) == 2
+
+
+def test_without_data_there_is_a_line(run_look):
+    with pytest.raises(UsageError, match="give --voc_dir"):
+        run_look()
