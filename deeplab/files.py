@@ -36,7 +36,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yields a new, empty folder next to `path`; on a clean exit it is renamed to `path`, otherwise deleted.
 
-    The leftover of a process that was killed is deleted first.
+    A leftover from a killed process is deleted first.
     """
     temporary = path.with_name(path.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -111,5 +111,5 @@ def is_plain_name(name: str) -> bool:
 
 
 def is_relative_name(name: str) -> bool:
-    """The same for a file in the folder or in a subfolder: `day1/img_000`, with slashes on every system."""
+    """As `is_plain_name`, but also for files in subfolders: `day1/img_000`, with slashes on every system."""
     return all(is_plain_name(part) for part in name.split("/"))

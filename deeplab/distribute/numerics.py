@@ -43,10 +43,10 @@ def set_seed(settings: SeedSettings) -> None:
 
 
 def _keep_order_of_sums() -> None:
-    """Turns off the optimizer of graphs that adds tensors in the order in which they are ready, to save memory.
+    """Turns off the graph optimizer that, to save memory, adds tensors in the order in which they become ready.
 
-    See docs/design.md, deterministic sums. By a private name: `set_experimental_options` has no key for it, and is
-    called without any only to drop the options that functions have taken over.
+    See docs/design.md, deterministic sums. It sets a private field, since `set_experimental_options` has no key for it;
+    the call without options only makes functions drop their cached options.
     """
     config = context.context()._config or tf.compat.v1.ConfigProto()
     rewriting = config.graph_options.rewrite_options
