@@ -1,4 +1,4 @@
-"""Trains DeepLab v3 on PASCAL VOC 2012, or on any data set in VOC's layout.
+"""Trains DeepLab v3 on PASCAL VOC 2012 or any data set in VOC's layout.
 
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     """Workers -> shards -> splits -> run folder -> training."""
     options = Options(SETTINGS)
     if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes flags alone")
+        raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes only flags")
     require(options[SplitSettings], "tfrecord_dir")
     if not options[ShardSettings].prepare_only:
         require(options[RunSettings], "model_dir")
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     splits = [split] if val_split is None else [split, val_split]
     with folder.output_folder(model_dir, workers.is_chief) as output_dir, damage_named(splits):
         train(options, strategy, workers, split, val_split, output_dir)
-    logger.info("done; score it: python eval.py --model_dir=%s --tfrecord_dir=%s", model_dir, tfrecord_dir)
+    logger.info("done; to score it: python eval.py --model_dir=%s --tfrecord_dir=%s", model_dir, tfrecord_dir)
 
 
 def train(
@@ -86,7 +86,7 @@ def train(
     val_split: Split | None,
     output_dir: Path,
 ) -> None:
-    """State -> checkpoints -> data -> step -> validation -> trainer; `output_dir` is scratch for all but the chief."""
+    """State -> checkpoints -> data -> step -> validation -> trainer; `output_dir` is scratch except for the chief."""
     config = replace(options[ModelConfig], class_names=split.class_names)
     plan = replace(options[Plan], num_examples=split.num_examples)
     model_dir, init_checkpoint = options[RunSettings].model_dir, options[InitSettings].init_checkpoint
@@ -128,7 +128,7 @@ def train(
 def make_state(
     options: Options, strategy: tf.distribute.Strategy, config: ModelConfig, plan: Plan, has_weights: bool
 ) -> TrainState:
-    """Network, optimizer and schedule, before anything is restored; `has_weights`: weights of their own follow."""
+    """Network, optimizer and schedule before any restore; `has_weights`: a checkpoint's weights are restored later."""
     optimizing, has_auxiliary_head = options[OptimizerSettings], options[LossSettings].auxiliary_weight > 0
     with strategy.scope():
         model, training_model = build_to_train(config, options[InitSettings], has_weights, has_auxiliary_head)

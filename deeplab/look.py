@@ -1,9 +1,9 @@
-"""One HTML page about a data set: images with their masks, what is odd, and what the network will see of it.
+"""One HTML page about a data set: images with their masks, oddities, and what the network will see.
 
 python -m deeplab.look --voc_dir=mydata
 python -m deeplab.look --tfrecord_dir=mydata_shards
 
-Of a folder in VOC's layout all images and masks are checked, as train.py does; the page shows what training will read.
+In a folder in VOC's layout, all images and masks are checked as in train.py; the page shows what training will read.
 """
 
 from deeplab.program.run import run
