@@ -90,7 +90,7 @@ def test_grey_and_one_bit_masks_by_colours_and_by_values(tmp_path):
     assert _labels(tmp_path, one_bit, ClassTable.of_names(("background", "object"))) == [[0, 1]]
     assert _labels(tmp_path, one_bit, _table(tmp_path, "background: 0\nobject: 255\n")) == [[0, 1]]
     assert _labels(tmp_path, one_bit, _table(tmp_path, "object: 0\nbackground: 1\nvoid: 255\n")) == [[1, 0]]
-    with pytest.raises(DataError, match=r"mask\.png: colour #010101 \(1 pixels\) without a class"):
+    with pytest.raises(DataError, match=r"mask\.png: colour #010101 \(1 pixel\) without a class"):
         _labels(tmp_path, _grey(0, 1), black_and_white)
 
 
@@ -174,7 +174,7 @@ def test_void_among_plain_names_is_told(tmp_path, caplog):
     [
         ("a\nb\n", _grey(0, 3), "label 3, but there are 2 classes .*`NAME: 3`"),
         ("a: 0\nb: 9\n", _grey(0, 3, 3, 4), "values 3, 4 without a class in .*classes.txt"),
-        ("a: #000000\n", _rgb(BLACK, RED), r"colour #ff0000 \(1 pixels\) without a class in .*classes.txt"),
+        ("a: #000000\n", _rgb(BLACK, RED), r"colour #ff0000 \(1 pixel\) without a class in .*classes.txt"),
         (
             "a: #000000\n",
             _rgb(*((0, 0, index) for index in range(9))),

@@ -171,7 +171,7 @@ def _by_colours(path: Path, colours: np.ndarray, classes: ClassTable) -> np.ndar
     others = f" and {count - _SHOWN} others" if count > _SHOWN else ""
     raise DataError(
         f"{path}: colour{'s' * (count > 1)} {', '.join(map(_hex, _most_frequent(foreign)))}{others} "
-        f"({foreign.size} pixels{', of smoothed edges?' * (count > _SHOWN)}) without a class in {classes.source}; "
+        f"({foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}) without a class in {classes.source}; "
         "add them, or add `void: *` to ignore all colours that are not listed"
     )
 
