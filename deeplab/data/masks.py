@@ -168,10 +168,10 @@ def _by_colours(path: Path, colours: np.ndarray, classes: ClassTable) -> np.ndar
         return labels.astype(np.uint8)
     foreign = colours[labels == _NO_CLASS]
     count = len(np.unique(foreign))
-    others = f" and {count - _SHOWN} others" if count > _SHOWN else ""
+    names = ", ".join(map(_hex, _most_frequent(foreign))) + (f" and {count - _SHOWN} others" if count > _SHOWN else "")
+    pixels = f"{foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}"
     raise DataError(
-        f"{path}: colour{'s' * (count > 1)} {', '.join(map(_hex, _most_frequent(foreign)))}{others} "
-        f"({foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}) without a class in {classes.source}; "
+        f"{path}: colour{'s' * (count > 1)} {names} ({pixels}) without a class in {classes.source}; "
         "add them, or add `void: *` to ignore all colours that are not listed"
     )
 
