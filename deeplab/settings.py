@@ -124,8 +124,8 @@ def _path(name: str, value: Value) -> Path | None:
         return None
     if _ADDRESS.match(value):  # pathlib would turn it into a local folder, `gs:/bucket`
         raise UsageError(
-            f"--{name}={value}: not a local path, and only those work; mount it (gcsfuse, mount-s3, NFS) or copy "
-            "it (gcloud storage cp -r, aws s3 sync, hdfs dfs -get), and give the path there"
+            f"--{name}={value}: not a local path; mount the file system (gcsfuse, mount-s3, NFS) or copy the data "
+            "(gcloud storage cp -r, aws s3 sync, hdfs dfs -get), and give the local path"
         )
     return Path(value).expanduser()
 

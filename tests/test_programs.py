@@ -137,7 +137,7 @@ def test_runs_are_compared_by_their_hyperparameters(run_dir):
                     rows.append(metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content))
     assert rows[0].hparams["backbone"].string_value == "mobilenet_v2"
     assert rows[0].hparams["learning_rate"].number_value == 0.05
-    assert rows[0].hparams["others"].string_value == "--batch_norm_momentum=0.8 --deterministic"
+    assert rows[0].hparams["others"].string_value == "--deterministic --batch_norm_momentum=0.8"
 
 
 def test_log_lines_are_plain_and_show_progress(run_dir):
@@ -440,9 +440,9 @@ MISTAKES = {
     "no such weights": (["--backbone_weights=/nowhere.h5"], 1, "--backbone_weights=/nowhere.h5"),
     "no such class names": (["--class_names=/nowhere.txt"], 1, "/nowhere.txt: no such file"),
     "no such VOC folder": (["--voc_dir=/nowhere"], 1, "no such split; no list files in /nowhere"),
-    "RGB mask": ("rgb", 1, r"a\.png: holds colours.*`NAME: #000000`"),
+    "RGB mask": ("rgb", 1, r"a\.png: contains colours.*`NAME: #000000`"),
     "label without a class": ("label", 1, r"a\.png: label 21, but there are 21 classes"),
-    "masks of 0 and 255": ("255", 1, "the masks hold 0 and 255 alone.*`background: 0` and `NAME: 255`"),
+    "masks of 0 and 255": ("255", 1, "the masks hold only 0 and 255.*`background: 0` and `NAME: 255`"),
     "mask of another size": ("size", 1, r"a\.png: 30x19 pixels, its image a\.jpg is 30x20"),
     "missing mask": ("no mask", 1, r"a\.png: missing"),
     "missing image": ("no image", 1, r"a\.jpg: missing"),
@@ -522,4 +522,4 @@ def test_eval_rejects_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
 
 @pytest.mark.parametrize("program", [["train.py"], ["eval.py"], ["-m", "deeplab.predict"]])
 def test_help_is_not_an_error(program):
-    assert re.search(r"^  --model_dir: Folder of the run", _run(*program, "--help").stdout, re.MULTILINE)
+    assert re.search(r"^  --model_dir\n +Folder of the run", _run(*program, "--help").stdout, re.MULTILINE)

@@ -93,7 +93,7 @@ def test_an_empty_path_unsets_the_value_of_a_flag_file(parse):
 def test_an_address_is_no_path(parse, address):
     """pathlib would make a local folder of it."""
     parse(f"--model_dir={address}")
-    with pytest.raises(UsageError, match=f"--model_dir={address}: not a local path.*mount it .* or copy it"):
+    with pytest.raises(UsageError, match=f"--model_dir={address}: not a local path; mount .* or copy"):
         settings.read(Run)
 
 

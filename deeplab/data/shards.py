@@ -223,9 +223,10 @@ def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
     names = job.classes.names
     if not job.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
         return None
+    name = names[1] if len(names) == 2 else "NAME"
     return (
-        f"{job.pairs[0].mask.parent}: the masks hold 0 and 255 alone, and 255 is void; if it is an object, give "
-        f"--class_names a file of these two lines: `{names[0]}: 0` and `{names[1] if len(names) == 2 else 'NAME'}: 255`"
+        f"{job.pairs[0].mask.parent}: the masks hold only 0 and 255, and 255 is void; if it is an object, give "
+        f"--class_names a file with these two lines: `{names[0]}: 0` and `{name}: 255`"
     )
 
 
@@ -266,7 +267,7 @@ def _warn_of_overlap(settings: ShardSettings, tfrecord_dir: Path) -> None:
     count = sources.num_images_in_both(train, val)
     if count:
         logger.warning(
-            "%d of the %d images of %s are in %s, too: scores on them do not show what is learnt",
+            "%d of the %d images of %s are also in %s: scores on them say nothing about new images",
             count,
             sum(kind == "image" for kind, _ in val),
             settings.val_split,
