@@ -34,12 +34,12 @@ logger = logging.getLogger("deeplab")
 class ScoreSettings:
     """What to score, and what to write."""
 
-    split: str = setting("val", "Split to score; its shards must stand in --tfrecord_dir.")
+    split: str = setting("val", "Split to score; its shards must exist in --tfrecord_dir.")
     checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
     output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
     report: Path | None = setting(None, "Folder for report.html: scores, confusions, best and worst images, curves.")
     boundaries: bool = setting(
-        False, "Score trimaps of 1 to 40 pixels around true boundaries, too: boundary_mean_iou, and its curve."
+        False, "Also score trimaps of 1 to 40 pixels around true boundaries: boundary_mean_iou and its curve."
     )
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     """Checkpoint and split -> scores, metrics.json, pictures, report."""
     options = Options(SETTINGS)
     if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes flags alone")
+        raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes only flags")
     require(options[RunSettings], "model_dir")
     require(options[SplitSettings], "tfrecord_dir")
     model_dir, wanted, inference = options[RunSettings].model_dir, options[ScoreSettings], options[Inference]

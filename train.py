@@ -1,4 +1,4 @@
-"""Trains DeepLab v3 on PASCAL VOC 2012, or on any data set in VOC's layout.
+"""Trains DeepLab v3 on PASCAL VOC 2012 or any data set in VOC's layout.
 
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.download import DownloadSettings
+from deeplab.data.pipeline import first_crops
 from deeplab.data.shards import ShardSettings, write_shards
 from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
 from deeplab.distribute.devices import DeviceSettings, StrategySettings, check_strategy, make_strategy
@@ -34,7 +35,7 @@ from deeplab.training.plan import Plan
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
 from deeplab.training.step import StepSettings, make_train_step
-from deeplab.view.panel import Panel
+from deeplab.view.panel import LARGEST_PANEL, Panel, first_batch
 
 logger = logging.getLogger("deeplab")
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     """Workers -> shards -> splits -> run folder -> training."""
     options = Options(SETTINGS)
     if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes flags alone")
+        raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes only flags")
     require(options[SplitSettings], "tfrecord_dir")
     if not options[ShardSettings].prepare_only:
         require(options[RunSettings], "model_dir")
@@ -63,8 +64,8 @@ def main(argv: list[str]) -> None:
     set_seed(options[SeedSettings])
     workers = Workers(strategy)
     shards, tfrecord_dir = options[ShardSettings], options[SplitSettings].tfrecord_dir
-    if workers.is_chief:
-        write_shards(shards, options[DownloadSettings], tfrecord_dir)
+    if workers.is_chief and write_shards(shards, options[DownloadSettings], tfrecord_dir):
+        logger.info("look at the data set: python -m deeplab.look --tfrecord_dir=%s", tfrecord_dir)
     workers.wait()  # for the chief
     split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
     if shards.prepare_only:
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
     splits = [split] if val_split is None else [split, val_split]
     with folder.output_folder(model_dir, workers.is_chief) as output_dir, damage_named(splits):
         train(options, strategy, workers, split, val_split, output_dir)
-    logger.info("done; score it: python eval.py --model_dir=%s --tfrecord_dir=%s", model_dir, tfrecord_dir)
+    logger.info("done; to score it: python eval.py --model_dir=%s --tfrecord_dir=%s", model_dir, tfrecord_dir)
 
 
 def train(
@@ -85,7 +86,7 @@ def train(
     val_split: Split | None,
     output_dir: Path,
 ) -> None:
-    """State -> checkpoints -> data -> step -> validation -> trainer; `output_dir` is scratch for all but the chief."""
+    """State -> checkpoints -> data -> step -> validation -> trainer; `output_dir` is scratch except for the chief."""
     config = replace(options[ModelConfig], class_names=split.class_names)
     plan = replace(options[Plan], num_examples=split.num_examples)
     model_dir, init_checkpoint = options[RunSettings].model_dir, options[InitSettings].init_checkpoint
@@ -105,26 +106,21 @@ def train(
     panel = Panel(split.class_names)
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
 
-    losses = options[LossSettings]
+    losses, augmentation, seeds = options[LossSettings], options[Augmentation], options[SeedSettings]
+    if int(state.step) == 0:
+        crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed)
+        log.write_pictures(0, "train", first_batch(crops, split.class_names))
     loss = Loss(split.num_classes, losses, class_weights(losses, split.class_pixels))
-    deterministic = options[SeedSettings].deterministic
+    step, decay, finish = options[StepSettings], options[OptimizerSettings].l2, augmentation.finish
     train_step = make_train_step(
-        strategy,
-        state,
-        loss,
-        options[StepSettings],
-        weight_decay=options[OptimizerSettings].l2,
-        finish=options[Augmentation].finish,
-        deterministic=deterministic,
+        strategy, state, loss, step, weight_decay=decay, finish=finish, deterministic=seeds.deterministic
     )
-    feed = Feed.make(
-        strategy, split, options[Augmentation], plan.global_batch_size, options[SeedSettings].seed, int(state.examples)
-    )
+    feed = Feed.make(strategy, split, augmentation, plan.global_batch_size, seeds.seed, int(state.examples))
     evaluator = None
     if val_split is not None:
         batches = options[EvaluationSettings].batches(val_split, strategy.num_replicas_in_sync)
         evaluator = Evaluator(
-            strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], deterministic
+            strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], seeds.deterministic
         )
     Trainer(plan, state, train_step, feed, evaluator, checkpoints, log, workers).run()
 
@@ -132,7 +128,7 @@ def train(
 def make_state(
     options: Options, strategy: tf.distribute.Strategy, config: ModelConfig, plan: Plan, has_weights: bool
 ) -> TrainState:
-    """Network, optimizer and schedule, before anything is restored; `has_weights`: weights of their own follow."""
+    """Network, optimizer and schedule before any restore; `has_weights`: a checkpoint's weights are restored later."""
     optimizing, has_auxiliary_head = options[OptimizerSettings], options[LossSettings].auxiliary_weight > 0
     with strategy.scope():
         model, training_model = build_to_train(config, options[InitSettings], has_weights, has_auxiliary_head)

@@ -1,10 +1,10 @@
-"""What the sum over replicas costs: its share of a step, measured on this CPU, and calculated for clusters of GPUs.
+"""Cost of the all-reduce: its share of a step, measured on this CPU, and calculated for clusters of GPUs.
 
 python bench/all_reduce.py
 
-Measured: ResNet-50 at stride 16 on 129x129 images, one image a replica, 1, 2 and 4 logical CPU devices; the whole step,
-and the sum of its gradients alone. Calculated: a ring moves 2 (n - 1) / n times the gradient's bytes through each link.
-A step waits for all of the sum, which starts when the backward pass has ended: nothing overlaps.
+Measured: ResNet-50 at stride 16 on 129x129 images, one image per replica, 1, 2 and 4 logical CPU devices; the whole
+step, and only the sum of its gradients. Calculated: a ring moves 2 (n - 1) / n times the gradient's bytes through each
+link. A step waits for the whole sum, which starts after the end of the backward pass: nothing overlaps.
 Prints tables and a JSON line.
 """
 
@@ -29,14 +29,14 @@ REPLICAS = (1, 2, 4)
 ROUNDS = 5
 SIZE = 129
 STEP_SECONDS = {"published": 0.85, "assumed": 0.1}
-"""Of one GPU without any other. Published: 2 images of 1024x512 on a V100, DeepLabV3+ with ResNet-101 at stride 8 in
-float32 (mmsegmentation, docs/en/model_zoo.md, "Training speed"). Assumed: a GPU that is several times as fast."""
+"""On a single GPU. Published: 2 images of 1024x512 on a V100, DeepLabV3+ with ResNet-101 at stride 8 in float32
+(mmsegmentation, docs/en/model_zoo.md, "Training speed"). Assumed: a GPU that is several times as fast."""
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 LINKS = {"NVLink, 300 GB/s": 300e9, "PCIe 4.0 x16, 25 GB/s": 25e9, "100 Gb/s Ethernet, 11 GB/s": 11e9}
 
 
 def timed(function: Callable[[], None]) -> float:
-    """Median seconds of `ROUNDS` calls after a first one."""
+    """Median seconds of `ROUNDS` calls after a warm-up call."""
     function()
     times = []
     for _ in range(ROUNDS):
@@ -47,7 +47,7 @@ def timed(function: Callable[[], None]) -> float:
 
 
 def measure(num_replicas: int) -> tuple[float, float, int]:
-    """Seconds of a whole step, seconds of the sum of its gradients, bytes of the gradients."""
+    """Seconds per whole step, seconds per sum of its gradients, bytes of the gradients."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
     keras.utils.set_random_seed(1)
@@ -72,7 +72,9 @@ def measure(num_replicas: int) -> tuple[float, float, int]:
         def replica(values: list[tf.Tensor]) -> tf.Tensor:
             on_device = [tf.identity(value) for value in values]
             sums = tf.distribute.get_replica_context().all_reduce("SUM", on_device)
-            return tf.add_n([tf.reshape(value, [-1])[0] for value in sums])  # all are needed, so none is left out
+            return tf.add_n(
+                [tf.reshape(value, [-1])[0] for value in sums]
+            )  # uses all of them, so that none is optimised away
 
         return strategy.run(replica, args=(values,))
 
@@ -88,7 +90,7 @@ def measure(num_replicas: int) -> tuple[float, float, int]:
 
 
 def ring_seconds(num_bytes: int, num_gpus: int, bytes_per_second: float) -> float:
-    """Time of a ring all-reduce that is bound by its links, whose latencies are left out."""
+    """Time of a ring all-reduce that is limited by its links' bandwidth; latency is not counted."""
     return 2 * (num_gpus - 1) / num_gpus * num_bytes / bytes_per_second
 
 
@@ -98,7 +100,7 @@ def main() -> None:
     num_bytes = 0
     print("replicas  step [ms]  all-reduce [ms]  share")
     for num_replicas in REPLICAS:
-        # Strategies of different sizes do not share a process.
+        # Strategies of different sizes cannot share a process.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             step, reduced, num_bytes = pool.submit(measure, num_replicas).result()
         shares[num_replicas] = reduced / step
@@ -108,7 +110,7 @@ def main() -> None:
     print(
         f"\ngradient: {num_bytes / 1e6:.1f} MB; ring all-reduce [ms] after the backward pass, and the share of the time"
     )
-    print(f"that it leaves for computing, where a step of one GPU takes {steps}")
+    print(f"left for computing, if a step on one GPU takes {steps}")
     print("GPUs  " + "  ".join(f"{name:>28}" for name in LINKS))
     for num_gpus in GPUS:
         cells = []

@@ -1,9 +1,9 @@
-"""What people get wrong, and what the programs say to it: a table of cases, each run as a user would.
+"""Common mistakes and how the programs respond: a table of cases, each run as by a user.
 
-python bench/bad_inputs.py [WORD] > docs/bad_inputs.md        (with a word: the cases that have it in their name)
+python bench/bad_inputs.py [WORD] > docs/bad_inputs.md        (with WORD: only cases with it in their name)
 
-A case names what is done, the exit status that is right and a part of the line that must come last. Exit status 1 if
-any case ends otherwise, or with a traceback.
+A case names the mistake, the expected exit status and a part of the expected last line. Exit status 1 if any case ends
+otherwise, or with a traceback.
 """
 
 import json
@@ -43,7 +43,7 @@ FLOATS = Image.fromarray(np.ones((128, 128), np.float32))
 
 @dataclass(frozen=True)
 class Case:
-    """`damage` gets the folder with voc/, shards/ and run/, of which the latter two stand if `trained`."""
+    """`damage` gets the folder with voc/ and, if `trained`, shards/ and run/."""
 
     name: str
     status: int
@@ -61,7 +61,7 @@ def mask(folder: Path) -> Path:
 
 
 def image(folder: Path) -> Path:
-    """The image to it."""
+    """The image of that mask."""
     return folder / "voc" / "JPEGImages" / "shapes_0000.jpg"
 
 
@@ -76,17 +76,17 @@ def names(content: str) -> Callable[[Path], object]:
 
 
 def saved(picture: Image.Image, where: Callable[[Path], Path], **options: str) -> Callable[[Path], object]:
-    """Writes a picture in place of an image or mask."""
+    """Replaces an image or mask by a picture."""
     return lambda folder: picture.save(where(folder), **options)
 
 
 def cut(path: Callable[[Path], Path], size: int) -> Callable[[Path], object]:
-    """Leaves the first bytes of a file."""
+    """Keeps only the first bytes of a file."""
     return lambda folder: path(folder).write_bytes(path(folder).read_bytes()[:size])
 
 
 def flip(path: Callable[[Path], Path], place: float) -> Callable[[Path], object]:
-    """Flips a bit at a share of the file's length."""
+    """Flips a bit at a fraction of the file's length."""
 
     def damage(folder: Path) -> None:
         content = bytearray(path(folder).read_bytes())
@@ -97,7 +97,7 @@ def flip(path: Callable[[Path], Path], place: float) -> Callable[[Path], object]
 
 
 def png(width: int, height: int, bit_depth: int, rows: bytes) -> bytes:
-    """A greyscale PNG by the letter of its specification."""
+    """A greyscale PNG, assembled according to its specification."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bit_depth, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
     chunks.append((b"IEND", b""))
     packed = [
@@ -115,19 +115,19 @@ def bomb_jpeg(folder: Path) -> None:
 
 
 def masks_of_255(folder: Path) -> None:
-    """Masks of 0 and 255, as drawing programs make them of two classes."""
+    """Masks of 0 and 255, as drawing programs write them for two classes."""
     for path in mask(folder).parent.iterdir():
         Image.fromarray(np.where(np.array(Image.open(path)) > 0, 255, 0).astype(np.uint8)).save(path)
 
 
 def four_bits(folder: Path) -> None:
-    """Class 1 everywhere, in four bits a pixel."""
+    """Class 1 everywhere, in four bits per pixel."""
     width, height = Image.open(mask(folder)).size
     mask(folder).write_bytes(png(width, height, 4, (b"\0" + b"\x11" * ((width + 1) // 2)) * height))
 
 
 def turned(folder: Path) -> None:
-    """An image that EXIF turns, and a mask that was drawn as a viewer shows it."""
+    """An image that EXIF rotates, and a mask that was drawn on the rotated view."""
     picture = Image.open(image(folder)).resize((120, 100))
     exif = picture.getexif()
     exif[0x0112] = 6
@@ -136,19 +136,19 @@ def turned(folder: Path) -> None:
 
 
 def linked(folder: Path) -> None:
-    """An image that lies elsewhere."""
+    """An image in another folder, behind a link."""
     shutil.move(image(folder), folder / "elsewhere.jpg")
     image(folder).symlink_to(folder / "elsewhere.jpg")
 
 
 def folder_for_image(folder: Path) -> None:
-    """A folder of the image's name."""
+    """A folder with the image's name."""
     image(folder).unlink()
     image(folder).mkdir()
 
 
 def no_annotation(folder: Path) -> None:
-    """A file called as one of SBD's."""
+    """A file with a name like SBD's, but other content."""
     (folder / "cls").mkdir()
     (folder / "cls" / "new.mat").write_bytes(b"MATLAB 5.0" * 50)
 
@@ -234,21 +234,21 @@ def manifest(folder: Path) -> Path:
 
 
 def edited(**changes: object) -> Callable[[Path], object]:
-    """Writes other values into the manifest, and leaves its checksum."""
+    """Writes other values into the manifest without updating its checksum."""
     return lambda folder: manifest(folder).write_text(
         json.dumps({**json.loads(manifest(folder).read_text()), **changes})
     )
 
 
 def elsewhere(folder: Path) -> None:
-    """A manifest, with a checksum that fits, of shards outside."""
+    """A manifest with a correct checksum that names shards outside its folder."""
     found = Split.read(folder / "shards", "train")
     outside = tuple(replace(each, name=f"../shards/{each.name}") for each in found.shards)
     replace(found, shards=outside).write()
 
 
 def foreign_name(folder: Path) -> None:
-    """Shards, with a manifest that fits, whose examples call themselves ../../escaped."""
+    """Shards with a matching manifest whose examples are named ../../escaped."""
     found = Split.read(folder / "shards", "val")
     sizes = []
     for path in map(Path, found.shard_paths):
@@ -270,7 +270,7 @@ def newest(ending: str) -> Callable[[Path], Path]:
 
 
 def all_checkpoints(folder: Path) -> None:
-    """Cuts every index."""
+    """Truncates every index."""
     for path in (folder / "run" / "checkpoints" / "latest").glob("*.index"):
         path.write_bytes(path.read_bytes()[:50])
 
@@ -338,31 +338,36 @@ DATA_CASES = (
         ("a table with values and colours", "has values and colours", "background: 0\ndog: #ff0000\n"),
         ("a table with a colour in words", "'red' is neither a value", "background: #000000\ndog: red\n"),
         ("a labelmap with a broken line", "line 2: 'dog:255,0::'", "background:0,0,0::\ndog:255,0::\n"),
-        ("names with commas", "line 1: 'background, dog' is no name", "background, dog\n"),
+        ("names with commas", "line 1: 'background, dog' is not a class name", "background, dog\n"),
         ("names with numbers", "begins with a number", "0 background\n1 dog\n"),
         ("names that look alike", "look alike", "background\ndog\nDog\n"),
         ("a table that leaves out values", "without a class", "background: 0\ndog: 9\n"),
     ),
-    Case("masks of 0 and 255", 1, "the masks hold 0 and 255 alone", damage=masks_of_255),
+    Case("masks of 0 and 255", 1, "the masks hold only 0 and 255", damage=masks_of_255),
     Case("masks of 0 and 255, by a table", 0, OK, ("--class_names={0}/names.txt",), all_of(masks_of_255, names(TWO))),
-    Case("RGB mask", 1, "holds colours, and the classes have none", damage=saved(Image.new("RGB", (128, 128)), mask)),
+    Case(
+        "RGB mask",
+        1,
+        "contains colours, but the classes are plain names",
+        damage=saved(Image.new("RGB", (128, 128)), mask),
+    ),
     Case("masks of colours, by a table", 0, OK, ("--class_names={0}/names.txt",), all_of(masks_of_colours, names(RED))),
     Case("masks with smoothed edges", 1, "others", ("--class_names={0}/names.txt",), all_of(smoothed_mask, names(RED))),
-    Case("masks whose palettes disagree", 1, "its palette has", damage=other_palette),
+    Case("masks whose palettes disagree", 1, "palette index", damage=other_palette),
     Case("mask with alpha, of another size", 1, "its image", damage=saved(Image.new("LA", (128, 128)), mask)),
     Case("1-bit mask, of another size", 1, "its image", damage=saved(Image.new("1", (128, 128)), mask)),
     Case("4-bit greyscale mask", 1, "mode L, 4 bits", damage=four_bits),
     Case("16-bit mask", 1, "16 bits", damage=saved(Image.fromarray(np.ones((128, 128), np.uint16)), mask)),
     Case("label without a class", 1, "label 21", damage=saved(Image.new("L", (128, 128), 21), mask)),
     Case("mask of another size", 1, "its image shapes_0000.jpg is", damage=saved(Image.new("L", (9, 9)), mask)),
-    Case("missing mask", 1, "missing; nothing of that name", damage=lambda folder: mask(folder).unlink()),
+    Case("missing mask", 1, "missing; the folder holds", damage=lambda folder: mask(folder).unlink()),
     Case(
-        "mask of another name", 1, "what is there: shapes_0000_mask.png", damage=renamed(mask, "shapes_0000_mask.png")
+        "mask of another name", 1, "found instead: shapes_0000_mask.png", damage=renamed(mask, "shapes_0000_mask.png")
     ),
     Case("mask cut short", 1, "cannot be read as an image", damage=cut(mask, 300)),
     Case("mask with a flipped bit", 1, "cannot be read as an image", damage=flip(mask, 0.9)),
     Case(
-        "mask that is a JPEG", 1, "a JPEG, which smears", damage=saved(Image.new("L", (128, 128)), mask, format="JPEG")
+        "mask that is a JPEG", 1, "a JPEG, which changes", damage=saved(Image.new("L", (128, 128)), mask, format="JPEG")
     ),
     Case(
         "mask that claims 60000x60000",
@@ -370,14 +375,14 @@ DATA_CASES = (
         "cannot be read as an image",
         damage=lambda f: mask(f).write_bytes(png(60000, 60000, 8, b"")),
     ),
-    Case("missing image", 1, "missing; nothing of that name", damage=lambda folder: image(folder).unlink()),
-    Case("image in two formats", 1, "which of them is", damage=saved(Image.new("RGB", (9, 9)), beside)),
+    Case("missing image", 1, "missing; the folder holds", damage=lambda folder: image(folder).unlink()),
+    Case("image in two formats", 1, "keep only one of them", damage=saved(Image.new("RGB", (9, 9)), beside)),
     Case("image cut short", 1, "unreadable JPEG", damage=cut(image, 2000)),
     Case("image of no bytes", 1, "cannot be read as an image", damage=cut(image, 0)),
     Case("image that is a PNG", 0, OK, damage=saved_as("PNG")),
     Case("image that is a TIFF", 0, OK, damage=saved_as("TIFF")),
     Case("image called .JPG", 0, OK, damage=renamed(image, "shapes_0000.JPG")),
-    Case("image of 16 bits", 1, "16 bits a channel", damage=saved(SIXTEEN_BITS, image, format="PNG")),
+    Case("image of 16 bits", 1, "16 bits per channel", damage=saved(SIXTEEN_BITS, image, format="PNG")),
     Case("image of floating-point numbers", 1, "32-bit floating-point", damage=saved(FLOATS, image, format="TIFF")),
     Case("image that claims 65000x65000", 1, "cannot be read as an image", damage=bomb_jpeg),
     Case("folder in place of an image", 1, "cannot be read", damage=folder_for_image),
@@ -386,7 +391,7 @@ DATA_CASES = (
     Case("the same, --exif=turn", 0, OK, ("--exif=turn",), upside_down),
     Case("list of names with endings", 0, OK, damage=split(b"shapes_0000.jpg\nshapes_0001.jpg\n")),
     Case("list with a column of numbers", 1, "line 1: 2 columns", damage=split(b"shapes_0000 1\nshapes_0001 1\n")),
-    Case("list with a comment", 1, "line 1: '# mine': a comment", damage=split(b"# mine\nshapes_0000\n")),
+    Case("list with a comment", 1, "line 1: '# mine': comments", damage=split(b"# mine\nshapes_0000\n")),
     Case("list in UTF-16", 0, OK, damage=split("shapes_0000\nshapes_0001\n".encode("utf-16"))),
     Case("one bad example, and one allowed", 0, OK, ("--max_bad_examples=1",), cut(mask, 300)),
     Case("greyscale image", 0, OK, damage=other_mode("L")),
@@ -444,7 +449,7 @@ RUN_CASES = (
         TRAIN_AGAIN,
         True,
     ),
-    Case("run folder in use", 2, "works there; stop it", program=TRAIN_AGAIN, trained=True),
+    Case("run folder in use", 2, "; stop it or choose another folder", program=TRAIN_AGAIN, trained=True),
 )
 OTHER_CASES = (
     Case("eval: no run", 1, "is this the folder of a run", program=("eval.py", *EVAL, "--model_dir={0}"), trained=True),
@@ -507,7 +512,7 @@ CASES = (*FLAGS_CASES, *DATA_CASES, *SHARD_CASES, *RUN_CASES, *OTHER_CASES)
 
 
 def run(case: Case, origin: Path) -> tuple[int, str, bool]:
-    """Exit status, last line of what was said, and whether all is as it should be."""
+    """Exit status, last line on stderr, and whether both are as expected."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("voc", "shards", "run") if case.trained else ("voc",):
@@ -543,7 +548,7 @@ def main() -> None:
     print("| what was done | exit status | the last line |\n| --- | --- | --- |")
     for case, (status, line, well) in zip(wanted, outcomes, strict=True):
         cell = line.replace("|", "\\|")[:300] if status else "continues"
-        print(f"| {case.name} | {status} | {cell} |{'' if well else ' **not as it should be**'}")
+        print(f"| {case.name} | {status} | {cell} |{'' if well else ' **not as expected**'}")
     failed = [case.name for case, (*_, well) in zip(wanted, outcomes, strict=True) if not well]
     print(json.dumps({"bench": "bad_inputs", "cases": len(wanted), "failed": failed}), file=sys.stderr)
     sys.exit(bool(failed))

@@ -1,4 +1,4 @@
-"""What the scripts here share: variants that take turns, a table and a JSON line of ratios, images of VOC's size."""
+"""Shared by the scripts here: variants that take turns, a table and a JSON line of ratios, images of VOC's size."""
 
 import gc
 import json
@@ -25,11 +25,11 @@ WIDTH, HEIGHT = 500, 375
 
 
 def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each variant measures in each round, after one that does not count; so other load meets all of them."""
+    """The measurements of each variant by round, after a warm-up; taking turns exposes all to the same other load."""
     for variant in variants.values():
         variant()
     gc.collect()
-    gc.freeze()  # else Python looks through all graphs ever traced, for seconds, in whichever variant it happens to
+    gc.freeze()  # otherwise Python scans all graphs ever traced, for seconds, during an arbitrary variant
     measured: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
@@ -43,15 +43,15 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
-    """A function that has a script beside this one measure once, in a process of its own; None if that needs torch.
+    """A function that makes a script in this folder, in its own process, measure once; None if torch is missing.
 
-    It runs in the Python that the environment's TORCH_PYTHON names, else in this one.
+    The script runs in the Python named by the environment variable TORCH_PYTHON, else in this one.
     """
     command = [os.environ.get("TORCH_PYTHON", sys.executable), str(Path(__file__).with_name(script)), *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
     if process.stdout.readline() != "ready\n":
-        print(f"{script} does not run (is torch installed, TORCH_PYTHON set?) and is left out")
+        print(f"{script} does not run and is left out (is torch installed, or TORCH_PYTHON set?)")
         return None
     stdin, stdout = process.stdin, process.stdout
 
@@ -64,20 +64,20 @@ def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
 
 
 def sgd_state(model: keras.Model) -> TrainState:
-    """What a step with SGD's momentum changes; to be called in the strategy's scope."""
+    """The state for a step of SGD with momentum; call it in the strategy's scope."""
     schedule = Schedule(ScheduleSettings("constant"), 0.001, 1, tf.Variable(1.0, trainable=False))
     optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, loss_scaling=False)
     return TrainState(model, model, optimizer, schedule)
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held; `ru_maxrss` would start with its parent's. Linux only."""
+    """Peak memory of this process; `ru_maxrss` would start with its parent's peak. Linux only."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def report(bench: str, header: Sequence[str], rows: Sequence[Sequence[object]], figures: Mapping[str, object]) -> None:
-    """Prints a Markdown table, as docs/measurements.md has it, and a JSON line of the figures."""
+    """Prints a Markdown table, as in docs/measurements.md, and a JSON line of the figures."""
     print("| " + " | ".join(header) + " |")
     print("| " + " | ".join("---" for _ in header) + " |")
     for row in rows:
@@ -87,7 +87,7 @@ def report(bench: str, header: Sequence[str], rows: Sequence[Sequence[object]], 
 
 
 def images_of_vocs_size(folder: Path, number: int) -> list[voc.Pair]:
-    """Pairs below the folder that VOC_DIR in the environment names, over and over; without one, drawn shapes."""
+    """Pairs from the folder in the environment variable VOC_DIR, repeated as needed; without it, drawn shapes."""
     voc_dir = Path(os.environ["VOC_DIR"]) if "VOC_DIR" in os.environ else _draw_shapes(folder / "shapes")
     masks = sorted((voc_dir / "SegmentationClass").glob("*.png"))
     return [
@@ -97,7 +97,7 @@ def images_of_vocs_size(folder: Path, number: int) -> list[voc.Pair]:
 
 
 def write_voc(folder: Path, pairs: Sequence[voc.Pair]) -> Path:
-    """A folder in VOC's layout with links to these files, all in the split `train`."""
+    """Writes a folder in VOC's layout with links to these files, all in the split `train`."""
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True)
     for pair in pairs:
@@ -109,13 +109,13 @@ def write_voc(folder: Path, pairs: Sequence[voc.Pair]) -> Path:
 
 
 def write_shards(folder: Path, pairs: Sequence[voc.Pair]) -> Split:
-    """The shards of these pairs, split `train`, in `folder`."""
+    """Writes the shards of these pairs, split `train`, to `folder`."""
     settings = ShardSettings(voc_dir=write_voc(folder / "voc", pairs))
     return prepare(settings, folder, "train", voc.CLASS_NAMES)
 
 
 def _draw_shapes(voc_dir: Path) -> Path:
-    """Eight images of the demo's shapes, enlarged to VOC's usual size."""
+    """Draws eight images of the demo's shapes, enlarged to VOC's usual size."""
     (voc_dir / "JPEGImages").mkdir(parents=True)
     (voc_dir / "SegmentationClass").mkdir()
     for index in range(8):

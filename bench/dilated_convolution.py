@@ -1,9 +1,9 @@
-"""How much faster one dilated `tf.nn.conv2d` is than Keras's own dilated convolution, forward and backward.
+"""Speed of one dilated `tf.nn.conv2d` compared with Keras's own dilated convolution, forward and backward.
 
 python bench/dilated_convolution.py
 
 3x3, 2048 -> 256 channels, on 24x24 features of a batch of 2: ASPP on ResNet-50 at 384x384. Prints a table and a
-JSON line of ratios; the two forms take turns, so that other load on the machine meets both.
+JSON line of ratios; the two forms take turns, so that other load on the machine affects both.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Whether memory grows: resident size over a long run, on some data and on ten times as much.
+"""Memory growth: resident size over a long run, on some data and on ten times as much.
 
 python bench/endurance.py FOLDER [STEPS]
 
-Trains the demo's network for 2,000 steps and looks at the process at every log line. Prints the size at some steps, the
+Trains the demo's network for 2,000 steps and samples the process at every log line. Prints the size at some steps, the
 slope over the second half of the run, and a JSON line.
 """
 
@@ -22,13 +22,13 @@ IMAGES = (60, 600)
 
 
 def resident_megabytes(pid: int) -> float:
-    """Of a living process, from /proc."""
+    """Resident memory of a running process, from /proc."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found.group(1)) / 1024 if found else 0.0
 
 
 def survey(folder: Path, num_images: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the resident size in MB when each was logged."""
+    """Steps, and the resident size in MB at the log line of each."""
     shapes.write_shapes(folder / f"data{num_images}", num_train=num_images, num_val=20)
     run = folder / f"run{num_images}_{int(time.time())}"
     command = [

@@ -1,12 +1,12 @@
-"""Images/s of evaluation: beside model.predict, at several scales by their pixels, and over VOC's mixture of sizes.
+"""Images/s of evaluation: compared with model.predict, at several scales per pixel, and over VOC's mixture of sizes.
 
-python bench/evaluation.py [IMAGES]        drawn for the mixture; 40
+python bench/evaluation.py [IMAGES]        number drawn for the mixture; default 40
 
-Two tables; the variants of each take turns. The first is of batches of two 375x500 images. The second is of a whole
-split on one replica: every image at its own size, alone or in a batch with others of that size (--eval_batch_size=4),
-and every image padded to the largest sides, in batches of four, as it was before. A pass over the split that does not
-count comes first, so that every size has been seen. Of so few images nearly each one that is not of a usual size is the
-only one of its size; of the 1,449 of VOC's val more share a batch.
+Two tables; the variants of each take turns. The first uses batches of two 375x500 images. The second uses a whole split
+on one replica: every image at its own size, one by one or in a batch with others of the same size
+(--eval_batch_size=4), and, as in earlier versions, every image padded to the largest sides, in batches of four. An
+uncounted warm-up pass over the split comes first, so that every size has been seen. In so small a split, nearly every
+image of an unusual size is the only one of its size; in VOC's val, with 1,449 images, more of them share a batch.
 """
 
 import statistics
@@ -40,22 +40,22 @@ ROUNDS = 2
 IMAGES = 40
 SHARED_BATCH = 4
 USUAL_SIZES = {(500, 375): 0.45, (500, 333): 0.15, (375, 500): 0.10}
-"""Shares of VOC's images by (width, height). The others have some hundred sizes with sides up to 500."""
+"""Shares of VOC's images by (width, height). The others have about a hundred sizes with sides up to 500."""
 OTHER_SIZES = 100
 
 
 class PaddedBatches(EvaluationBatches):
-    """Evaluation as it was before: all images padded to the split's largest sides, `max_images` of them a batch.
+    """Evaluation as in earlier versions: all images padded to the split's largest sides, `max_images` per batch.
 
-    For one replica. The last batch is filled up with images of void alone, which are evaluated, too.
+    For one replica. The last batch is filled up with images of only void, which are also evaluated.
     """
 
     def num_steps(self, context: tf.distribute.InputContext = ALONE) -> int:
-        """As the base class has it."""
+        """As in the base class."""
         return -(-self.split.num_examples // self.max_images)
 
     def for_worker(self, context: tf.distribute.InputContext = ALONE) -> tf.data.Dataset:
-        """As the base class has it."""
+        """As in the base class."""
         height, width = self.split.max_height, self.split.max_width
 
         def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -89,7 +89,7 @@ class PaddedBatches(EvaluationBatches):
 
 
 def vocs_sizes(number: int) -> list[tuple[int, int]]:
-    """(width, height) of so many images, in the shares that VOC has them and in random order."""
+    """(width, height) of this many images, in VOC's shares and in random order."""
     rng = np.random.default_rng(0)
     sizes = [size for size, share in USUAL_SIZES.items() for _ in range(round(share * number))]
     shorter_sides, are_upright = rng.integers(200, 500, OTHER_SIZES), rng.random(OTHER_SIZES) < 0.4
@@ -102,7 +102,7 @@ def vocs_sizes(number: int) -> list[tuple[int, int]]:
 
 
 def draw_split(folder: Path, sizes: list[tuple[int, int]]) -> Split:
-    """Shards of the demo's shapes, one image of each size."""
+    """Shards of the demo's shapes, one image per size in the list."""
     pairs = []
     for index, size in enumerate(sizes):
         image, mask = shapes.draw_example(np.random.default_rng(index))
@@ -114,7 +114,7 @@ def draw_split(folder: Path, sizes: list[tuple[int, int]]) -> Split:
 
 
 def timed(run: Callable[[], object], num_images: int) -> Callable[[], float]:
-    """A function that gives the images/s of one call."""
+    """A function that returns the images/s of one call."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -130,7 +130,7 @@ def build_model() -> keras.Model:
 
 
 def one_size() -> None:
-    """Rates beside model.predict's, and the time per pixel that the network sees."""
+    """Rates compared with model.predict's, and the time per pixel that the network sees."""
     model = build_model()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH, HEIGHT, WIDTH, 3), np.uint8)
@@ -163,7 +163,7 @@ def one_size() -> None:
 
 
 def mixed_sizes(strategy: tf.distribute.Strategy, num_images: int) -> None:
-    """Rates over a split of VOC's sizes, and the share of the padded pixels that the images have."""
+    """Rates over a split with VOC's sizes, and the ratio of padded pixels to the images' own pixels."""
     with strategy.scope():
         model = build_model()
     predict = make_predictor(model)

@@ -2,10 +2,10 @@
 
 python bench/faults.py FOLDER [kill|signal|damage|disk|worker ...]
 
-Every run trains the demo's network on synthetic shapes with --deterministic, suffers some faults one after the other,
-is started again by the same command after each, and in the end left in peace. It has survived if its final weights and
-optimizer are bit for bit those of an uninterrupted run. Two runs go on at a time. Prints a table and a JSON line; exit
-status 1 unless all survived.
+Every run trains the demo's network on synthetic shapes with --deterministic and suffers several faults, one after
+another. After each fault it is restarted with the same command; at the end it is left to finish. It has survived if its
+final weights and optimizer are bit for bit those of an uninterrupted run. Two runs are active at a time. Prints a table
+and a JSON line; exit status 1 unless all survived.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ FLAGS = (
 )
 RESTARTS = 3
 SECONDS_TO_NOTICE = 60
-"""... that another worker is gone."""
+"""Time for a worker to notice that another one is gone."""
 MINUTES = 10
-"""No start takes longer, or it hangs."""
+"""A start that takes longer counts as hung."""
 
 
 class Run:
-    """A run in a folder of its own, by one process or two workers; what they say is kept in WORKER.log."""
+    """A run in its own folder, by one process or two workers; their output is kept in WORKER.log."""
 
     def __init__(self, folder: Path, data: Path, num_workers: int = 1) -> None:
         self.folder, self._num_workers = folder, num_workers
@@ -53,7 +53,7 @@ class Run:
         ]
 
     def start(self, max_file_bytes: int | None = None) -> list[subprocess.Popen]:
-        """The processes; with a limit on the size of files, as a full disk has."""
+        """Starts the processes, with an optional limit on file sizes that acts like a full disk."""
         limit = ["prlimit", f"--fsize={max_file_bytes}"] if max_file_bytes else []
         processes = []
         for index, config in enumerate(_tf_configs(self._num_workers)):
@@ -65,7 +65,7 @@ class Run:
         return processes
 
     def wait(self, processes: list[subprocess.Popen]) -> list[int]:
-        """Their exit statuses; -SIGALRM for one that had to be killed, since it hung."""
+        """Their exit statuses; -SIGALRM for a process that hung and was killed."""
         statuses = []
         for process in processes:
             try:
@@ -76,16 +76,16 @@ class Run:
         return statuses
 
     def finish(self) -> bool:
-        """Starts the run again until it is done; whether it came to that."""
+        """Restarts the run until it is done; returns whether it finished."""
         return any(set(self.wait(self.start())) == {0} for _ in range(RESTARTS))
 
     def says(self, text: str, worker: int = 0) -> bool:
-        """Whether the text stands in what a worker said."""
+        """Whether a worker's output contains the text."""
         path = self.folder / f"{worker}.log"
         return path.exists() and text in path.read_text()
 
     def weights(self) -> str:
-        """SHA-256 of all variables of the last checkpoint, which is that of the last step."""
+        """SHA-256 of all variables in the last step's checkpoint."""
         reader = tf.train.load_checkpoint(str(self.folder / "run" / "checkpoints" / "latest" / f"ckpt-{STEPS}"))
         checksum = hashlib.sha256()
         for name in sorted(reader.get_variable_to_shape_map()):
@@ -111,7 +111,7 @@ def _wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> Non
 
 
 def kill(run: Run, rng: random.Random, moment: str, steps: range) -> None:
-    """`kill -9` in the middle of what the moment says, at one of the steps."""
+    """`kill -9` during the activity that `moment` names, at one of the steps."""
     (process,) = run.start()
     step = rng.choice(steps) if steps else 0
     checkpoints = run.folder / "run" / "checkpoints"
@@ -131,7 +131,7 @@ def kill(run: Run, rng: random.Random, moment: str, steps: range) -> None:
 
 
 def stop(run: Run, rng: random.Random, name: str, steps: range) -> str | None:
-    """A signal after one of the steps; what is wrong with the exit status, if anything."""
+    """Sends a signal after one of the steps; returns what is wrong with the exit status, if anything."""
     (process,) = run.start()
     step = rng.choice(steps)
     _wait_until(lambda: run.says(f"step {step}/{STEPS}"), process)
@@ -142,7 +142,7 @@ def stop(run: Run, rng: random.Random, name: str, steps: range) -> str | None:
 
 
 def damage_newest(run: Run, rng: random.Random, way: str, steps: range) -> None:
-    """`kill -9` after a step, and then the newest checkpoint is damaged."""
+    """`kill -9` after a step, then damages the newest checkpoint."""
     kill(run, rng, "training", steps)
     folder = run.folder / "run" / "checkpoints" / "latest"
     newest = max(folder.glob("ckpt-*.index"), key=lambda path: int(path.stem.partition("-")[2]))
@@ -185,7 +185,7 @@ DAMAGES = (
 
 
 def fill_disk(run: Run, rng: random.Random, way: str, steps: range) -> str | None:
-    """A limit on the size of files, below that of a checkpoint; what is wrong with the last line, if anything."""
+    """Limits file sizes to less than a checkpoint; returns what is wrong with the last line, if anything."""
     (status,) = run.wait(run.start(int(way.removesuffix(" bytes"))))
     last = (run.folder / "0.log").read_text().splitlines()[-1]
     named = "no checkpoint could be written" in last or "too large" in last
@@ -193,7 +193,7 @@ def fill_disk(run: Run, rng: random.Random, way: str, steps: range) -> str | Non
 
 
 def lose_worker(run: Run, rng: random.Random, way: str, steps: range) -> str | None:
-    """`kill -9` for one of two workers; what is wrong with how the other ended, if anything."""
+    """`kill -9` for one of two workers; returns what is wrong with the end of the other, if anything."""
     processes = run.start()
     step = rng.choice(steps)
     _wait_until(lambda: run.says(f"step {step}/{STEPS}"), processes[0])
@@ -212,7 +212,7 @@ def lose_worker(run: Run, rng: random.Random, way: str, steps: range) -> str | N
 Fault = tuple[str, range]
 SPREAD = (range(1, 6), range(6, 12), range(12, 18), range(18, STEPS))
 LATER = (range(9, 12), range(13, 16), range(17, 20), range(21, STEPS))
-"""Where two checkpoints stand, so that one is left."""
+"""Steps with two checkpoints, so that one is left."""
 KILLS: tuple[Fault, ...] = (
     ("writing shards", range(0)),
     ("starting", range(0)),
@@ -229,11 +229,11 @@ CAMPAIGN: dict[str, tuple[Callable, int, list[tuple[Fault, ...]]]] = {
     "disk": (fill_disk, 1, [tuple((f"{10**power} bytes", range(0)) for power in (4, 5, 6, 7))]),
     "worker": (lose_worker, 2, [tuple(zip(("the other", "the chief") * 2, SPREAD, strict=True))] * 3),
 }
-"""What is done, to how many workers, and for each run the faults that it suffers one after the other."""
+"""The fault function, the number of workers, and for each run the faults that it suffers, one after another."""
 
 
 def main() -> None:
-    """Reference runs, then the faults that were asked for."""
+    """Reference runs, then the requested faults."""
     folder = Path(sys.argv[1]).resolve()
     names = sys.argv[2:] or list(CAMPAIGN)
     shapes.write_shapes(folder / "data", num_train=24, num_val=8)
@@ -245,7 +245,8 @@ def main() -> None:
             sys.exit(f"{whole.folder}: the uninterrupted run fails")
         expected[num_workers] = whole.weights()
     results = {name: survey(folder, name, expected[CAMPAIGN[name][1]]) for name in names}
-    print("\n| fault | times | runs | that ended with the weights of an uninterrupted one |\n| --- | --- | --- | --- |")
+    print("\n| fault | times | runs | runs that ended with the weights of an uninterrupted run |")
+    print("| --- | --- | --- | --- |")
     for name, outcomes in results.items():
         ways = Counter(way for faults in CAMPAIGN[name][2] for way, _ in faults)
         shown = ", ".join(f"{way} {times}" if times > 1 else way for way, times in ways.items())
@@ -255,7 +256,7 @@ def main() -> None:
 
 
 def survey(folder: Path, name: str, expected: str) -> list[str | None]:
-    """The outcomes of the runs that suffer a kind of fault: None, or what went wrong."""
+    """The outcomes of the runs with one kind of fault: None, or what went wrong."""
     inflict, num_workers, all_faults = CAMPAIGN[name]
     shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -1,10 +1,10 @@
-"""Mutated bytes of shards, manifests, masks and images: what is read is the original, or an error, never another thing.
+"""Mutated bytes of shards, manifests, masks and images: reading gives the original or an error, never other data.
 
-python bench/fuzz.py [MUTATIONS] [SEED]        of each kind; 3,000 and 0
+python bench/fuzz.py [MUTATIONS] [SEED]        mutations of each kind; defaults 3,000 and 0
 
-A mutation flips bits, cuts, zeroes, removes, repeats or inserts bytes. JPEG has no checksum, so that a changed file may
-be another picture to every decoder: there only errors and pictures of the right size count. Ten seconds without an end
-are a hang. Prints a table and a JSON line; exit status 1 if anything else came out.
+A mutation flips bits, cuts, zeroes, removes, repeats or inserts bytes. JPEG has no checksum, so a changed file may be a
+different picture to every decoder; for JPEG, an error or a picture of the right size is correct. Ten seconds without a
+result count as a hang. Prints a table and a JSON line; exit status 1 for any other outcome.
 """
 
 import json
@@ -87,7 +87,7 @@ def survey(path: Path, read: Callable[[], object], number: int, rng: random.Rand
 
 
 def main() -> None:
-    """All four kinds."""
+    """Runs all four kinds."""
     number, seed = (int(text) for text in (sys.argv[1:] + ["3000", "0"][len(sys.argv) - 1 :]))
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:

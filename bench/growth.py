@@ -2,8 +2,8 @@
 
 python bench/growth.py
 
-Each number of replicas in a process of its own, since logical devices are made once; the base is 257x257, batch 4, 21
-classes, one replica. Replicas share the same cores: what more of them cost is what they add.
+Each number of replicas runs in its own process, since logical devices can be created only once; the base is 257x257,
+batch 4, 21 classes, one replica. Replicas share the same cores, so the extra time of more replicas is their overhead.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ GROWTH = {"crop": (257, 385, 513, 769), "batch": (1, 4, 8), "classes": (21, 150)
 
 
 def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> float:
-    """Of the second step; the first traces."""
+    """Seconds per image of the second step; the first one traces."""
     strategy = make_strategy(DeviceSettings(num_gpus=0, num_cpu_replicas=replicas))
     rng = np.random.default_rng(0)
     examples = {
@@ -46,7 +46,7 @@ def seconds_per_image(crop: int, batch: int, classes: int, replicas: int) -> flo
 
 
 def measure(settings: list[dict[str, int]]) -> list[float]:
-    """One setting after the other, all of one number of replicas."""
+    """Measures one setting after another, all with the same number of replicas."""
     seconds = []
     for setting in settings:
         seconds.append(seconds_per_image(**setting))
@@ -55,7 +55,7 @@ def measure(settings: list[dict[str, int]]) -> list[float]:
 
 
 def main() -> None:
-    """Seconds per image of each setting, and per pixel beside the base's."""
+    """Seconds per image of each setting, and per pixel relative to the base."""
     settings = {(name, value): BASE | {name: value} for name, values in GROWTH.items() for value in values}
     for setting in settings.values():
         if setting["crop"] > 513:

@@ -1,10 +1,10 @@
-"""Examples/s of the training chain beside its limit, decoding alone, and beside what others write.
+"""Examples/s of the training chain compared with its limit, decoding only, and with other implementations.
 
 [VOC_DIR=...] python bench/input_pipeline.py
 
-All on the host's cores, each from encoded files in memory or in the page cache. "ours" ends where the batch leaves for
-the device; "ours, finished" adds, on the same cores, what is the device's: colours. TORCH_PYTHON in the environment
-names a Python with torch, if this one has none. The chains take turns, so that other load meets all of them.
+All run on the host's cores, from encoded files in memory or in the page cache. "ours" ends where the batch leaves for
+the device; "ours, finished" adds, on the same cores, the device's part: colours. The environment variable TORCH_PYTHON
+names a Python with torch, if this one has none. The chains take turns, so that other load affects all of them.
 """
 
 import io
@@ -36,7 +36,7 @@ Encoded = list[tuple[bytes, bytes]]
 
 
 def rate(batches: Iterator, batch_size: int = BATCH) -> float:
-    """Examples/s from the end of the first batch on, so that starting threads and processes is left out."""
+    """Examples/s after the first batch, so that starting threads and processes is not counted."""
     next(batches)
     start = time.perf_counter()
     number = sum(1 for _ in batches)
@@ -56,7 +56,7 @@ def our_chain(folder: Path, augmentation: Augmentation, finish: bool) -> Callabl
 
 
 def tf_data_chain(encoded: Encoded, example: Callable) -> Callable[[], float]:
-    """Encoded bytes -> `example` -> batches, in parallel as far as tf.data sees fit."""
+    """Encoded bytes -> `example` -> batches, in parallel as tf.data decides."""
     source = tf.data.Dataset.from_tensor_slices(tuple(map(list, zip(*encoded, strict=True)))).repeat()
     dataset = source.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
     dataset = dataset.batch(BATCH).prefetch(tf.data.AUTOTUNE).take(EXAMPLES // BATCH)
@@ -64,7 +64,7 @@ def tf_data_chain(encoded: Encoded, example: Callable) -> Callable[[], float]:
 
 
 def decoding(encoded: Encoded) -> Callable[[], float]:
-    """The limit: decoding alone, as our chain does it; not even batches are made."""
+    """The limit: only decoding, as in our chain, without batching."""
 
     def decode(jpeg: tf.Tensor, png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return records.decode_example({"image/jpeg": jpeg, "label/png": png})
@@ -75,7 +75,7 @@ def decoding(encoded: Encoded) -> Callable[[], float]:
 
 
 def plain_example(colour: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """As most trainers write it: the whole image is scaled, padded and cropped, in float32."""
+    """As in most training programs: the whole image is scaled, padded and cropped, in float32."""
 
     def example(jpeg: tf.Tensor, png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.cast(tf.io.decode_jpeg(jpeg, channels=3), tf.float32)
@@ -101,7 +101,7 @@ def plain_example(colour: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Ten
 
 
 def textbook_chain(encoded: Encoded) -> Callable[[], float]:
-    """TensorFlow in Action, chapter 8: a generator, Pillow by way of `tf.numpy_function`, then tf.image on floats."""
+    """TensorFlow in Action, chapter 8: a generator, Pillow through `tf.numpy_function`, then tf.image on floats."""
 
     def load(jpeg: bytes, png: bytes) -> tuple[np.ndarray, np.ndarray]:
         return np.array(Image.open(io.BytesIO(jpeg))), np.array(Image.open(io.BytesIO(png)))
@@ -132,7 +132,7 @@ def textbook_chain(encoded: Encoded) -> Callable[[], float]:
 
 
 def main() -> None:
-    """Rates of all chains, and the ratios that count."""
+    """Rates of all chains, and the ratios of interest."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = images_of_vocs_size(folder, EXAMPLES)

@@ -1,10 +1,10 @@
-"""Ways from low-resolution logits to loss and gradient, and of counting the confusion matrix, beside a whole step.
+"""Ways to compute loss and gradient from low-resolution logits, and the confusion matrix, compared with a whole step.
 
 python bench/losses.py
 
-21 classes, cross-entropy and Dice. Time: medians of turns; the loss and a training step at batch 2 and 384x384, the
-confusion matrix and an evaluation step at batch 8 and 513x513. Memory: the most that a process of its own holds in
-excess of what it held before, at batch 4 and 513x513.
+21 classes, cross-entropy and Dice. Time: medians over rounds; the loss and a training step at batch 2 and 384x384, the
+confusion matrix and an evaluation step at batch 8 and 513x513. Memory: the increase in a separate process's peak at
+batch 4 and 513x513.
 """
 
 import multiprocessing
@@ -27,7 +27,7 @@ LOSS = Loss(NUM_CLASSES, LossSettings("cross_entropy_dice"))
 
 
 def plain_upsampling(logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's resize between the centres, as `AlignedUpsampling` for stride 16 and first centre 0."""
+    """TensorFlow's resize between the centres, equal to `AlignedUpsampling` with stride 16 and first centre 0."""
     size = tf.shape(images)[1:3]
     logits = tf.pad(logits, [[0, 0], [0, 1], [0, 1], [0, 0]], "SYMMETRIC")
     dense = tf.raw_ops.ResizeBilinear(images=logits, size=(tf.shape(logits)[1:3] - 1) * 16 + 1, align_corners=True)
@@ -52,7 +52,7 @@ def plain_sums(logits: tf.Tensor, labels: tf.Tensor) -> Sums:
 
 
 def by_images(logits: tf.Tensor, labels: tf.Tensor, upsample: Callable) -> Sums:
-    """Each image by itself: upsampled, summed up and, for the gradient, made anew."""
+    """Each image separately: upsampled, summed up and, for the gradient, recomputed."""
 
     def image_sums(index: int) -> Sums:
         label = labels[index : index + 1]
@@ -86,7 +86,7 @@ def ways() -> dict[str, Callable[[tf.Tensor, tf.Tensor], Sums]]:
 
 
 def with_gradient(sums_of: Callable, batch_size: int, size: int) -> Callable[[], float]:
-    """A function that times loss and gradient by the low-resolution logits."""
+    """A function that times the loss and its gradient with respect to the low-resolution logits."""
     rng = np.random.default_rng(0)
     low = tf.constant(rng.normal(0, 2, (batch_size, -(-size // 16), -(-size // 16), NUM_CLASSES)), tf.float32)
     labels = tf.constant(rng.integers(0, NUM_CLASSES, (batch_size, size, size)), tf.uint8)
@@ -113,7 +113,7 @@ def timed(run: Callable[[], tf.Tensor]) -> Callable[[], float]:
 
 
 def more_megabytes(name: str) -> float:
-    """What this process comes to hold at most, beyond what it held before, by one way."""
+    """Increase in this process's peak memory for one way."""
     before = peak_megabytes()
     measure = with_gradient(ways()[name], 4, 513)
     measure()
@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Seconds that a call takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

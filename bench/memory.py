@@ -1,8 +1,8 @@
-"""The most memory that a training step holds, by batch, and the host's, by the size of the data set.
+"""Peak memory of a training step, by batch size, and of the input chain, by the size of the data set.
 
 python bench/memory.py
 
-Each figure is the peak resident set of a process of its own; 513x513, ResNet-50, output stride 16, SGD.
+Each figure is the peak resident set of a separate process; 513x513, ResNet-50, output stride 16, SGD.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ EXAMPLES = 90  # few enough that one process writes the shards
 
 
 def of_training(batch_size: int) -> float:
-    """Peak after two steps; with batch 0 of the model alone."""
+    """Peak after two steps; for batch size 0, of only the model."""
     model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES)))))
     if batch_size:
         rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def of_training(batch_size: int) -> float:
 
 
 def of_input(folder: Path) -> float:
-    """Peak after going through 400 examples."""
+    """Peak after reading 400 examples."""
     split = Split.read(folder, "train")
     for _ in training_batches(split, Augmentation(CROP), 8, seed=0).take(50):
         pass

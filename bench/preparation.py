@@ -1,8 +1,8 @@
-"""Examples/s of writing shards, in one and in two processes, beside copying the same files.
+"""Examples/s of writing shards, in one and in two processes, compared with copying the same files.
 
 [VOC_DIR=...] python bench/preparation.py
 
-Two processes start with TensorFlow's imports, which count.
+Two processes start by importing TensorFlow, which is included in the time.
 """
 
 import statistics

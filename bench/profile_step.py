@@ -2,8 +2,8 @@
 
 python bench/profile_step.py
 
-Batch 2 at 384x384, as bench/step.py. Seconds are summed over threads: shares count what keeps its thread busy;
-kernels that use several threads (oneDNN's convolutions) count by the time on the thread that runs them.
+Batch 2 at 384x384, as in bench/step.py. Seconds are summed over threads, so shares measure how busy each operation
+keeps its thread; kernels that use several threads (oneDNN's convolutions) count only on the thread that starts them.
 """
 
 import collections
@@ -24,14 +24,14 @@ BATCH = 2
 
 
 def operation_seconds(logdir: str) -> dict[str, float]:
-    """Seconds by kind of operation, from the profile that lies below `logdir`."""
+    """Seconds by kind of operation, from the profile in `logdir`."""
     space = xplane_pb2.XSpace.FromString(next(Path(logdir).rglob("*.xplane.pb")).read_bytes())
     seconds: dict[str, float] = collections.defaultdict(float)
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:
                 name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-                if name and not name.endswith(":") and kind.isidentifier():  # others, of a::b, are the thread pool
+                if name and not name.endswith(":") and kind.isidentifier():  # names such as a::b are the thread pool's
                     seconds[kind] += event.duration_ps / 1e12
     return seconds
 
@@ -54,7 +54,7 @@ def profile(precision: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """A table of the largest."""
+    """A table of the largest shares."""
     rows = []
     for precision in ("float32", "bfloat16"):
         seconds = profile(precision)

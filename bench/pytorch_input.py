@@ -1,7 +1,7 @@
 """The training chain of bench/input_pipeline.py in PyTorch's DataLoader: Pillow and torch operations, two workers.
 
-A program of its own, so that torch need not share an environment with TensorFlow: bench/input_pipeline.py starts it
-with the files to read, asks for a measurement by a line on its standard input, and reads examples/s.
+A separate program, so that torch need not share an environment with TensorFlow: bench/input_pipeline.py starts it with
+the files to read, requests a measurement with a line on its standard input, and reads examples/s.
 """
 
 import sys
@@ -52,7 +52,7 @@ class Crops(torch.utils.data.Dataset):
 
 
 def main() -> None:
-    """Files as arguments, image and mask in turn; examples/s for each line of standard input."""
+    """Arguments: files, image and mask alternating. Prints examples/s for each line of standard input."""
     files = list(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     print("ready", flush=True)
     for _ in sys.stdin:

@@ -1,8 +1,8 @@
-"""DeepLab v3 on ResNet-50 in PyTorch, a training step of it: what bench/step.py compares with.
+"""A training step of DeepLab v3 on ResNet-50 in PyTorch, for comparison in bench/step.py.
 
-A program of its own, so that torch need not share an environment with TensorFlow. Arguments: precision, batch size,
-image size, output stride, steps in a measurement. It prints seconds per step for each line of standard input.
-The network is that of tests/golden/deeplabv3_torch.py (arXiv 1706.05587) with weights to train, in channels-last.
+A separate program, so that torch need not share an environment with TensorFlow. Arguments: precision, batch size, image
+size, output stride, steps per measurement. It prints seconds per step for each line of standard input. The network is
+that of tests/golden/deeplabv3_torch.py (arXiv 1706.05587) with trainable weights, in channels-last layout.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What stopping and going on costs: saving, finding the newest whole checkpoint, and skipping half of a large epoch.
+"""The cost of stopping and resuming: saving, finding the newest intact checkpoint, skipping half of a large epoch.
 
 python bench/resume.py [EXAMPLES]
 
@@ -31,14 +31,14 @@ BATCH = 16
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def write_shards(folder: Path, num_examples: int) -> Split:
-    """The same example many times; sizes and checksums are not looked at here."""
+    """Writes the same example many times; sizes and checksums are not checked here."""
     rng = np.random.default_rng(0)
     image, mask = folder / "a.jpg", folder / "a.png"
     Image.fromarray(rng.integers(80, 176, (375, 500, 3), np.uint8)).save(image, quality=80)
@@ -55,7 +55,7 @@ def write_shards(folder: Path, num_examples: int) -> Split:
 
 
 def first_batch(split: Split, first_example: int) -> float:
-    """Seconds from nothing to the first batch."""
+    """Seconds from creating the chain to its first batch."""
     batches = training_batches(split, Augmentation(513), BATCH, 1, first_example)
     return seconds(lambda: next(batches.as_numpy_iterator()))
 

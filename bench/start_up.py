@@ -1,8 +1,8 @@
-"""From the command to the second step: what the time goes into, and how often the functions are traced.
+"""Time from the command to the second step, by part, and how often the functions are traced.
 
 python bench/start_up.py
 
-ResNet-50 from random weights, 384x384, batch 2, as `train.py` puts it together; shards stand.
+ResNet-50 from random weights, 384x384, batch 2, assembled as in `train.py`; the shards exist.
 """
 
 import importlib

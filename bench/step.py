@@ -1,10 +1,10 @@
-"""A compiled training step beside the bare one, model.fit, PyTorch's, and the rate of matrix products.
+"""A compiled training step compared with a bare step, model.fit, PyTorch, and the rate of matrix products.
 
 python bench/step.py
 
-ResNet-50, 21 classes, 384x384, cross-entropy, SGD with momentum; the variants take turns. The limit is the rate of
-matrix products on the same cores: what it would take to make the multiply-adds of the convolutions, and nothing else.
-TORCH_PYTHON in the environment names a Python with torch, if this one has none.
+ResNet-50, 21 classes, 384x384, cross-entropy, SGD with momentum; the variants take turns. The limit is the time that
+the multiply-adds of the convolutions alone would take at the rate of matrix products on the same cores. The environment
+variable TORCH_PYTHON names a Python with torch, if this one has none.
 """
 
 import statistics
@@ -26,21 +26,21 @@ from deeplab.training.step import make_evaluate_step, make_train_step
 
 SIZE = 384
 NUM_CLASSES = 21
-STEPS = 1  # of a measurement
+STEPS = 1  # per measurement
 ROUNDS = 3
 MATRIX = 2048
 CROSS_ENTROPY = Loss(NUM_CLASSES)
 
 
 def sgd(model: keras.Model) -> keras.optimizers.Optimizer:
-    """SGD with momentum, built."""
+    """SGD with momentum, already built."""
     optimizer = keras.optimizers.SGD(0.001, momentum=0.9)
     optimizer.build(model.trainable_variables)
     return optimizer
 
 
 def seconds_per_step(run: Callable[[], object]) -> Callable[[], float]:
-    """A function that times `run`, which makes STEPS steps and waits for them."""
+    """A function that times `run`, which runs STEPS steps and waits for them."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -56,7 +56,7 @@ def our_step(
     steps: int = STEPS,
     loss: Loss = CROSS_ENTROPY,
 ) -> Callable[[], object]:
-    """As train.py has it, with loss, confusion matrix, norms and checks."""
+    """The step of train.py, with loss, confusion matrix, norms and checks."""
     train = make_train_step(tf.distribute.get_strategy(), sgd_state(model), loss)
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
     return lambda: float(train(batches, tf.constant(steps))["loss"])
@@ -79,11 +79,11 @@ def bare_step(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], o
 
 
 def keras_fit(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], float]:
-    """A function that measures a step of `model.fit` with Keras's own cross-entropy, between the ends of its steps.
+    """A function that measures a step of `model.fit` with Keras's own cross-entropy, from step end to step end.
 
-    What comes after the last is left out: there fit may wait for tf.data, which a long epoch would not notice.
+    Time after the last step is not counted: fit may wait for tf.data there, which hardly matters in a long epoch.
     """
-    model = keras.Model(model.input, model.output)  # the same layers, compiled for itself
+    model = keras.Model(model.input, model.output)  # the same layers, compiled separately
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     model.compile(sgd(model), loss)
     data = tf.data.Dataset.from_tensors((batch["image"], batch["label"])).cache().repeat()
@@ -99,7 +99,7 @@ def keras_fit(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], f
 
 
 def matrix_product(dtype: tf.DType) -> Callable[[], float]:
-    """A function that measures GFLOP/s of products of square matrices."""
+    """A function that measures the GFLOP/s of products of square matrices."""
     first, second = (tf.cast(tf.random.stateless_normal([MATRIX, MATRIX], [0, n]), dtype) for n in (1, 2))
     multiply = tf.function(lambda: tf.matmul(first, second))
 
@@ -113,7 +113,7 @@ def matrix_product(dtype: tf.DType) -> Callable[[], float]:
 
 
 def useful_gflop(model: keras.Model, size: int) -> float:
-    """Of the convolutions, forward, for one image; taps that fall on "same" padding are not counted."""
+    """GFLOP of the convolutions, forward, for one image; taps that fall on "same" padding are not counted."""
     total = 0.0
     original = AtrousConv2D.convolution_op
 
@@ -143,7 +143,7 @@ def useful_gflop(model: keras.Model, size: int) -> float:
 
 
 def evaluation(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
-    """As train.py and eval.py have it, with loss and confusion matrix."""
+    """The evaluation step of train.py and eval.py, with loss and confusion matrix."""
     evaluate = make_evaluate_step(tf.distribute.get_strategy(), make_predictor(model), CROSS_ENTROPY)
     examples = batch | {"is_example": tf.ones_like(batch["label"][:, 0, 0], tf.int64)}
     batches = iter(tf.data.Dataset.from_tensors(examples).cache().repeat())
@@ -189,7 +189,7 @@ def compare(precision: str, batch_size: int, output_stride: int, thorough: bool)
 
 
 def main() -> None:
-    """Precisions, batch sizes and strides."""
+    """Compares all precisions, batch sizes and strides."""
     rows: list[tuple] = []
     figures: dict[str, object] = {}
     for precision, batch_size, output_stride in (

@@ -41,7 +41,7 @@ job=$(nodes requeued)
 until grep -qs 'step 25/' "$folder/requeued.log"; do sleep 0.2; done
 scontrol requeue "$job"
 wait_for "$job"
-echo "== two nodes, time limit of 2 minutes, signal a minute before"
+echo "== two nodes, time limit of 2 minutes, signal one minute earlier"
 wait_for "$(nodes limited --time=2 --signal=USR1@60)"
 for name in whole requeued limited; do
     grep -HE 'resuming|SIG|signal|validation at step 60' "$folder/$name.log" | sed "s|$folder/||g" || true

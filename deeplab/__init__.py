@@ -1,7 +1,7 @@
 """DeepLab v3 (arXiv 1706.05587) semantic segmentation with TensorFlow 2 and Keras 3.
 
-As a library: `deeplab.load(folder).segment(image)`; see `deeplab.api`, which is imported on first use, so that
-`import deeplab` costs nothing.
+As a library: `deeplab.load(folder).segment(image)`; see `deeplab.api`. It is imported on first use, so that
+`import deeplab` is cheap.
 """
 
 import importlib

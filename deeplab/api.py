@@ -14,7 +14,7 @@ from deeplab.model.inference import Inference, make_predictor, one_by_one, segme
 from deeplab.run.folder import load_model
 
 DESCRIPTION = "deeplab.json"
-"""What an exported folder says of itself: class names, palette, and what goes in and comes out."""
+"""The description in an exported folder: class names, palette, inputs and outputs."""
 
 ONE_PASS = Inference()
 
@@ -22,7 +22,7 @@ __all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read
 
 
 def make_segmenter(network: keras.Model, inference: Inference = ONE_PASS) -> tf.types.experimental.GenericFunction:
-    """A compiled function: uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as `Model` has them.
+    """A compiled function: uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as in `Model`.
 
     Images are segmented one by one, so that an image's classes do not depend on the batch.
     """
@@ -53,13 +53,13 @@ class Model:
         output_stride: int | None = None,
         inference: Inference = ONE_PASS,
     ) -> "Model":
-        """The model of a run of train.py; see `run.folder.load_model`, which says what is raised, and `Inference`."""
+        """The model of a run of train.py. For arguments see `Inference`; raises as `run.folder.load_model`."""
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
         return cls(make_segmenter(network, inference), config.class_names)
 
     @classmethod
     def from_export(cls, export_dir: str | Path) -> "Model":
-        """The SavedModel that `deeplab.export` wrote; DataError if there is none."""
+        """The SavedModel that `deeplab.export` wrote; DataError without one."""
         path = Path(export_dir) / DESCRIPTION
         try:
             class_names = tuple(json.loads(path.read_text(encoding="utf-8"))["class_names"])

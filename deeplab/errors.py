@@ -1,12 +1,12 @@
-"""What ends a program with one line and an exit status: errors that a user can cause and mend, and signals."""
+"""Exceptions that end a program with one line and an exit status: errors that a user can fix, and signals."""
 
 EXIT_STATUSES = {
     0: "done",
     1: "the run failed (data, numerics, hardware); the last line says why",
-    2: "flags that are wrong, or do not fit each other or the run",
-    75: "stopped by SIGTERM, SIGUSR1 or SIGINT, and nothing is lost: start the same command again to go on",
+    2: "wrong flags, or flags that do not fit each other or the run",
+    75: "stopped by SIGTERM, SIGUSR1 or SIGINT; nothing is lost: run the same command to resume",
 }
-"""Of all programs."""
+"""The exit statuses of all programs."""
 
 
 class DeepLabError(Exception):
@@ -26,9 +26,9 @@ class UsageError(DeepLabError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the program to stop, and nothing is lost: the same command goes on. Status 75 (EX_TEMPFAIL).
+    """A signal stopped the program; nothing is lost: the same command resumes. Exit status 75 (EX_TEMPFAIL).
 
-    Not an `Exception`, so that no handler of failures between the signal and the program's end takes it for one.
+    Not an `Exception`, so that no handler between the signal and the program's end mistakes it for a failure.
     """
 
     exit_status = 75

@@ -1,4 +1,4 @@
-"""Scores a data set: sums over all its batches, then the ratios, once; and shows each prediction to viewers."""
+"""Scores a data set: adds up sums over all batches, takes the ratios once, and shows each prediction to viewers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from deeplab.training.metrics import Evaluation, scores
 from deeplab.training.step import make_evaluate_step
 
 Viewer = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
-"""Takes an example's name, its image (uint8 RGB [height, width, 3]), its true mask and the prediction (uint8
-[height, width]); all at the image's own size."""
+"""Takes an example's name, its image (uint8 RGB [height, width, 3]), its true mask and its prediction (uint8
+[height, width]), all at the image's own size."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,26 @@ class EvaluationSettings:
         compared=False,
     )
     eval_batch_pixels: int = setting(
-        2**20, "Most pixels of a replica's evaluation batch of several images.", lower=1, compared=False
+        2**20, "Largest number of pixels in a replica's evaluation batch of several images.", lower=1, compared=False
     )
 
     def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:
-        """Of a split; raises UsageError unless the batch divides among the replicas."""
+        """The batches of a split; raises UsageError unless the batch size divides among the replicas."""
         size = self.eval_batch_size or num_replicas
         check_batch_size("eval_batch_size", size, num_replicas)
         return EvaluationBatches(split, size // num_replicas, self.eval_batch_pixels)
 
 
 class Evaluator:
-    """Scores one split, as often as it is called, with the weights of the moment.
-
-    It is of no more use once an evaluation was broken off.
+    """Scores one split at each call, with the current weights. Do not use it after an interrupted evaluation.
 
     Args:
-        strategy: whose replicas share each batch.
+        strategy: its replicas share each batch.
         predict: images -> logits or log-probabilities [batch, height, width, classes].
         loss: evaluated over the whole split.
-        batches: of the split that is scored.
-        viewers: see each example of the split with its prediction. One whose `wants_more` is False sees no more.
-        deterministic: as `confusion_matrix` takes it.
+        batches: batches of the split to score.
+        viewers: get each example of the split with its prediction, unless their `wants_more` is False.
+        deterministic: as for `confusion_matrix`.
     """
 
     def __init__(
@@ -75,12 +73,12 @@ class Evaluator:
             self._num_steps = batches.num_steps(context)
             return batches.for_worker(context)
 
-        # One iterator for all evaluations: in TensorFlow 2.21, dropping it can take as long as it lived, up to a minute
-        # (docs/design.md, data).
+        # One iterator for all evaluations: in TensorFlow 2.21, dropping one can block for as long as it existed, up
+        # to a minute (docs/design.md, data).
         self._batches = iter(strategy.distribute_datasets_from_function(make_batches))
 
     def __call__(self) -> Evaluation:
-        """Runs over the whole split, once."""
+        """Runs over the whole split once."""
         progress = Progress("evaluating", self._num_steps, "batches")
         totals: dict[str, tf.Tensor] = {}
         for number in range(1, self._num_steps + 1):
@@ -95,7 +93,7 @@ class Evaluator:
         return Evaluation(losses, scores(confusion), confusion, num_images)
 
     def _show(self, viewers: Sequence[Viewer], batch: dict[str, tf.Tensor], predictions: tf.Tensor) -> None:
-        """Hands each example of a batch with its prediction to the viewers; fillers are left out."""
+        """Passes each example of a batch with its prediction to the viewers; fillers are left out."""
         columns = [batch["is_example"], batch["name"], batch["image"], batch["label"], predictions]
         for replica in zip(*map(self._strategy.experimental_local_results, columns), strict=True):
             for is_example, name, *pictures in zip(*(column.numpy() for column in replica), strict=True):

@@ -1,9 +1,9 @@
-"""Writes a trained model as a SavedModel that needs TensorFlow alone; on request as ONNX and TensorFlow Lite, too.
+"""Writes a trained model as a SavedModel that needs only TensorFlow; on request also as ONNX and TensorFlow Lite.
 
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tflite photo1.jpg photo2.jpg
 
-Named images are segmented by what was written and by the model itself, and the share of equal pixels is told.
+Images on the command line are segmented with the written files and with the model; the share of equal pixels is logged.
 """
 
 from deeplab.program.run import run
@@ -52,15 +52,15 @@ class ExportSettings:
     model_dir: Path = setting(None, "Folder of the run whose model is exported.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     export_dir: Path = setting(None, "Folder to write; it must not exist.")
-    onnx: bool = setting(False, "Write model.onnx, too.")
-    tflite: bool = setting(False, "Write model.tflite and model_dynamic_range.tflite, too.")
+    onnx: bool = setting(False, "Also write model.onnx.")
+    tflite: bool = setting(False, "Also write model.tflite and model_dynamic_range.tflite.")
 
 
 SETTINGS: Classes = (ExportSettings, LoadSettings)
 
 
 class Segmenter(tf.Module):
-    """The network with what surrounds it in use: uint8 images or encoded ones in, classes and probabilities out."""
+    """The network with pre- and postprocessing: takes uint8 or encoded images, returns classes and probabilities."""
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Segmenter(tf.Module):
 
     @tf.function(input_signature=[_IMAGES])
     def segment_batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The same without a loop over the images, for other formats."""
+        """As `segment`, without a loop over the images, for other formats."""
         return segmentation(self._predict(images))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
     require(wanted, "model_dir", "export_dir")
     export_dir = wanted.export_dir
     if export_dir.exists():
-        raise UsageError(f"--export_dir={export_dir}: is there already; name another folder")
+        raise UsageError(f"--export_dir={export_dir}: exists already; choose another folder")
     for module in ("tf2onnx", "onnxruntime") * wanted.onnx + ("ai_edge_litert.interpreter",) * wanted.tflite:
         _extra(module)
     images = [read_image(Path(argument)) for argument in argv[1:]]
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str, export_dir: Path) -> None:
-    """The SavedModel, and beside it `deeplab.json`: class names, palette, and what goes in and comes out.
+    """Writes the SavedModel and, next to it, `deeplab.json`: class names, palette, inputs and outputs.
 
     Signatures: `serving_default` takes `image_bytes` (string [batch]), `images` takes `images` (uint8). Both return
     `classes` (uint8 [batch, height, width]) and `probabilities` (float32 [batch, height, width, classes]).
@@ -137,7 +137,7 @@ def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str
 
 
 def write_onnx(segmenter: Segmenter, path: Path) -> None:
-    """The signature `images` as ONNX; raises UsageError without tf2onnx."""
+    """Writes the signature `images` as ONNX; raises UsageError without tf2onnx."""
     tf2onnx = _extra("tf2onnx")
     model, _ = tf2onnx.convert.from_function(segmenter.segment_batch, [_IMAGES], opset=_ONNX_OPSET)
     for node in model.graph.node:
@@ -147,7 +147,7 @@ def write_onnx(segmenter: Segmenter, path: Path) -> None:
 
 
 def _pad_explicitly(node: Any) -> None:  # noqa: ANN401
-    """ONNX Runtime has no "same" padding of dilated kernels; at stride 1 it is dilation x (size - 1) / 2 all around."""
+    """ONNX Runtime lacks "same" padding for dilated kernels: at stride 1, dilation x (size - 1) / 2 on each side."""
     settings = {attribute.name: attribute for attribute in node.attribute}
     if "auto_pad" in settings and "dilations" in settings and max(settings["dilations"].ints) > 1:
         sizes = zip(settings["dilations"].ints, settings["kernel_shape"].ints, strict=True)
@@ -157,7 +157,7 @@ def _pad_explicitly(node: Any) -> None:  # noqa: ANN401
 
 
 def write_tflite(segmenter: Segmenter, export_dir: Path) -> None:
-    """The signature `images` for TensorFlow Lite, one image at a time: float32, and with 8-bit weights."""
+    """Writes the signature `images` for TensorFlow Lite, one image at a time: float32, and with 8-bit weights."""
     one_image = tf.TensorSpec([1, None, None, 3], tf.uint8, "images")
     function = segmenter.segment_batch.get_concrete_function(one_image)
     for name, optimizations in ((TFLITE, []), (TFLITE_DYNAMIC, [tf.lite.Optimize.DEFAULT])):
@@ -167,10 +167,10 @@ def write_tflite(segmenter: Segmenter, export_dir: Path) -> None:
 
 
 def check(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> None:
-    """Logs, for each format in the folder, the share of pixels for which it gives the class that the model gives.
+    """Logs, for each format in the folder, the share of pixels with the same class as from the model.
 
     Raises:
-        DeepLabError: less than 99.9 % in a float format.
+        DeepLabError: the share is below 99.9 % in a float format.
     """
     expected = [segmenter.segment(image[np.newaxis])["classes"].numpy() for image in images]
     for name, segment in _written(export_dir).items():
@@ -178,13 +178,13 @@ def check(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> N
         if not equal:
             continue
         share = float(np.mean(np.concatenate([pixels.ravel() for pixels in equal])))
-        logger.info("%s: %.4f %% of the pixels of %d images as the model has them", name, 100 * share, len(images))
+        logger.info("%s: %.4f %% of the pixels of %d images match the model's", name, 100 * share, len(images))
         if share < MIN_EQUAL_PIXELS and name != TFLITE_DYNAMIC:
-            raise DeepLabError(f"{export_dir / name}: only {share:.2%} of the pixels are as the model has them")
+            raise DeepLabError(f"{export_dir / name}: only {share:.2%} of the pixels match the model's")
 
 
 def _written(export_dir: Path) -> dict[str, Segment]:
-    """Each format that stands in the folder, and how to segment by it."""
+    """Each format in the folder, with a function that segments with it."""
     images = tf.saved_model.load(str(export_dir)).signatures["images"]
     found: dict[str, Segment] = {"saved_model.pb": lambda image: images(images=tf.constant(image))["classes"].numpy()}
     if (export_dir / ONNX).exists():

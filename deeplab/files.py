@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time works in."""
+"""Files that are written completely or not at all, and folders that one process at a time may use."""
 
 import fcntl
 import hashlib
@@ -17,10 +17,10 @@ logger = logging.getLogger("deeplab")
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on a clean exit it is fsynced and renamed to `path`.
+    """Yields a temporary path next to `path`; on a clean exit it is fsynced and renamed to `path`.
 
-    After an exception, or a crash, `path` is what it was before. The temporary name holds the process id,
-    so that two processes never write to the same one.
+    After an exception or a crash, `path` is unchanged. The temporary name contains the process id, so that two
+    processes never write to the same file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -36,7 +36,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yields a new, empty folder next to `path`; on a clean exit it is renamed to `path`, otherwise deleted.
 
-    The leftover of a process that was killed is deleted first.
+    A leftover from a killed process is deleted first.
     """
     temporary = path.with_name(path.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -49,7 +49,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file, or the list of a folder's files, is on the disk."""
+    """Returns when a file, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,7 +58,7 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path`, whole or not at all."""
+    """Writes `text` (UTF-8) to `path`, completely or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -74,17 +74,17 @@ def digest(path: Path, algorithm: str) -> str:
 
 @contextmanager
 def locked(folder: Path, waits: bool = False) -> Iterator[None]:
-    """Makes `folder` if need be, and keeps other processes that ask for it out, on this host and on others.
+    """Locks `folder`, creating it if needed, against other processes that lock it, on this host and on others.
 
-    The lock is the kernel's (flock on `folder`/.lock), so it ends with the process, however that ends: there are no
-    stale ones. The file says who holds it, or did last. Where the file system knows no locks, the log says so.
+    The lock is the kernel's (flock on `folder`/.lock), so it ends with the process, however that ends; there are no
+    stale locks. The file names its current or last holder. If the file system has no locks, the log says so.
 
     Args:
-        folder: to work in.
-        waits: wait until a living holder is done; else it is an error that one lives.
+        folder: the folder to use.
+        waits: wait until a running holder is done; otherwise a running holder is an error.
 
     Raises:
-        UsageError: another process has the folder.
+        UsageError: another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
@@ -94,11 +94,11 @@ def locked(folder: Path, waits: bool = False) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip()
             if not waits:
-                raise UsageError(f"{folder}: {holder} works there; stop it, or name another folder") from error
-            logger.info("%s: waiting for %s, which works there", folder, holder)
+                raise UsageError(f"{folder}: in use by {holder}; stop it or choose another folder") from error
+            logger.info("%s: in use by %s; waiting", folder, holder)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            logger.warning("%s: cannot be locked (%s); see to it that no other run uses it", folder, error.strerror)
+            logger.warning("%s: cannot be locked (%s); make sure no other run uses it", folder, error.strerror)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -106,10 +106,10 @@ def locked(folder: Path, waits: bool = False) -> Iterator[None]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name that a data set gives is that of a file in its folder, and of none elsewhere."""
+    """Whether a name from a data set names a file directly in its folder, not anywhere else."""
     return Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
 
 
 def is_relative_name(name: str) -> bool:
-    """The same for a file in the folder or in a subfolder: `day1/img_000`, with slashes on every system."""
+    """As `is_plain_name`, but also for files in subfolders: `day1/img_000`, with slashes on every system."""
     return all(is_plain_name(part) for part in name.split("/"))

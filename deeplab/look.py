@@ -1,9 +1,9 @@
-"""One HTML page about a data set: images with their masks, what is odd, and what the network will see of it.
+"""One HTML page about a data set: images with their masks, oddities, and what the network will see.
 
 python -m deeplab.look --voc_dir=mydata
 python -m deeplab.look --tfrecord_dir=mydata_shards
 
-Of a folder in VOC's layout all images and masks are checked, as train.py does; the page shows what training will read.
+In a folder in VOC's layout, all images and masks are checked as in train.py; the page shows what training will read.
 """
 
 from deeplab.program.run import run
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from deeplab.data import pipeline
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> None:
         splits = [train, val] if val is not None else [train]
         with damage_named(splits):
             survey = make_survey(splits, look.seed)
-            crops = first_crops(train, augmentation, look.crops, look.seed)
+            crops = pipeline.first_crops(train, augmentation, look.crops, look.seed)
     facts = {
         "data": shards.voc_dir or source.tfrecord_dir,
         "crops": f"{augmentation.augmentation} at --crop_size={augmentation.crop_size}",
@@ -99,16 +98,6 @@ def make_survey(splits: list[Split], seed: int) -> Survey:
             progress.update(done)
     progress.close()
     return survey
-
-
-def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int) -> list[dataset_page.Crop]:
-    """The first crops of a run with this seed, with their colours shifted, as the network gets them."""
-    names = pipeline.training_names(split, seed, 0, number)
-    batch = next(iter(pipeline.training_batches(split, augmentation, number, seed)))
-    batch = augmentation.finish(batch)
-    images = np.round(batch["image"].numpy()).astype(np.uint8)
-    masks = batch["label"].numpy()
-    return [dataset_page.Crop(name, image, mask) for name, image, mask in zip(names, images, masks, strict=True)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python -m deeplab.predict --model_dir=runs/voc --output_dir=predictions IMAGE|FO
 python -m deeplab.predict --model_dir=runs/voc --output_dir=submission --voc_dir=VOC2012 --split=test
 
 `-` is one picture from standard input; it is called stdin. With --truth_dir, masks of the same names (PNG) are shown
-beside the predictions.
+next to the predictions.
 """
 
 from deeplab.program.run import run
@@ -44,7 +44,7 @@ class PredictSettings:
     model_dir: Path = setting(None, "Folder of the run whose model predicts.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     output_dir: Path = setting(None, "Folder for the pictures.")
-    truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show beside the predictions.")
+    truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show next to the predictions.")
     voc_dir: Path | None = setting(
         None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
     )
@@ -57,7 +57,7 @@ SETTINGS: Classes = (PredictSettings, LoadSettings, Inference)
 def main(argv: list[str]) -> None:
     """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png (with a legend), and so on.
 
-    A split of VOC -> masks alone, in the folder that VOC's evaluation server takes: the images need none of their own.
+    A split of VOC -> only masks, in the folder that VOC's evaluation server expects; the images need no true masks.
     """
     options = Options(SETTINGS)
     wanted = options[PredictSettings]
@@ -102,7 +102,7 @@ def draw(
     wanted: PredictSettings,
     class_names: Sequence[str],
 ) -> dict[str, Image.Image]:
-    """What is written of an image, by folder below --output_dir; of a split of VOC what its evaluation server takes."""
+    """The pictures of an image by folder below --output_dir; for a split of VOC, those for its evaluation server."""
     if wanted.voc_dir is not None:
         return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.colour_mask(mask)}
     overlay = pictures.overlay(image, mask)
@@ -118,13 +118,13 @@ def draw(
 
 
 def named_images(arguments: list[str]) -> list[tuple[str, Path]]:
-    """Names and images of the command line: files, folders, patterns, or `-` for standard input.
+    """Names and images on the command line: files, folders, patterns, or `-` for standard input.
 
-    Hidden files are no images: macOS leaves `._photo.jpg` beside `photo.jpg`.
+    Hidden files are skipped: macOS leaves `._photo.jpg` next to `photo.jpg`.
 
     Raises:
         DataError: a folder or pattern without images.
-        UsageError: no image, or two whose masks would have one name.
+        UsageError: no images, or two whose masks would have the same name.
     """
     images: list[tuple[str, Path]] = []
     for argument in arguments:
@@ -144,7 +144,7 @@ def named_images(arguments: list[str]) -> list[tuple[str, Path]]:
     names = Counter(name for name, _ in images)
     for name, count in names.items():
         if count > 1:
-            raise UsageError(f"{name}: two images of this name would be written to one file; segment them apart")
+            raise UsageError(f"{name}: two images of this name would be written to one file; segment them separately")
     return images
 
 
@@ -153,7 +153,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> np.ndarray:
-    """A mask of the predicted one's shape (height, width); DataError for any other, and as `masks.read_mask`."""
+    """A mask of the prediction's shape (height, width); DataError for another shape, and as `masks.read_mask`."""
     truth = read_mask(path, ClassTable.of_names(class_names)).labels
     if truth.shape != shape:
         raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")

@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
 class Progress:
     """Shows `done`/`total` with rate and ETA on stderr.
 
-    On a terminal the line is redrawn at most ten times a second. Elsewhere (a batch job's file) a plain line is
+    On a terminal the line is redrawn at most ten times per second. Elsewhere (a batch job's file) a plain line is
     written at most every `every_seconds`, and at the end.
     """
 
@@ -42,7 +42,7 @@ class Progress:
         self._width = 0
 
     def update(self, done: int, note: str = "") -> None:
-        """Notes that `done` units in all are done, and shows it when it is time to."""
+        """Records that `done` units in total are done, and shows it if the display is due."""
         self._done = done
         now = time.monotonic()
         if now - self._last_shown >= self._interval or (self._terminal and done == self._total):
@@ -65,14 +65,14 @@ class Progress:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Wipes the line from a terminal, so that other output can take its place."""
+        """Clears the line on a terminal, so that other output can replace it."""
         if self._terminal and self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()
             self._width = 0
 
     def close(self) -> None:
-        """Ends with a plain line that says how much was done in what time."""
+        """Ends with a plain line that shows how much was done in how much time."""
         self.clear()
         elapsed = time.monotonic() - self._start
         unit = self._unit.removesuffix("s") if self._done == 1 else self._unit

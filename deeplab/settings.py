@@ -8,8 +8,8 @@ A setting is declared once, in the module that uses it:
 
         focal_gamma: float = setting(0.0, "Focal loss: cross-entropy times (1 - probability) ** this.", lower=0.0)
 
-A program passes its classes to `define` and gets their objects from `Options`. A field without `setting` is not a flag:
-the program computes its value. Checks between fields belong in the class's `__post_init__`.
+A program passes its classes to `define` and gets their objects from `Options`. A field without `setting` is not a flag;
+the program computes its value. Checks across fields belong in the class's `__post_init__`.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ Value = Any  # of a flag: str, bool, int, float, list of str, or None
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is declared of a setting.
+    """The declaration of a setting.
 
     Attributes:
         kind: type of its value, or of the items of a tuple.
-        lower, upper: the smallest and the largest value allowed; of each number in a tuple.
+        lower, upper: the smallest and the largest value allowed; for a tuple, of each item.
         choices: the only values allowed, strings or integers.
         fixed: a checkpoint depends on it, so a run cannot be resumed with another value.
-        compared: it is a hyperparameter: it changes what is learnt.
+        compared: it is a hyperparameter: it changes what the model learns.
         column: it has its own column in TensorBoard's table of runs.
     """
 
@@ -62,7 +62,7 @@ def setting(default: Value, help: str, **marks: Any) -> Any:  # noqa: ANN401  as
     """A dataclass field that is a flag.
 
     Args:
-        default: of the field and the flag; for a tuple of numbers a tuple, for a path None.
+        default: default of the field and the flag; a tuple for a tuple of numbers, None for a path.
         help: one or two sentences.
         **marks: other attributes of `Setting`.
     """
@@ -106,7 +106,7 @@ def read(cls: type[Settings]) -> Settings:
     """The object of a settings class with the values of the parsed flags.
 
     Raises:
-        UsageError: a list flag that is not numbers in range, or what the class's `__post_init__` refuses.
+        UsageError: a list flag that is not numbers in range, or values that the class's `__post_init__` rejects.
     """
     return cls(**{each.name: _convert(each, FLAGS[each.name].value) for each in all_settings([cls])})
 
@@ -120,12 +120,12 @@ def _convert(about: Setting, value: Value) -> Value:
 
 
 def _path(name: str, value: Value) -> Path | None:
-    if not value:  # an empty one takes back what a flag file sets
+    if not value:  # an empty path unsets the value of a flag file
         return None
-    if _ADDRESS.match(value):  # pathlib would make a local folder of it, `gs:/bucket`
+    if _ADDRESS.match(value):  # pathlib would turn it into a local folder, `gs:/bucket`
         raise UsageError(
-            f"--{name}={value}: not a local path, and no other is taken; mount it (gcsfuse, mount-s3, NFS) or copy "
-            "it (gcloud storage cp -r, aws s3 sync, hdfs dfs -get), and give the path there"
+            f"--{name}={value}: not a local path; mount the file system (gcsfuse, mount-s3, NFS) or copy the data "
+            "(gcloud storage cp -r, aws s3 sync, hdfs dfs -get), and give the local path"
         )
     return Path(value).expanduser()
 
@@ -159,7 +159,7 @@ class Options:
         return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
 
     def hyperparameters(self) -> dict[str, Value]:
-        """What runs are compared by: the columns, and in `others` all other hyperparameters not at their default."""
+        """The values for comparing runs: the columns, and in `others` all other hyperparameters not at the default."""
         columns = {each.name: FLAGS[each.name].value for each in self._settings if each.column}
         others = [FLAGS[each.name] for each in self._settings if each.compared and not each.column]
         return columns | {"others": " ".join(flag.serialize() for flag in others if flag.value != flag.default)}

@@ -1,8 +1,8 @@
-"""The outer loop: runs compiled steps, and knows when to log, save, evaluate and end. It never sees a tensor's shape.
+"""The outer loop: runs compiled steps, and decides when to log, save, evaluate and stop. It never sees tensor shapes.
 
-The state is saved before it is scored, so that an evaluation that is killed loses no step. What an evaluation changes
-(best score, patience, learning rate) is in the next checkpoint; a run that starts again before there is one repeats the
-evaluation, with the same result.
+The state is saved before it is scored, so that a killed evaluation loses no steps. The changes of an evaluation (best
+score, patience, learning rate) are in the next checkpoint; a run that restarts before then repeats the evaluation, with
+the same result.
 """
 
 import logging
@@ -33,15 +33,15 @@ from deeplab.training.state import TrainState
 logger = logging.getLogger("deeplab")
 
 MIN_LEARNING_RATE_SCALE = 1e-4
-"""A plateau does not lower the learning rate below this share of it."""
+"""Plateaus do not lower the learning rate below this share of the schedule's value."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Training batches, and the names of what is in them.
+    """Training batches, and the names of their examples.
 
     Attributes:
-        batches: distributed iterator, at the state's `examples`.
+        batches: distributed iterator, positioned at the state's `examples`.
         names: (number of the first example, how many) -> names, counted from the start of training.
     """
 
@@ -58,7 +58,7 @@ class Feed:
         seed: int,
         first_example: int,
     ) -> "Feed":
-        """From `first_example` on, counted from the start of training; see `pipeline.training_batches`."""
+        """Starts at `first_example`, counted from the start of training; see `pipeline.training_batches`."""
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return training_batches(split, augmentation, global_batch_size, seed, first_example, context)
@@ -71,13 +71,13 @@ class Trainer:
     """One training run, from the state's step to the plan's end.
 
     Args:
-        plan: when to do what.
-        state: restored already.
-        train_step: `make_train_step`'s function.
-        feed: what to train on.
+        plan: when to log, save, evaluate and stop.
+        state: already restored.
+        train_step: the function from `make_train_step`.
+        feed: the training data.
         evaluate: scores the validation split, or None to train without one.
-        checkpoints: where the state is saved.
-        log: where records go.
+        checkpoints: saves the state.
+        log: writes the records.
         workers: the processes that train together.
     """
 
@@ -109,14 +109,14 @@ class Trainer:
 
         Raises:
             DeepLabError: a loss or gradient that is not finite.
-            Interrupted: SIGTERM, SIGUSR1 or SIGINT came, to any worker, and a checkpoint is written. All workers finish
-                the same step before; an evaluation is broken off, where one process trains alone, and made up when
-                the run starts again.
+            Interrupted: any worker received SIGTERM, SIGUSR1 or SIGINT, and a checkpoint has been written. All workers
+                finish the same step first. If one process trains alone, an evaluation is interrupted and run after the
+                restart.
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         progress = Progress("training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf)
-        self._evaluate_if_due()  # if the run ended between this step and the end of its evaluation
+        self._evaluate_if_due()  # if the run was stopped between this step and the end of its evaluation
         self._look_for_signals()
         while not self._is_interrupted and self._step < self._plan.total_steps and not self._is_early_stop():
             if self._profiler:
@@ -138,11 +138,11 @@ class Trainer:
             name = signal.Signals(self._signal).name if self._signal else "a signal to another worker"
             raise Interrupted(
                 f"{name}: stopped after step {self._step}, newest checkpoint {self._checkpoints.latest_path}; "
-                "the same command goes on from it"
+                "run the same command to resume"
             )
 
     def _run_to_next_due(self, progress: Progress) -> tuple[dict[str, tf.Tensor], float]:
-        """Steps until there is something to do; their totals, and the seconds they took."""
+        """Runs steps until something is due; returns their totals and the seconds they took."""
         start = time.perf_counter()
         totals: dict[str, tf.Tensor] = {}
         while True:
@@ -174,7 +174,7 @@ class Trainer:
         self._log.write_training(self._step, self._plan, totals, seconds, learning_rate)
 
     def _fail(self, num_steps: int) -> NoReturn:
-        """Ends a run whose last `num_steps` steps were not finite: after the first of them the weights are not."""
+        """Ends a run whose last `num_steps` steps were not finite: since the first of them, the weights are not."""
         step = self._step - num_steps + 1
         batch_size = self._plan.global_batch_size
         learning_rate = float(self._state.schedule(step - 1))
@@ -188,9 +188,9 @@ class Trainer:
         )
 
     def _evaluate_if_due(self) -> None:
-        """Evaluates after a step that the plan names, once, unless a signal comes.
+        """Evaluates once after each step at which the plan asks for it, unless a signal arrives.
 
-        Without a validation split the last step's weights are kept as the best.
+        Without a validation split, the last step's weights are kept as the best.
         """
         is_last = self._step == self._plan.total_steps
         due = self._plan.evaluation_due(self._step) if self._evaluate else is_last
@@ -237,7 +237,9 @@ class Trainer:
             state.evaluations_since_plateau.assign(0)
             scale = state.schedule.scale
             scale.assign(max(float(scale) * self._plan.plateau_factor, MIN_LEARNING_RATE_SCALE))
-            logger.info("no better mIoU in %d evaluations: rate x %.4g", self._plan.plateau_patience, float(scale))
+            logger.info(
+                "no better mIoU in %d evaluations: learning rate x %.4g", self._plan.plateau_patience, float(scale)
+            )
 
     def _is_early_stop(self) -> bool:
         waited = int(self._state.evaluations_since_best)
@@ -247,14 +249,14 @@ class Trainer:
         return False
 
     def _look_for_signals(self) -> None:
-        """Whether a signal came to any worker, so that all of them end after the same step."""
+        """Notes whether any worker received a signal, so that all of them stop after the same step."""
         self._is_interrupted = self._is_interrupted or self._workers.any(self._signal is not None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Notes the signal for the loop; the next one of its kind ends the program at once."""
+        """Records the signal for the loop; a second signal of the same kind ends the program immediately."""
         self._signal = number
         signal.signal(number, signal.SIG_DFL)
         name = signal.Signals(number).name
-        if self._is_evaluating and not self._workers.are_several:  # else others would wait for this worker
+        if self._is_evaluating and not self._workers.are_several:  # otherwise the others would wait for this worker
             raise Interrupted(name)
         logger.warning("%s: stopping after this step", name)

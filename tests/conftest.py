@@ -22,7 +22,7 @@ def pytest_configure(config):
 
 
 def make_strategy(num_replicas):
-    """A strategy over logical CPUs, with collective keys of its own as in TensorFlow's strategy_combinations.py.
+    """A strategy over logical CPUs, with its own collective keys as in TensorFlow's strategy_combinations.py.
 
     Without those, strategies of different sizes cannot live in one process.
     """
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def no_seed_of_another_test():
-    """Keras's and TensorFlow's global seeds are the same whichever tests ran before."""
+    """Sets Keras's and TensorFlow's global seeds, so that they do not depend on the tests before."""
     keras.utils.set_random_seed(1)
 
 
@@ -59,7 +59,7 @@ def shards(shapes_dir, tmp_path_factory):
 
 @pytest.fixture
 def voc_sample():
-    """Real PASCAL VOC images; they are not part of the project."""
+    """Real PASCAL VOC images, which are not part of the project."""
     folder = SHARED_DATA / "voc2012_sample"
     if not folder.exists():
         pytest.skip(f"needs {folder}")

@@ -90,7 +90,7 @@ def test_grey_and_one_bit_masks_by_colours_and_by_values(tmp_path):
     assert _labels(tmp_path, one_bit, ClassTable.of_names(("background", "object"))) == [[0, 1]]
     assert _labels(tmp_path, one_bit, _table(tmp_path, "background: 0\nobject: 255\n")) == [[0, 1]]
     assert _labels(tmp_path, one_bit, _table(tmp_path, "object: 0\nbackground: 1\nvoid: 255\n")) == [[1, 0]]
-    with pytest.raises(DataError, match=r"mask\.png: colour #010101 \(1 pixels\) without a class"):
+    with pytest.raises(DataError, match=r"mask\.png: colour #010101 \(1 pixel\) without a class"):
         _labels(tmp_path, _grey(0, 1), black_and_white)
 
 
@@ -128,15 +128,15 @@ def test_roboflows_classes(tmp_path):
         ("a\nb\na\n", r"'a' stands twice \(lines 1 and 3\)"),
         ("\n".join(f"x{index}" for index in range(256)), "256 class names"),
         ("a\n\nb\n", "line 2 is empty"),
-        ("a\n# b\n", "line 2: '# b' is no name"),
-        ("a\nb, c\n", "line 2: 'b, c' is no name"),
-        ("0\tcat\n", "line 1: .* is no name"),
+        ("a\n# b\n", "line 2: '# b' is not a class name"),
+        ("a\nb, c\n", "line 2: 'b, c' is not a class name"),
+        ("0\tcat\n", "line 1: .* is not a class name"),
         ("0 background\n1 cat\n", "line 1: .*begins with a number"),
         ("background\ncat::\n", "line 1: 'background' has no value"),
         ("background:0,0,0::\ncat:x,0,0::\n", "line 2: 'cat:x,0,0::' is not `name:red,green,blue::`"),
         ("background: 0\ncat\n", "line 2: 'cat' has no value"),
         ("background: 0\ncat:\n", "line 2: 'cat:' has no value"),
-        ("background: 0\n# cat: 1\n", "line 2: .* a table has no comments"),
+        ("background: 0\n# cat: 1\n", "line 2: .* comments are not supported"),
         ("background: 0\n: 1\n", "line 2 has no name"),
         ("background: 0\ncat: 256\n", "line 2: '256' is neither a value from 0 to 255 nor a colour"),
         ("background: 0\ncat: -1\n", "line 2: '-1' is neither"),
@@ -166,7 +166,7 @@ def test_names_that_look_alike_are_named(tmp_path, caplog, content):
 
 def test_void_among_plain_names_is_told(tmp_path, caplog):
     assert _table(tmp_path, "road\nVoid\n").names == ("road", "Void")
-    assert "void is a class like the others" in caplog.text
+    assert "void is an ordinary class" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -174,16 +174,20 @@ def test_void_among_plain_names_is_told(tmp_path, caplog):
     [
         ("a\nb\n", _grey(0, 3), "label 3, but there are 2 classes .*`NAME: 3`"),
         ("a: 0\nb: 9\n", _grey(0, 3, 3, 4), "values 3, 4 without a class in .*classes.txt"),
-        ("a: #000000\n", _rgb(BLACK, RED), r"colour #ff0000 \(1 pixels\) without a class in .*classes.txt"),
+        ("a: #000000\n", _rgb(BLACK, RED), r"colour #ff0000 \(1 pixel\) without a class in .*classes.txt"),
         (
             "a: #000000\n",
             _rgb(*((0, 0, index) for index in range(9))),
             r"and 5 others \(8 pixels, of smoothed edges\?\)",
         ),
-        ("a: 0\nb: 9\n", _rgb(BLACK, RED), "holds colours, and the class table values"),
-        ("a\nb\n", _rgb(BLACK, RED), "holds colours, and the classes have none.*`NAME: #000000`, `NAME: #ff0000`"),
-        ("a\nb\n", _rgb(BLACK, (1, 1, 1)), "holds colours, and the classes have none"),
-        ("a\nb\n", Image.new("CMYK", (2, 2)), "a JPEG, which smears"),
+        ("a: 0\nb: 9\n", _rgb(BLACK, RED), "contains colours, but the class table has values"),
+        (
+            "a\nb\n",
+            _rgb(BLACK, RED),
+            "contains colours, but the classes are plain names.*`NAME: #000000`, `NAME: #ff0000`",
+        ),
+        ("a\nb\n", _rgb(BLACK, (1, 1, 1)), "contains colours, but the classes are plain names"),
+        ("a\nb\n", Image.new("CMYK", (2, 2)), "a JPEG, which changes"),
         ("a\nb\n", Image.fromarray(np.zeros((2, 2), np.float32)), "a TIFF of mode F, 32-bit floating-point"),
         ("a\nb\n", Image.fromarray(np.zeros((2, 2), np.uint16)), "of mode I;16, 16 bits"),
     ],

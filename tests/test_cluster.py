@@ -1,4 +1,4 @@
-"""Who trains together: TF_CONFIG, Slurm's variables, and the launchers in cluster/."""
+"""The processes that train together: TF_CONFIG, Slurm's variables, and the launchers in cluster/."""
 
 import json
 import os
@@ -34,7 +34,7 @@ sys.exit(75 * index)
 """
 
 
-def test_one_process_is_no_cluster():
+def test_one_process_is_not_a_cluster():
     assert find_cluster({}) is None
     assert find_cluster({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert find_cluster({"TF_CONFIG": tf_config({"worker": ["a:1"]}, "worker", 0)}) is None
@@ -44,7 +44,7 @@ def tf_config(jobs, task_type, index):
     return json.dumps({"cluster": jobs, "task": {"type": task_type, "index": index}})
 
 
-def test_tf_config_with_and_without_a_chief_of_its_own_name():
+def test_tf_config_with_and_without_a_separate_chief():
     workers = ("a:1", "b:1", "c:1")
     assert find_cluster({"TF_CONFIG": tf_config({"worker": list(workers)}, "worker", 2)}) == Cluster(workers, 2)
     jobs = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
@@ -65,13 +65,13 @@ def test_tf_config_with_and_without_a_chief_of_its_own_name():
         tf_config({"worker": ["a", "b"]}, "worker", 0),
     ],
 )
-def test_a_wrong_tf_config_is_refused_in_one_line(text):
+def test_a_wrong_tf_config_is_rejected_in_one_line(text):
     with pytest.raises(UsageError, match=r"^TF_CONFIG: .*$"):
         find_cluster({"TF_CONFIG": text})
 
 
 def test_slurm_nodes_keep_their_order_and_tasks_differ_in_ports():
-    """As numbers, 10 comes after 2; TensorFlow's own resolver sorts the names as text, and takes them for another's."""
+    """Node 10 comes after node 2; TensorFlow's own resolver sorts the names as text and mixes up the nodes."""
     port = cluster.FIRST_PORT + 7 * cluster.PORTS_OF_A_JOB
     assert find_cluster(SLURM) == Cluster((f"gpu2:{port}", f"gpu2:{port + 1}", f"gpu10:{port + 2}"), 2)
 
@@ -79,7 +79,7 @@ def test_slurm_nodes_keep_their_order_and_tasks_differ_in_ports():
 @pytest.mark.parametrize(
     "changed", [{"SLURM_STEP_NODELIST": "gpu[x]"}, {"SLURMD_NODENAME": "gpu2"}, {"SLURM_STEP_TASKS_PER_NODE": "3"}]
 )
-def test_wrong_slurm_variables_are_refused(changed):
+def test_wrong_slurm_variables_are_rejected(changed):
     with pytest.raises(UsageError, match="SLURM_"):
         find_cluster({**SLURM, **changed})
 
@@ -92,7 +92,7 @@ def test_host_lists():
     assert cluster.expand_counts("2(x3),1") == [2, 2, 2, 1]
 
 
-def test_a_strategy_that_does_not_fit_is_refused(monkeypatch):
+def test_a_strategy_that_does_not_fit_is_rejected(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UsageError, match=r"multi_worker.*TF_CONFIG"):
         devices.make_strategy(DeviceSettings(0), "multi_worker")
@@ -100,7 +100,7 @@ def test_a_strategy_that_does_not_fit_is_refused(monkeypatch):
         devices.make_strategy(DeviceSettings(0, 2), "one_device")
 
 
-def test_a_batch_that_does_not_divide_among_micro_batches_is_refused():
+def test_a_batch_that_does_not_divide_into_micro_batches_is_rejected():
     devices.check_batch_size("global_batch_size", 16, 2, 4)
     with pytest.raises(UsageError, match="2 replicas of 3 micro-batches each; use 12 or 18"):
         devices.check_batch_size("global_batch_size", 16, 2, 3)
@@ -140,8 +140,8 @@ def test_kubernetes_manifest_names_the_workers(tmp_path):
     assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_ssh_launcher_starts_every_worker_and_passes_their_failure_on(tmp_path):
-    """Its remote shell is replaced by a local one, and train.py's interpreter by one that shows what it was given."""
+def test_ssh_launcher_starts_every_worker_and_returns_their_failure(tmp_path):
+    """A local shell stands in for the remote one, and a script that records its arguments for train.py's Python."""
     project = tmp_path / "project with a space"
     (project / ".venv" / "bin").mkdir(parents=True)
     (project / "cluster").mkdir()

@@ -192,7 +192,7 @@ def test_images_with_another_ending_and_without_a_path(drawn, tmp_path):
     _annotate(drawn / "two.json", None, _square("body", 0, 0, 9))
     assert set(_masks(_convert_labelme(drawn, tmp_path))) == {"one", "two"}
     _image(drawn / "one.bmp")
-    with pytest.raises(DataError, match=r"one\.json: .*one\.bmp and one\.png: which of them"):
+    with pytest.raises(DataError, match=r"one\.json: .*one\.bmp and one\.png could be"):
         read_labelme(drawn)
 
 

@@ -14,7 +14,7 @@ from deeplab.data.download import download_voc
 from deeplab.errors import DataError, UsageError
 
 
-def test_download_from_what_is_no_address(tmp_path):
+def test_download_from_something_that_is_not_an_address(tmp_path):
     with pytest.raises(UsageError, match="--voc_url=mirror: not the address of an archive"):
         download_voc(tmp_path / "VOC2012", "mirror")
 
@@ -43,7 +43,7 @@ def _archive(names=("VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",)):
 
 
 def _breaking_handler(archive, break_after, requests):
-    """Knows ranges, and breaks off after `break_after` bytes of every answer."""
+    """Supports ranges, and closes the connection after `break_after` bytes of every response."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -61,7 +61,7 @@ def _breaking_handler(archive, break_after, requests):
     return Handler
 
 
-def test_download_goes_on_where_the_connection_broke(tmp_path):
+def test_download_resumes_where_the_connection_broke(tmp_path):
     archive, requests = _archive(), []
     server = _Server(_breaking_handler(archive, 200_000, requests))
     target = tmp_path / "VOCdevkit" / "VOC2012"
@@ -74,7 +74,7 @@ def test_download_goes_on_where_the_connection_broke(tmp_path):
     download_voc(target, server.url, "no request is made for what is there")
 
 
-def test_download_that_keeps_breaking_off_keeps_what_came(tmp_path):
+def test_download_that_keeps_breaking_keeps_the_partial_file(tmp_path):
     archive, requests = _archive(), []
     server = _Server(_breaking_handler(archive, 10_000, requests))
     with pytest.raises(DataError, match="the connection ended early"):
@@ -84,7 +84,7 @@ def test_download_that_keeps_breaking_off_keeps_what_came(tmp_path):
     assert not (tmp_path / "VOC2012").exists()
 
 
-def test_download_with_a_wrong_checksum_is_thrown_away(tmp_path):
+def test_download_with_a_wrong_checksum_is_discarded(tmp_path):
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "small.tar").write_bytes(_archive())
     server = _Server(partial(SimpleHTTPRequestHandler, directory=tmp_path / "www"))
@@ -96,7 +96,7 @@ def test_download_with_a_wrong_checksum_is_thrown_away(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["www"]
 
 
-def test_archive_members_outside_its_folder_are_refused(tmp_path):
+def test_archive_members_outside_its_folder_are_rejected(tmp_path):
     archive = _archive(["../escaped.txt"])
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "small.tar").write_bytes(archive)

@@ -1,4 +1,4 @@
-"""What is exported gives what the model gives, without this package; and the package as a library."""
+"""Exports give the same results as the model, without this package; and the package as a library."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def _pixels(jpeg):
 
 @pytest.fixture(scope="module")
 def model_dir(jpeg, tmp_path_factory):
-    """A run with random weights, scaled so that each class is found in the image."""
+    """A run with random weights, scaled so that each class occurs in the image."""
     folder = tmp_path_factory.mktemp("run")
     keras.utils.set_random_seed(1)
     model = build_deeplabv3(CONFIG, batch_norm_momentum=0.0)
@@ -70,13 +70,13 @@ def exported(model_dir, tmp_path_factory):
 
 
 def _expected(model_dir, images):
-    """Probabilities by the Keras model itself, of uint8 images [batch, height, width, 3]."""
+    """Probabilities from the Keras model itself, for uint8 images [batch, height, width, 3]."""
     model, _, _ = load_model(model_dir)
     logits = tf.function(lambda batch: model(batch, training=False))(tf.cast(images, tf.float32))
     return tf.nn.softmax(logits).numpy()
 
 
-def test_another_process_serves_it_with_tensorflow_alone(model_dir, exported, jpeg, tmp_path):
+def test_another_process_serves_it_with_only_tensorflow(model_dir, exported, jpeg, tmp_path):
     command = [sys.executable, "-c", SERVE, str(exported), str(jpeg), str(tmp_path / "served.npz")]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
     served = np.load(tmp_path / "served.npz")
@@ -87,7 +87,7 @@ def test_another_process_serves_it_with_tensorflow_alone(model_dir, exported, jp
     assert (served["classes"] == expected.argmax(-1)).mean() >= 0.999
 
 
-def test_it_says_what_it_is(exported):
+def test_it_describes_itself(exported):
     description = json.loads((exported / "deeplab.json").read_text())
     assert description["class_names"] == list(CONFIG.class_names)
     assert description["palette"] == palette()[:3].tolist()
@@ -99,7 +99,7 @@ def test_an_export_is_not_overwritten(model_dir, exported):
     command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("is there already; name another folder")
+    assert done.stderr.splitlines()[-1].endswith("exists already; choose another folder")
 
 
 def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
@@ -121,7 +121,7 @@ def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):
     assert (classes == _expected(model_dir, image).argmax(-1)).mean() >= 0.999
 
 
-def test_runs_and_exports_load_alike_in_python(model_dir, exported, jpeg):
+def test_runs_and_exports_give_the_same_in_python(model_dir, exported, jpeg):
     image = _pixels(jpeg)
     expected = _expected(model_dir, image[np.newaxis])[0]
     for folder in (model_dir, str(exported)):
@@ -134,7 +134,7 @@ def test_runs_and_exports_load_alike_in_python(model_dir, exported, jpeg):
             model.segment(image.astype(np.float32))
 
 
-def test_a_folder_that_is_neither_is_refused(tmp_path):
+def test_a_folder_that_is_neither_is_rejected(tmp_path):
     with pytest.raises(DataError, match=r"model\.json: no such file"):
         deeplab.load(tmp_path)
     (tmp_path / "saved_model.pb").touch()

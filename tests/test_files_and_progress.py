@@ -1,4 +1,4 @@
-"""Files appear whole; progress suits terminals and files."""
+"""Files are written completely or not at all; progress suits terminals and files."""
 
 import io
 import os
@@ -38,12 +38,12 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_folder_is_one_process_at_a_times_and_free_when_that_is_killed(tmp_path):
+def test_one_process_at_a_time_holds_a_folder_and_a_kill_frees_it(tmp_path):
     folder = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UsageError, match=rf"run: process {holder.pid} on .* works there"), locked(folder):
+        with pytest.raises(UsageError, match=rf"run: in use by process {holder.pid} on .*; stop it"), locked(folder):
             pass
     finally:
         holder.kill()

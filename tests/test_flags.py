@@ -1,4 +1,4 @@
-"""flags.md is what the programs' settings say, and each flag reaches the object that uses it."""
+"""flags.md matches the programs' settings."""
 
 from pathlib import Path
 
@@ -8,5 +8,5 @@ from deeplab.program.reference import COMMAND, as_markdown
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_flags_md_is_what_the_settings_say():
+def test_flags_md_matches_the_settings():
     assert (ROOT / "flags.md").read_text() == as_markdown(PROGRAMS), f"stale: {COMMAND}"

@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))
 from draw import draw, image  # noqa: E402
 
-HEIGHT, WIDTH, SAMPLE, NUM_CLASSES = 321, 257, 7, 5  # those of golden/deeplabv3_torch.py
+HEIGHT, WIDTH, SAMPLE, NUM_CLASSES = 321, 257, 7, 5  # as in golden/deeplabv3_torch.py
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_logits_equal_those_of_an_independent_implementation(golden, backbone, o
 
 
 def test_the_comparison_would_notice_another_dilation(golden):
-    """Every two cases of one backbone differ by far more than the tolerance."""
+    """Any two cases of one backbone differ by far more than the tolerance."""
     samples = [golden[key] for key in golden if key.startswith("resnet50") and key.endswith("sample")]
     for index, one in enumerate(samples):
         for other in samples[index + 1 :]:

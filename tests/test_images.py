@@ -113,7 +113,7 @@ def test_exif_turns(tmp_path, orientation, ending):
 
 
 def _sixteen_bit_rgb():
-    """A TIFF of 2x1 pixels with 16 bits a channel, which Pillow would read as RGB in silence."""
+    """A TIFF of 2x1 pixels with 16 bits per channel, which Pillow would read as RGB in silence."""
     entries = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128)]
     entries += [(277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12)]
     directory = b"".join(
@@ -143,7 +143,9 @@ def _sixteen_bit_rgb():
 def test_more_than_8_bits_are_refused_and_never_clipped(tmp_path, name, make, bits):
     make(tmp_path / name)
     for read in (images.read_image, images.stored_form):
-        with pytest.raises(DataError, match=rf"{name}: {bits}.* a channel, but only 8-bit images are read; scale"):
+        with pytest.raises(
+            DataError, match=rf"{name}: {bits}.* per channel, but only 8-bit images are supported; rescale"
+        ):
             read(tmp_path / name)
 
 
@@ -159,9 +161,13 @@ def test_sixteen_bits_of_rgb_png_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jpg", b"", "cannot be read as an image: of no format"),
-        ("a.jpg", b"no picture", "cannot be read as an image: of no format"),
-        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image: of no format"),
+        ("a.jpg", b"", "cannot be read as an image: not in a supported format"),
+        ("a.jpg", b"no picture", "cannot be read as an image: not in a supported format"),
+        (
+            "a.eps",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "cannot be read as an image: not in a supported format",
+        ),
         ("a.jpg", None, "no such file"),
     ],
 )
@@ -209,11 +215,11 @@ def test_an_image_is_found_in_a_subfolder_and_in_any_unicode_form(tmp_path):
 @pytest.mark.parametrize(
     ("there", "reason"),
     [
-        (["a.jpg", "a.PNG"], r"a\.PNG and a\.jpg: which of them is 'a'"),
-        (["a_image.jpg", "b.jpg"], r"a\.jpg: missing; what is there: a_image\.jpg"),
-        (["A.jpg"], r"a\.jpg: missing; what is there: A\.jpg"),
-        (["a.raw"], r"a\.jpg: missing; what is there: a\.raw"),
-        (["b.jpg", "c.jpg", "d.jpg", "e.jpg"], r"a\.jpg: missing; .* but b\.jpg, c\.jpg, d\.jpg \.\.\."),
+        (["a.jpg", "a.PNG"], r"both a\.PNG and a\.jpg could be 'a'"),
+        (["a_image.jpg", "b.jpg"], r"a\.jpg: missing; found instead: a_image\.jpg"),
+        (["A.jpg"], r"a\.jpg: missing; found instead: A\.jpg"),
+        (["a.raw"], r"a\.jpg: missing; found instead: a\.raw"),
+        (["b.jpg", "c.jpg", "d.jpg", "e.jpg"], r"a\.jpg: missing; the folder holds b\.jpg, c\.jpg, d\.jpg \.\.\."),
         ([], r"a\.jpg: missing; the folder is empty"),
     ],
 )

@@ -17,12 +17,12 @@ def model():
     keras.utils.set_random_seed(1)
     network = build_deeplabv3(ModelConfig(("a", "b", "c"), backbone="mobilenet_v2"))
     logits = network.get_layer("logits")
-    logits.kernel.assign(30 * logits.kernel)  # so that random weights are of more than one opinion
+    logits.kernel.assign(30 * logits.kernel)  # so that random weights predict more than one class
     return network
 
 
 def _resize(array, height, width):
-    """Bilinear with half-pixel centres and repeated edges, float64, one axis after the other."""
+    """Bilinear with half-pixel centres and repeated edges, float64, one axis at a time."""
     for axis, size in ((0, height), (1, width)):
         length = array.shape[axis]
         position = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
@@ -39,7 +39,7 @@ def _softmax(logits):
 
 
 def _reference(model, image, scales, flip):
-    """Mean probabilities of one image, [height, width, classes]: a pass of the network for each view."""
+    """Mean probabilities of one image, [height, width, classes]: one pass of the network per view."""
     height, width, _ = image.shape
     total, count = 0.0, 0
     for mirrored in (False, True)[: 1 + flip]:
@@ -83,7 +83,7 @@ def test_one_window_is_the_whole_image(model):
 
 @pytest.mark.parametrize(("window_size", "overlap"), [(48, 1 / 3), (64, 0.0), (40, 0.75)])
 def test_windows_equal_an_eager_reference(model, window_size, overlap):
-    """Every pixel is covered, neighbours share what they must, and the mean is over the windows at each pixel."""
+    """Every pixel is covered, neighbours overlap as required, and each pixel's mean is over its windows."""
     image = np.random.default_rng(2).integers(0, 256, (100, 130, 3)).astype(np.uint8)
     total, count = np.zeros((100, 130, 3)), np.zeros((100, 130, 1))
     sides = []

@@ -105,7 +105,7 @@ def test_sums_of_parts_are_the_sums_of_the_whole(batch, name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), KINDS)
-def test_void_alone_gives_zero_and_finite_gradients(batch, name, options):
+def test_only_void_gives_zero_and_finite_gradients(batch, name, options):
     loss = Loss(K, LossSettings(name, **options), WEIGHTS)
     variable = tf.Variable(batch[0])
     with tf.GradientTape() as tape:
@@ -132,7 +132,7 @@ def test_focal_gradient_is_finite_where_the_prediction_is_certain(gamma):
 
 
 def test_hard_pixels_by_hand():
-    """Losses of one image are log(1 + e) for a wrong and log(1 + 1/e) for a right pixel: of five valid, two count."""
+    """The loss of a pixel is log(1 + e) if wrong and log(1 + 1/e) if right; of five valid pixels, two count."""
     logits = np.float32([[[1, 0], [1, 0], [0, 1], [1, 0], [1, 0], [0, 1]]])
     labels = np.array([[0, 0, 0, 0, 1, VOID]])
     loss = Loss(2, LossSettings(hard_pixel_fraction=0.4))

@@ -1,4 +1,4 @@
-"""The confusion matrix and what is read off it."""
+"""The confusion matrix and the scores computed from it."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from deeplab.training import metrics
 
 
 def test_scores_of_a_hand_worked_example():
-    # Truth: five pixels of class 0, three of 1, none of 2 and 3. One pixel of class 1 is taken for 2.
+    # Truth: five pixels of class 0, three of 1, none of 2 and 3. One pixel of class 1 is predicted as 2.
     matrix = np.array([[4, 1, 0, 0], [0, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     result = metrics.scores(matrix)
     assert result.per_class_iou == (4 / 5, 2 / 4, 0.0, None)

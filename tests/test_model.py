@@ -26,7 +26,7 @@ from deeplab.run.checkpoints import restore_model
 
 
 def _randomize(model, seed=0):
-    """Weights, batch-normalisation statistics included, that make every layer's effect visible."""
+    """Sets weights, including batch-normalisation statistics, that make every layer's effect visible."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         value = rng.normal(0, 1, variable.shape) / max(1, np.prod(variable.shape[:-1])) ** 0.5
@@ -36,7 +36,7 @@ def _randomize(model, seed=0):
 
 @pytest.fixture(scope="module", params=["resnet50", "mobilenet_v2"])
 def weights_file(request, tmp_path_factory):
-    """(backbone, its Keras application with random weights, the file that holds them)."""
+    """(backbone, its Keras application with random weights, the file of these weights)."""
     base = backbone.BACKBONES[request.param].build(include_top=False, weights=None)
     _randomize(base)
     path = tmp_path_factory.mktemp("weights") / "base.weights.h5"
@@ -72,7 +72,7 @@ def test_deeper_resnets_are_made_atrous_by_the_same_function(name, conv4_blocks,
 def test_dense_features_hold_the_strided_ones(weights_file, output_stride):
     """arXiv 1706.05587, figure 3: sampling the atrous features on the stride-32 grid gives the strided network's.
 
-    MobileNetV2 pads its strided kernels at one side alone and the atrous ones at both: its grid starts one further.
+    MobileNetV2 pads its strided kernels on only one side and the atrous ones on both: its grid starts one further.
     """
     name, base, path = weights_file
     images = np.random.default_rng(1).normal(0, 50, (1, 256, 256, 3)).astype(np.float32)
@@ -101,7 +101,7 @@ def test_multi_grid_sets_the_rates_of_conv5():
     [(3, 2, "same"), (3, 6, "same"), (3, 12, "same"), (3, 18, "same"), ((5, 3), (2, 4), "same"), (3, 3, "valid")],
 )
 def test_direct_dilated_convolution_equals_kerass(kernel_size, rate, padding):
-    """Also where taps lie on padding alone, as at rate 12 to all but one column, and at 18."""
+    """Even where taps fall only on padding, as at atrous rate 12 for all but one column, and at 18."""
     rng = np.random.default_rng(0)
     inputs = tf.constant(rng.normal(size=(2, 13, 11, 5)), tf.float32)
     direct = AtrousConv2D(7, kernel_size, padding=padding, dilation_rate=rate)
@@ -121,8 +121,8 @@ def test_direct_dilated_convolution_equals_kerass(kernel_size, rate, padding):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_direct_form_is_taken_where_it_has_a_gradient_and_not_elsewhere():
-    """CPU kernels, through oneDNN, have it for float32 and bfloat16; without oneDNN for nothing."""
+def test_direct_form_is_used_only_where_it_has_a_gradient():
+    """CPU kernels have it through oneDNN for float32 and bfloat16; without oneDNN for no type."""
     program = "import tensorflow as tf; from deeplab.model.convolution import direct_dilation_works as works; "
     program += "print([works(tf.as_dtype(t)) for t in ('float32', 'bfloat16', 'float16')])"
     for onednn, expected in (("1", "[True, True, False]"), ("0", "[False, False, False]")):
@@ -161,7 +161,7 @@ def test_any_size_goes_in_and_comes_out(output_stride):
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 @pytest.mark.parametrize(("output_stride", "which", "stride"), [(8, 0, 8), (16, 0, 16), (32, 1, 16)])
 def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output_stride, which, stride):
-    """With kernels of one value everywhere, what a feature feels of the pixels is symmetric around its centre.
+    """With constant kernels, a feature's gradient with respect to the pixels is symmetric around its centre.
 
     The image is noise, so that no maximum of the pooling is a tie.
     """
@@ -216,7 +216,7 @@ def test_upsampling_puts_each_logit_on_its_centre(first_centre):
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 def test_a_pixels_logits_do_not_depend_on_the_size_of_the_image(name):
-    """The backbone alone under the upsampling (ASPP sees the whole image); what lies far from the seam is equal."""
+    """Only the backbone under the upsampling (ASPP sees the whole image); pixels far from the seam are equal."""
     network = atrous_backbone(name, 16, None)
     _randomize(network)
     upsampling = AlignedUpsampling(16, backbone.BACKBONES[name].first_centre(16), "up")
@@ -229,7 +229,7 @@ def test_a_pixels_logits_do_not_depend_on_the_size_of_the_image(name):
 
 
 def test_an_auxiliary_head_leaves_the_network_as_it_is(tmp_path):
-    """With it, the first output, the parameters and the checkpoint of the network proper are those without it."""
+    """The first output, the parameters and the checkpoint of the main network are the same with and without it."""
     config = ModelConfig(("a", "b"), backbone="mobilenet_v2")
     training_model = build_deeplabv3(config, auxiliary_head=True)
     _randomize(training_model)
@@ -255,7 +255,7 @@ def test_every_batch_normalisation_is_synchronised():
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
-def test_weights_that_do_not_fit_are_refused(weights_file, tmp_path):
+def test_weights_that_do_not_fit_are_rejected(weights_file, tmp_path):
     name, _, path = weights_file
     other = "mobilenet_v2" if name == "resnet50" else "resnet50"
     with pytest.raises(DataError, match=f"no weights of {other}"):
@@ -269,7 +269,7 @@ def test_atrous_rates_follow_the_output_stride(output_stride, dilations):
     assert aspp_dilations(ModelConfig(("a",), output_stride=output_stride)) == dilations
 
 
-def test_odd_rates_at_stride_32_are_refused():
+def test_odd_rates_at_stride_32_are_rejected():
     with pytest.raises(UsageError, match="atrous rate 3: odd, but output stride 32 halves the rates; use even rates"):
         aspp_dilations(ModelConfig(("a",), output_stride=32, atrous_rates=(2, 3)))
 

@@ -26,7 +26,7 @@ def make_pair(dtype="float32"):
 
 
 def apply(layer, inputs, slopes, training):
-    """Outputs, gradients by inputs, scale and offset, and moving statistics after."""
+    """Outputs, gradients with respect to inputs, scale and offset, and the moving statistics afterwards."""
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         outputs = layer(inputs, training=training)
@@ -76,7 +76,7 @@ def test_frozen_layers_use_and_keep_their_statistics_in_training(inputs, slopes)
 
 
 def test_two_replicas_are_one(inputs):
-    """Each normalises its part by the statistics of the whole, which are those of the fused form."""
+    """Each normalises its part with the statistics of the whole, which are those of the fused form."""
     inputs = tf.concat([inputs, inputs * inputs], 0)
     _, alone = make_pair()
     expected = alone(inputs, training=True)

@@ -1,4 +1,4 @@
-"""A run that commit 3a48a9e began continues exactly.
+"""A run started by commit 3a48a9e continues exactly.
 
 `golden/checkpoint_3a48a9e` was written by that commit after three steps of the network below, with counters set by
 hand; `expected.npz` holds all variables at that point, and after three more steps of that commit.
@@ -34,7 +34,7 @@ COUNTERS = {
 
 
 def _training_model():
-    """Dropout has a random state, and is too rare to be seen."""
+    """Its dropout has a random state, but a rate too low to have an effect."""
     images = keras.Input((None, None, 3), dtype="uint8")
     features = keras.layers.Rescaling(1 / 255)(images)
     features = AtrousConv2D(8, 3, padding="same", dilation_rate=2, use_bias=False)(features)

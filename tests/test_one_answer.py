@@ -1,4 +1,4 @@
-"""One image, one answer: its classes depend on that image only, whichever way it is segmented."""
+"""One image, one answer: its classes depend only on that image, however it is segmented."""
 
 import io
 import shutil
@@ -31,7 +31,7 @@ SIZES = [(70, 52), (90, 60), (70, 52), (16, 12), (1, 1), (131, 40), (90, 60), (3
 
 
 def _write_data(folder, sizes, seed=0):
-    """A split `val` of noise; an image of a name is the same in whatever company."""
+    """Writes a split `val` of noise; an image depends only on its name, not on the others."""
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True)
     for index, (width, height) in enumerate(sizes):
@@ -56,7 +56,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
-    """Statistics and logits as if it were trained: all classes occur."""
+    """With statistics and logits as after training: all classes occur."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(2)
     network = build_deeplabv3(ModelConfig(CLASSES, backbone="mobilenet_v2"))
@@ -125,7 +125,7 @@ def test_replicas_that_see_other_sizes_change_no_mask(data, alone, model, tmp_pa
 
 
 def test_images_of_one_size_in_a_batch_are_scored_alike(data, alone, model, tmp_path):
-    """Up to rounding, which may turn single pixels."""
+    """Up to rounding, which may change single pixels."""
     folder, names = data
     masks, evaluation = _masks(model, _split(folder, names, tmp_path), max_images=4)
     assert evaluation.num_images == len(names)
@@ -161,7 +161,7 @@ def test_the_saved_model_gives_the_masks_that_are_scored(data, alone, model, tmp
 
 
 def test_scores_are_those_of_the_masks(data, alone):
-    """Pixel by pixel in NumPy, class by class as sets."""
+    """In NumPy, pixel by pixel, with each class as a set."""
     folder, names = data
     masks, evaluation = alone
     truth = np.concatenate([np.array(Image.open(folder / "SegmentationClass" / f"{n}.png")).ravel() for n in names])
@@ -198,7 +198,7 @@ def _jpegs(folder, limit):
 
 @pytest.mark.parametrize("folder", ["voc2012_sample", "camvid_voc"])
 def test_jpegs_are_decoded_as_pillow_does(folder):
-    """Real ones as they are, and in every form that cameras and editors write."""
+    """Real images unchanged, and in every form that cameras and editors write."""
     forms = [
         ("RGB", {"subsampling": 0}),
         ("RGB", {"subsampling": 1}),
@@ -235,7 +235,7 @@ def test_boundaries_and_trimaps_by_hand():
 
 
 def test_boundary_scores_equal_those_of_the_pixels_near_an_edge():
-    """By the distance of every pixel to every boundary pixel."""
+    """Computed from the distance of every pixel to every boundary pixel."""
     rng = np.random.default_rng(0)
     truth = rng.choice([0, 1, 255], (6, 8), p=[0.4, 0.4, 0.2]).repeat(9, 0).repeat(9, 1).astype(np.uint8)
     prediction = np.roll(np.where(truth == 255, 0, truth), 2, 1)
@@ -257,7 +257,7 @@ def test_boundary_scores_equal_those_of_the_pixels_near_an_edge():
     assert result[1] < result[40]
 
 
-def test_a_run_is_loaded_alike(data, alone, model, tmp_path):
+def test_a_loaded_run_gives_the_same_masks(data, alone, model, tmp_path):
     folder, _ = data
     config = ModelConfig(CLASSES, backbone="mobilenet_v2")
     record_run(tmp_path, config, "")

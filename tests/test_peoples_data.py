@@ -132,18 +132,18 @@ def test_turned_images_are_stored_as_they_are_shown(case):
 
 
 REFUSED = {
-    "img_png_16": ({}, r"img_004\.png: 16 bits a channel, but only 8-bit images are read; scale"),
-    "exif_180": ({}, r"img_004\.jpg: EXIF says that it is to be turned .*--exif=turn.*--exif=ignore"),
-    "mask_0_255": ({}, "hold 0 and 255 alone.*`background: 0` and `class1: 255`"),
-    "mask_255_rgb": ({}, r"img_004\.png: holds colours.*`NAME: #000000`, `NAME: #ffffff`"),
+    "img_png_16": ({}, r"img_004\.png: 16 bits per channel, but only 8-bit images are supported; rescale"),
+    "exif_180": ({}, r"img_004\.jpg: EXIF orientation 3 turns .*--exif=turn.*--exif=ignore"),
+    "mask_0_255": ({}, "hold only 0 and 255.*`background: 0` and `class1: 255`"),
+    "mask_255_rgb": ({}, r"img_004\.png: contains colours.*`NAME: #000000`, `NAME: #ffffff`"),
     "mask_trimap_123": ({}, r"img_004\.png: label 3, but there are 3 classes.*`NAME: 3`"),
     "mask_palette_per_file": (
         {},
-        r"img_\d+\.png: its palette has #008000 at index 1, that of .*img_\d+\.png has #800000",
+        r"img_\d+\.png: palette index 1 is #008000 here, but #800000 in .*img_\d+\.png",
     ),
-    "mask_suffix": ({}, r"img_004\.png: missing; what is there: img_004_mask\.png"),
-    "split_two_columns": ({}, r"train\.txt: line 1: 2 columns, 'img_004  1'"),
-    "cvat_as_is": ({"table": "background: 0\ncat: 1\n", "train_split": "default", "val_split": ""}, "holds colours"),
+    "mask_suffix": ({}, r"img_004\.png: missing; found instead: img_004_mask\.png"),
+    "split_two_columns": ({}, r"train\.txt: line 1: 2 columns \('img_004  1'\)"),
+    "cvat_as_is": ({"table": "background: 0\ncat: 1\n", "train_split": "default", "val_split": ""}, "contains colours"),
 }
 
 
@@ -173,7 +173,7 @@ def test_corrected_masks_of_the_same_size_are_noticed(case, keeps_times):
 
 def test_images_in_both_splits_are_counted(case, caplog):
     _prepare(case("split_overlap"))
-    assert "4 of the 4 images of val are in train, too" in caplog.text
+    assert "4 of the 4 images of val are also in train" in caplog.text
 
 
 def test_names_in_subfolders_are_those_of_the_examples(case):
@@ -193,8 +193,8 @@ def test_names_in_subfolders_are_those_of_the_examples(case):
 
 COMMANDS = {
     # name: (flags beside the places, table, exit status, last line)
-    "img_png_16": ((), None, 1, r"img_004\.png: 16 bits a channel"),
-    "mask_0_255": ((), None, 1, "hold 0 and 255 alone"),
+    "img_png_16": ((), None, 1, r"img_004\.png: 16 bits per channel"),
+    "mask_0_255": ((), None, 1, "hold only 0 and 255"),
     "mask_255_rgb": ((), TWO_COLOURS, 0, "done"),
     "cvat_as_is": (("--train_split=default", "--val_split="), None, 0, "done"),
     "exif_180": (("--exif=turn",), None, 0, "done"),

@@ -60,7 +60,7 @@ def test_starting_later_sees_what_an_uninterrupted_run_sees(shards, first_batch)
 
 
 def test_names_of_the_examples_of_any_batch(shards):
-    """Told apart by their pixels, those of batches 2 to 4, across the end of an epoch."""
+    """Batches 2 to 4, across the end of an epoch; the examples are identified by their pixels."""
     split = Split.read(shards, "train")
     names = {}
     for batch in _evaluated(split):
@@ -83,7 +83,7 @@ def test_augmentation_differs_by_epoch_and_seed(shards):
 
 
 def _evaluated(split, max_images=1, num_workers=1, worker=0, replicas=1):
-    """One evaluation's batches for the replicas of a worker."""
+    """The batches of one evaluation for a worker's replicas."""
     batches = pipeline.EvaluationBatches(split, max_images, max_pixels=40_000)
     context = tf.distribute.InputContext(num_workers, worker, num_workers * replicas)
     return list(batches.for_worker(context).take(batches.num_steps(context) * replicas).as_numpy_iterator())
@@ -91,7 +91,7 @@ def _evaluated(split, max_images=1, num_workers=1, worker=0, replicas=1):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """A split of ten images of four sizes, one of them large, with names that tell their size."""
+    """A split of ten images of four sizes, one of them large, with names that show their size."""
     folder = tmp_path_factory.mktemp("mixed")
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / "voc" / part).mkdir(parents=True)

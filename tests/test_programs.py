@@ -53,7 +53,7 @@ def _run(*arguments, expect=0):
 
 
 def _assert_one_line(done, pattern):
-    """The reason is the last line, and nothing of it looks like a crash of the program."""
+    """The reason is the last line, and nothing looks like a crash of the program."""
     assert "Traceback" not in done.stderr
     assert re.search(pattern, done.stderr.splitlines()[-1]), done.stderr[-1000:]
 
@@ -69,7 +69,7 @@ def _variables(model_dir, name):
 
 @pytest.fixture(scope="module")
 def run_dir(shapes_dir, tmp_path_factory):
-    """A folder with a finished run in `run/`, its shards in `shards/`, and what the program said in `stderr`."""
+    """A folder with a finished run in `run/`, its shards in `shards/`, and the program's output in `stderr`."""
     folder = tmp_path_factory.mktemp("programs")
     done = _run(
         "train.py",
@@ -86,7 +86,7 @@ def _records(model_dir):
     return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_training_leaves_what_the_contract_says(run_dir):
+def test_training_leaves_the_promised_files(run_dir):
     records = _records(run_dir / "run")
     train = [record for record in records if record["split"] == "train"]
     val = [record for record in records if record["split"] == "val"]
@@ -128,7 +128,7 @@ def test_tensorboard_has_the_same_numbers(run_dir):
             assert seen[tag, step] == pytest.approx(record[name], rel=1e-6)
 
 
-def test_runs_are_compared_by_what_changes_what_is_learnt(run_dir):
+def test_runs_are_compared_by_their_hyperparameters(run_dir):
     rows = []
     for path in (run_dir / "run").glob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -137,10 +137,10 @@ def test_runs_are_compared_by_what_changes_what_is_learnt(run_dir):
                     rows.append(metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content))
     assert rows[0].hparams["backbone"].string_value == "mobilenet_v2"
     assert rows[0].hparams["learning_rate"].number_value == 0.05
-    assert rows[0].hparams["others"].string_value == "--batch_norm_momentum=0.8 --deterministic"
+    assert rows[0].hparams["others"].string_value == "--deterministic --batch_norm_momentum=0.8"
 
 
-def test_log_lines_are_plain_and_tell_progress(run_dir):
+def test_log_lines_are_plain_and_show_progress(run_dir):
     text = (run_dir / "stderr").read_text()
     assert "\r" not in text
     assert re.search(rf"step {STEPS}/{STEPS}  epoch 3\.60  loss \d\.\d+  mIoU .* img/s  ETA 0s", text)
@@ -149,7 +149,7 @@ def test_log_lines_are_plain_and_tell_progress(run_dir):
 
 @pytest.fixture(scope="module")
 def scored(run_dir):
-    """eval.py on one device, with pictures, of the last checkpoint; the run itself scored it on two."""
+    """eval.py on one device, with pictures, for the last checkpoint; the run itself scored it on two devices."""
     checkpoint = run_dir / "run" / "checkpoints" / "latest" / f"ckpt-{STEPS}"
     output_dir = run_dir / "scored"
     done = _run(
@@ -171,7 +171,7 @@ def test_eval_equals_what_training_measured(run_dir, scored):
     logged = _records(run_dir / "run")[-1]
     assert (metrics["step"], metrics["split"], metrics["num_images"]) == (STEPS, "val", 5)
     for name in ("mean_iou", "mean_accuracy", "pixel_accuracy"):
-        assert metrics[name] == pytest.approx(logged[name], abs=1e-4)  # rounding may turn single pixels
+        assert metrics[name] == pytest.approx(logged[name], abs=1e-4)  # rounding may change single pixels
     assert metrics["loss"] == pytest.approx(logged["cross_entropy"], rel=1e-4)
     assert f"{100 * metrics['mean_iou']:.2f} %" in stdout
 
@@ -195,7 +195,7 @@ def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scor
     assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
 
 
-def test_report_tells_what_was_measured(scored):
+def test_report_shows_what_was_measured(scored):
     output_dir, _ = scored
     page = (output_dir / "report.html").read_text()
     metrics = json.loads((output_dir / "metrics.json").read_text())
@@ -205,12 +205,12 @@ def test_report_tells_what_was_measured(scored):
 
 
 def test_start_up_notes_of_tensorflow_are_left_out(run_dir):
-    """Errors, as of a missing GPU driver, pass."""
+    """Errors, such as a missing GPU driver, are passed on."""
     lines = (run_dir / "stderr").read_text().splitlines()
     assert not [line for line in lines if re.match(r"I\d{4} |WARNING: All log messages", line)]
 
 
-def test_eval_takes_the_best_checkpoint_unless_told(run_dir):
+def test_eval_uses_the_best_checkpoint_by_default(run_dir):
     _run("eval.py", f"--model_dir={run_dir}/run", f"--tfrecord_dir={run_dir}/shards", "--num_gpus=0")
     metrics = json.loads((run_dir / "run" / "eval" / "val" / "metrics.json").read_text())
     best = max(
@@ -219,8 +219,8 @@ def test_eval_takes_the_best_checkpoint_unless_told(run_dir):
     assert metrics["step"] == best["step"]
 
 
-def test_same_seed_gives_the_same_bits_also_after_a_signal(run_dir):
-    """A run that gets SIGTERM in the middle of an epoch and is started again, against the uninterrupted one."""
+def test_same_seed_gives_the_same_bits_even_after_a_signal(run_dir):
+    """A run that gets SIGTERM in the middle of an epoch and is restarted, against an uninterrupted run."""
     command = _command(
         "train.py", f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/interrupted", *TRAIN_FLAGS
     )
@@ -247,7 +247,7 @@ def test_same_seed_gives_the_same_bits_also_after_a_signal(run_dir):
     assert losses[0] == losses[1]
 
 
-def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir):
+def test_a_finished_run_says_so_and_another_model_is_rejected(run_dir, shapes_dir):
     flags = [f"--tfrecord_dir={run_dir}/shards", f"--model_dir={run_dir}/run", *TRAIN_FLAGS]
     done = _run("train.py", *flags)
     assert f"this run has completed {STEPS} of {STEPS} steps" in done.stderr
@@ -256,8 +256,8 @@ def test_a_finished_run_says_so_and_another_model_is_refused(run_dir, shapes_dir
     _assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
 
 
-def test_a_run_goes_on_with_other_replicas_and_another_batch_and_says_so(run_dir):
-    """At the example where it stopped: 9 batches of 4 were made."""
+def test_a_run_continues_with_other_replicas_and_another_batch_size_and_says_so(run_dir):
+    """It continues at the example where it stopped, after 9 batches of 4."""
     shutil.copytree(run_dir / "run", run_dir / "other_replicas")
     done = _run(
         "train.py",
@@ -290,7 +290,7 @@ def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
     assert not set(run_dir.glob("unborn/*")) - {run_dir / "unborn" / ".lock"}
 
 
-def test_a_flipped_bit_in_a_shard_is_told(run_dir, tmp_path):
+def test_a_flipped_bit_in_a_shard_is_reported(run_dir, tmp_path):
     shutil.copytree(run_dir / "shards", tmp_path / "shards")
     shard = max((tmp_path / "shards").glob("val*.tfrecord"), key=lambda path: path.stat().st_size)
     content = bytearray(shard.read_bytes())
@@ -303,8 +303,8 @@ def test_a_flipped_bit_in_a_shard_is_told(run_dir, tmp_path):
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_another_runs_weights_start_a_run_and_what_does_not_fit_is_named(run_dir, tiny_voc, tmp_path):
-    """Three classes in place of 21, at another stride, with batch normalisation frozen, as in a second stage."""
+def test_a_run_starts_from_another_runs_weights_and_names_those_that_do_not_fit(run_dir, tiny_voc, tmp_path):
+    """Three classes instead of 21, at another stride, with batch normalisation frozen, as in a second stage."""
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     flags = [f"--voc_dir={tiny_voc}", f"--class_names={tmp_path}/names.txt", f"--tfrecord_dir={tmp_path}/shards"]
     flags += ["--val_split=", f"--init_checkpoint={run_dir}/run", *TRAIN_FLAGS, "--train_steps=1"]
@@ -331,8 +331,8 @@ def test_eval_at_another_stride(run_dir):
     assert metrics["loss"] != pytest.approx(stride16[metrics["step"]]["cross_entropy"], rel=1e-4)
 
 
-def test_predict_writes_what_it_finds_of_a_folder_and_a_pattern(run_dir, shapes_dir, tmp_path):
-    """Also beside the truth; a file that is no picture is named at the end, and the others are segmented."""
+def test_predict_segments_a_folder_and_a_pattern(run_dir, shapes_dir, tmp_path):
+    """Also next to the truth; a file that is not a picture is named at the end, and the others are segmented."""
     names = voc.read_split(shapes_dir, "val")[:3]
     for name, folder in zip(names, ("folder", "folder", "pattern"), strict=True):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -370,8 +370,8 @@ def test_predict_reads_standard_input(run_dir, shapes_dir, tmp_path):
         assert mask.mode == "P"
 
 
-def test_predict_writes_what_the_evaluation_server_takes(run_dir, shapes_dir, tmp_path):
-    """Index PNGs under the devkit's names (VOCinit.m: clsrespath), for images that have no masks."""
+def test_predict_writes_the_evaluation_servers_format(run_dir, shapes_dir, tmp_path):
+    """Index PNGs under the devkit's names (VOCinit.m: clsrespath), for images without masks."""
     voc_dir = tmp_path / "VOC2012"
     shutil.copytree(shapes_dir / "JPEGImages", voc_dir / "JPEGImages")
     names = voc.read_split(shapes_dir, "val")[:2]
@@ -388,7 +388,7 @@ def test_predict_writes_what_the_evaluation_server_takes(run_dir, shapes_dir, tm
             assert np.array(mask).max() < len(shapes.CLASS_NAMES)
 
 
-def test_predict_refuses_what_is_no_image(run_dir, tmp_path):
+def test_predict_rejects_files_that_are_not_images(run_dir, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     done = _run(
         "-m",
@@ -405,7 +405,7 @@ def test_predict_refuses_what_is_no_image(run_dir, tmp_path):
 
 
 def test_training_on_real_voc_images(voc_sample, tmp_path):
-    """ResNet-50 takes two steps on real images, with the textbook's settings where they are not about size."""
+    """ResNet-50 takes two steps on real images, with the textbook's settings except for sizes."""
     done = _run(
         "train.py",
         "--flagfile=configs/voc_textbook.flags",
@@ -440,9 +440,9 @@ MISTAKES = {
     "no such weights": (["--backbone_weights=/nowhere.h5"], 1, "--backbone_weights=/nowhere.h5"),
     "no such class names": (["--class_names=/nowhere.txt"], 1, "/nowhere.txt: no such file"),
     "no such VOC folder": (["--voc_dir=/nowhere"], 1, "no such split; no list files in /nowhere"),
-    "RGB mask": ("rgb", 1, r"a\.png: holds colours.*`NAME: #000000`"),
+    "RGB mask": ("rgb", 1, r"a\.png: contains colours.*`NAME: #000000`"),
     "label without a class": ("label", 1, r"a\.png: label 21, but there are 21 classes"),
-    "masks of 0 and 255": ("255", 1, "the masks hold 0 and 255 alone.*`background: 0` and `NAME: 255`"),
+    "masks of 0 and 255": ("255", 1, "the masks hold only 0 and 255.*`background: 0` and `NAME: 255`"),
     "mask of another size": ("size", 1, r"a\.png: 30x19 pixels, its image a\.jpg is 30x20"),
     "missing mask": ("no mask", 1, r"a\.png: missing"),
     "missing image": ("no image", 1, r"a\.jpg: missing"),
@@ -474,7 +474,7 @@ def _damage(voc_dir, kind):
 
 @pytest.fixture(scope="module")
 def mistakes(tmp_path_factory):
-    """All the mistakes, made two at a time; name -> the finished process."""
+    """Every mistake, run two at a time; name -> the finished process."""
 
     def make(name):
         folder = tmp_path_factory.mktemp("mistake")
@@ -491,7 +491,7 @@ def mistakes(tmp_path_factory):
             flags = []
         places = (f"--voc_dir={folder}/voc", f"--tfrecord_dir={folder}/shards", f"--model_dir={folder}/run")
         done = _run("train.py", *places, *TRAIN_FLAGS, *flags, expect=status)
-        assert not set(folder.glob("run/*")) - {folder / "run" / ".lock"}  # the next try may be of another model
+        assert not set(folder.glob("run/*")) - {folder / "run" / ".lock"}  # the next attempt may use another model
         return done
 
     with ThreadPoolExecutor(2) as pool:
@@ -503,7 +503,7 @@ def test_a_mistake_ends_in_one_line_and_a_status(mistakes, name):
     _assert_one_line(mistakes[name], f"^train.py: .*{MISTAKES[name][2]}")
 
 
-def test_eval_refuses_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
+def test_eval_rejects_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     _run(
         "train.py",
@@ -521,5 +521,5 @@ def test_eval_refuses_other_classes_and_empty_runs(run_dir, tiny_voc, tmp_path):
 
 
 @pytest.mark.parametrize("program", [["train.py"], ["eval.py"], ["-m", "deeplab.predict"]])
-def test_help_is_no_error(program):
-    assert re.search(r"^  --model_dir: Folder of the run", _run(*program, "--help").stdout, re.MULTILINE)
+def test_help_is_not_an_error(program):
+    assert re.search(r"^  --model_dir\n +Folder of the run", _run(*program, "--help").stdout, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Nothing that a program writes to stderr is lost, however it ends, and TensorFlow's notes do not show."""
+"""Nothing that a program writes to stderr is lost, however it ends, and TensorFlow's notes are hidden."""
 
 import os
 import pty
@@ -18,7 +18,7 @@ SAY = f"""
 import ctypes, os, signal, sys, time
 C = ctypes.CDLL(None)
 
-def say(text):  # as a library in C does
+def say(text):  # as a C library writes
     C.write(2, text.encode(), len(text))
 
 say("{NOTE}\\n")
@@ -32,7 +32,7 @@ class errors:
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a program of which `tensorflow` is given, too: what it does while it is imported."""
+    """Starts a program with a stand-in for TensorFlow: `tensorflow` is the code that runs while it is imported."""
 
     def run(program, tensorflow=ERRORS, env=None, **options):
         (tmp_path / "tensorflow.py").write_text(SAY + tensorflow)
@@ -45,8 +45,8 @@ def start(tmp_path):
 
 
 def _end(process):
-    """(exit status, stderr). That stderr ends shows that the filter has ended."""
-    stderr = process.stderr.read()  # not communicate, which does not see what readline has buffered
+    """(exit status, stderr). The end of stderr shows that the filter has ended."""
+    stderr = process.stderr.read()  # not communicate(), which misses the lines that readline has buffered
     return process.wait(timeout=60), stderr
 
 
@@ -54,12 +54,12 @@ IMPORT = "from deeplab.program.run import run\n"
 
 
 @pytest.mark.parametrize("line", ["F0000 Check failed: last words\n", "no newline"])
-def test_an_abort_while_tensorflow_is_imported_tells_its_reason(start, line):
+def test_an_abort_while_tensorflow_is_imported_shows_its_reason(start, line):
     process = start(IMPORT, f"say({line!r})\nC.abort()\n")
     assert _end(process) == (-signal.SIGABRT, line)
 
 
-def test_an_abort_later_tells_its_reason(start):
+def test_a_later_abort_shows_its_reason(start):
     program = IMPORT + "from tensorflow import *\nsay('I0000 a note\\nlast words')\nos.abort()\n"
     assert _end(start(program)) == (-signal.SIGABRT, "last words")
 
@@ -74,8 +74,8 @@ def test_sigkill_loses_nothing(start):
 
 
 @pytest.mark.slow
-def test_an_abort_while_an_iterator_is_made_tells_its_reason(tmp_path):
-    """With TensorFlow itself, which has notes while it is imported and while the iterator is made."""
+def test_an_abort_while_an_iterator_is_created_shows_its_reason(tmp_path):
+    """With TensorFlow itself, which logs notes while it is imported and while the iterator is created."""
     (tmp_path / "program.py").write_text("""
 from deeplab.program.run import run
 import ctypes
@@ -109,7 +109,7 @@ def test_a_signal_while_tensorflow_is_imported_ends_with_one_line(start, number)
 
 
 def test_a_signal_to_the_whole_group_leaves_the_filter(start):
-    """As Ctrl-C, a closed terminal and schedulers send it; the program itself may take its time."""
+    """As sent by Ctrl-C, a closed terminal or a scheduler; the program itself may take its time."""
     program = IMPORT + (
         "from tensorflow import *\n"
         "seen = []\n"
@@ -206,7 +206,7 @@ def test_a_failed_driver_is_worth_a_line_where_there_is_a_device(monkeypatch, ha
 
 
 def test_the_first_process_of_a_container_loses_nothing(start, tmp_path):
-    """Its end ends all others at once, so it has no filter."""
+    """Its end ends all other processes immediately, so it has no filter."""
     unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("needs Linux with user namespaces")

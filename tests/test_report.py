@@ -1,4 +1,4 @@
-"""The HTML report of an evaluation: its numbers, its order of images, and that it asks for nothing outside itself."""
+"""The HTML report of an evaluation: its numbers, its order of images, and that it loads nothing from outside."""
 
 import html.parser
 import json
@@ -40,7 +40,7 @@ def page():
 
 
 class _Parser(html.parser.HTMLParser):
-    """Notes every element, and that each that is opened is closed."""
+    """Records every element, and checks that each opened element is closed."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ def parsed(page):
     return parser
 
 
-def test_nothing_is_asked_for_outside_the_file(parsed):
+def test_nothing_is_loaded_from_outside_the_file(parsed):
     for tag, attributes in parsed.elements:
         assert tag not in ("script", "iframe", "object", "embed")
         for name in ("src", "href", "srcset", "data"):
@@ -77,7 +77,7 @@ def test_nothing_is_asked_for_outside_the_file(parsed):
         assert "url(" not in attributes.get("style", "")
 
 
-def test_pictures_have_texts(parsed):
+def test_pictures_have_alternative_texts(parsed):
     pictures = [attributes for tag, attributes in parsed.elements if tag == "img"]
     assert len(pictures) == 1 + 4 * 4  # the confusion matrix; two best and two worst of four pictures each
     assert all(len(attributes["alt"]) > 10 for attributes in pictures)
@@ -105,7 +105,7 @@ def test_best_and_worst_are_in_order_and_void_is_neither(page):
     assert captions[2][1] == "100.0"
 
 
-def test_of_few_images_each_is_shown_once():
+def test_each_of_a_few_images_is_shown_once():
     ranking = report.ImageRanking(2, count=4)
     for number in range(5):
         ranking(str(number), *_example(number, number / 10))
@@ -113,7 +113,7 @@ def test_of_few_images_each_is_shown_once():
     assert [item.name for item in ranking.worst] == ["4"]
 
 
-def test_of_two_records_of_a_step_the_later_counts(tmp_path):
+def test_the_later_of_two_records_of_a_step_counts(tmp_path):
     lines = [
         {"step": 2, "split": "val", "loss": 9},
         {"step": 1, "split": "val"},
@@ -134,7 +134,7 @@ def test_ticks_are_round_and_cover_the_values(low, high, expected):
     np.testing.assert_allclose(charts.nice_ticks(low, high), expected, atol=1e-12)
 
 
-def test_lines_go_where_their_values_are():
+def test_lines_are_drawn_at_their_values():
     svg = charts.line_chart("loss", {"train": [(0, 0.0), (50, 1.0), (100, 0.5)]})
     points = [tuple(map(float, point.split(","))) for point in re.search(r'points="([^"]+)"', svg).group(1).split()]
     left, middle, right = points

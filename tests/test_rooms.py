@@ -16,10 +16,10 @@ ROOMS = {
     "run": {"model", "training"},
     "program": set(),
 }
-"""Room -> the other rooms that its modules may import, beside the neutral modules."""
+"""Room -> the other rooms that its modules may import, in addition to the neutral modules."""
 
 CONDUCTORS_AND_PROGRAMS = {"api", "evaluator", "trainer", "predict", "export", "look", "app"}
-"""The modules at the top that may import any room."""
+"""The top-level modules that may import any room."""
 
 PROGRAMS_IN_ROOMS = {
     "data.convert": {"program"},
@@ -27,11 +27,11 @@ PROGRAMS_IN_ROOMS = {
     "data.sbd": {"program"},
     "program.programs": {"data", ""},
 }
-"""Programs that live in a room, and what else they need to run as one."""
+"""Programs in a room, and what else they may import as programs."""
 
 
 def _imports(path):
-    """Modules of the package that a file imports, anywhere in it, without "deeplab."."""
+    """Modules of the package that a file imports anywhere, without "deeplab."."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def _files(room):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_neutral_modules_and_those_it_may(room):
+def test_a_room_imports_only_neutral_and_permitted_modules(room):
     found = 0
     for path in _files(room):
         module = ".".join(path.relative_to(ROOT / "deeplab").with_suffix("").parts)

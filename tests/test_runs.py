@@ -27,12 +27,12 @@ def model_dir(tmp_path):
         ("--precision=float32", "--precision=float16"),
     ],
 )
-def test_what_a_checkpoint_would_not_fit_is_refused_by_name(model_dir, old, new):
+def test_a_change_that_the_checkpoint_would_not_fit_is_rejected_by_name(model_dir, old, new):
     with pytest.raises(UsageError, match=f"holds a run with {old}, these flags say {new}; use another folder"):
         check_run(model_dir, CONFIG, FLAGS_TEXT.replace(old, new), FIXED)
 
 
-def test_another_model_is_refused_by_name(model_dir):
+def test_another_model_is_rejected_by_name(model_dir):
     with pytest.raises(UsageError, match=r"holds a run with atrous_rates \(6, 12, 18\), these flags say \(6, 12\)"):
         check_run(model_dir, ModelConfig(("a", "b"), atrous_rates=(6, 12)), FLAGS_TEXT, FIXED)
 

@@ -1,4 +1,4 @@
-"""Rates against their formulas; which variables decay."""
+"""Learning rates against their formulas; the variables that decay."""
 
 import math
 
@@ -12,7 +12,7 @@ from deeplab.training.schedule import Schedule, ScheduleSettings
 
 
 @pytest.mark.parametrize("name", ["constant", "polynomial", "cosine"])
-def test_rate_equals_the_formula(name):
+def test_learning_rate_equals_the_formula(name):
     schedule = Schedule(ScheduleSettings(name, 10), 0.5, train_steps=110, scale=tf.Variable(1.0))
     decay = {
         "constant": lambda t: 1.0,
@@ -24,7 +24,7 @@ def test_rate_equals_the_formula(name):
         assert float(schedule(tf.constant(step))) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
-def test_scale_lowers_the_rate_that_the_optimizer_uses():
+def test_scale_lowers_the_optimizers_learning_rate():
     scale = tf.Variable(1.0)
     weight = keras.Variable(1.0, name="kernel")
     schedule = Schedule(ScheduleSettings("constant"), 0.1, 10, scale)
@@ -35,7 +35,7 @@ def test_scale_lowers_the_rate_that_the_optimizer_uses():
     assert float(weight) == pytest.approx(1 - 0.1 - 0.05)
 
 
-def test_adamw_decays_kernels_alone():
+def test_adamw_decays_only_kernels():
     kernel, gamma = keras.Variable(np.ones(2), name="kernel"), keras.Variable(np.ones(2), name="gamma")
     schedule = Schedule(ScheduleSettings("constant"), 0.1, 10, tf.Variable(1.0))
     optimizer = make_optimizer(

@@ -1,4 +1,4 @@
-"""Settings: fields that are flags, their conversion, the words of their errors, and what is generated from them."""
+"""Settings: fields that are flags, their conversion, their error messages, and the texts generated from them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Network:
     output_stride: int | None = setting(16, "Input size over feature size.", choices=(8, 16), fixed=True)
     multi_grid: tuple[int, ...] = setting((1, 1, 1), "Dilation factors.", lower=1)
     scales: tuple[float, ...] = setting((1.0,), "Sizes.", lower=0.1, upper=10)
-    class_names: tuple[str, ...] = ()  # no flag
+    class_names: tuple[str, ...] = ()  # not a flag
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ CLASSES = (Network, Run)
 
 @pytest.fixture
 def parse(monkeypatch):
-    """Parses a command line in place of the process's; `read` and its like then see these flags."""
+    """Parses a command line instead of the process's own; `read` and similar functions then see these flags."""
 
     def run(*arguments):
         values = flags.FlagValues()
@@ -82,7 +82,7 @@ def test_each_flag_reaches_the_field_of_its_name_in_its_type(parse, monkeypatch)
             assert type(value) is type(default) or default is None
 
 
-def test_an_empty_path_takes_back_what_a_flag_file_sets(parse):
+def test_an_empty_path_unsets_the_value_of_a_flag_file(parse):
     parse("--model_dir=somewhere", "--model_dir=")
     assert settings.read(Run).model_dir is None
 
@@ -93,7 +93,7 @@ def test_an_empty_path_takes_back_what_a_flag_file_sets(parse):
 def test_an_address_is_no_path(parse, address):
     """pathlib would make a local folder of it."""
     parse(f"--model_dir={address}")
-    with pytest.raises(UsageError, match=f"--model_dir={address}: not a local path.*mount it .* or copy it"):
+    with pytest.raises(UsageError, match=f"--model_dir={address}: not a local path; mount .* or copy"):
         settings.read(Run)
 
 
@@ -115,7 +115,7 @@ def test_what_only_looks_like_an_address_is_a_path(parse, path):
         ("--scales=nan", "--scales=nan: numbers from 0.1 to 10 are needed, separated by commas"),
     ],
 )
-def test_a_wrong_list_is_refused_in_words(parse, argument, words):
+def test_a_wrong_list_is_rejected_in_words(parse, argument, words):
     parse(argument)
     with pytest.raises(UsageError) as caught:
         settings.read(Network)
@@ -133,12 +133,12 @@ def test_a_wrong_list_is_refused_in_words(parse, argument, words):
         "--lerning=1",
     ],
 )
-def test_a_value_out_of_range_and_an_unknown_flag_are_refused_by_the_parser(parse, argument):
+def test_the_parser_rejects_a_value_out_of_range_and_an_unknown_flag(parse, argument):
     with pytest.raises(flags.Error):
         parse(argument)
 
 
-def test_settings_that_do_not_fit_each_other_are_refused_by_their_class(parse):
+def test_a_class_rejects_settings_that_do_not_fit_each_other(parse):
     parse("--epochs=2")
     with pytest.raises(UsageError, match="give one of them"):
         settings.read(Run)
@@ -151,7 +151,7 @@ def test_require(parse):
         settings.require(settings.read(Run), "flip", "model_dir")
 
 
-def test_a_flag_file_gives_the_same_object_again(parse, tmp_path):
+def test_a_flag_file_reproduces_the_same_object(parse, tmp_path):
     arguments = ("--multi_grid=1,2,4", "--noflip", "--train_steps=0", "--epochs=2.5", "--model_dir=a b", "--num_gpus=0")
     parse(*arguments)
     expected, text = (settings.read(Network), settings.read(Run)), settings.Options(CLASSES).as_flagfile()
@@ -163,7 +163,7 @@ def test_a_flag_file_gives_the_same_object_again(parse, tmp_path):
     assert settings.read(Run).num_gpus == 3
 
 
-def test_hyperparameters_are_columns_and_all_others_that_are_set(parse):
+def test_hyperparameters_are_the_columns_and_all_others_that_are_set(parse):
     parse("--learning_rate=0.5", "--multi_grid=1,2,4", "--flip", "--model_dir=run", "--num_gpus=1", "--train_steps=30")
     others = "--multi_grid=1,2,4 --flip"
     assert settings.Options(CLASSES).hyperparameters() == {"backbone": "small", "learning_rate": 0.5, "others": others}
@@ -209,12 +209,12 @@ Where, and how long:
 """
 
 
-def test_help_is_grouped_and_has_the_defaults_whatever_is_parsed(parse):
+def test_help_is_grouped_and_shows_the_defaults_whatever_is_parsed(parse):
     parse("--flip", "--train_steps=7")
     assert help_text("Does it.\n\npython program.py\n", CLASSES) == HELP.strip()
 
 
-def test_long_help_is_wrapped_but_not_within_a_flag():
+def test_long_help_is_wrapped_but_not_inside_a_flag():
     words = " ".join(["word"] * 19)
     wide = dataclasses.make_dataclass("Wide", [("x", int, setting(1, f"{words} --some-flag and more."))])
     lines = help_text("", (wide,)).splitlines()

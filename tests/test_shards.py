@@ -155,15 +155,15 @@ def _bomb_image(voc_dir):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_rgb_mask, r"b\.png: holds colours, and the classes have none.*`NAME: #000000`"),
+        (_rgb_mask, r"b\.png: contains colours, but the classes are plain names.*`NAME: #000000`"),
         (_large_label, r"b\.png: label 3, but there are 3 classes"),
         (_other_size, r"b\.png: 31x20 pixels, its image b\.jpg is 30x20"),
         (_broken_mask, r"b\.png: cannot be read as an image"),
         (_changed_mask, r"b\.png: cannot be read as an image"),
         (_text_mask, r"b\.png: cannot be read as an image"),
         (_truncated_image, r"b\.jpg: (unreadable JPEG|cannot be read)"),
-        (_missing_image, r"b\.jpg: missing; nothing of that name is there, but a\.jpg"),
-        (_missing_mask, r"b\.png: missing; nothing of that name is there, but a\.png"),
+        (_missing_image, r"b\.jpg: missing; the folder holds a\.jpg"),
+        (_missing_mask, r"b\.png: missing; the folder holds a\.png"),
         (_four_bit_mask, r"b\.png: a PNG of mode L, 4 bits"),
         (_sixteen_bit_mask, r"b\.png: a PNG of mode I;16, 16 bits"),
         (_bomb_mask, r"b\.png: .*(exceeds limit|more than)"),
@@ -194,7 +194,7 @@ def test_bad_examples_up_to_a_number_are_left_out_and_named(tiny_voc, tmp_path, 
     stored = tf.data.TFRecordDataset(split.shard_paths)
     assert list(stored.as_numpy_iterator()) == [good]
     (line,) = (tmp_path / "shards" / "train.bad_examples.txt").read_text().splitlines()
-    assert "b.png: holds colours" in line
+    assert "b.png: contains colours" in line
     assert "1 bad examples of train are left out" in caplog.text
     assert prepare(ShardSettings(voc_dir=tiny_voc, max_bad_examples=1), tmp_path / "shards", "train", NAMES) == split
     with pytest.raises(DataError, match="names 1 bad examples that these shards leave out, --max_bad_examples=0"):
@@ -297,7 +297,7 @@ def test_palettes_that_disagree_are_refused_by_two_names(tiny_voc, tmp_path, spl
     (lists / "val.txt").write_text("c\n")
     if split_names == ["train"]:
         (lists / "train.txt").write_text("a\nb\nc\n")
-    with pytest.raises(DataError, match=r"c\.png: its palette has #00c800 at index 1, that of .*[ab]\.png has #c80000"):
+    with pytest.raises(DataError, match=r"c\.png: palette index 1 is #00c800 here, but #c80000 in .*[ab]\.png"):
         prepare_splits(ShardSettings(voc_dir=tiny_voc, num_shards=1), tmp_path / "shards", split_names, NAMES)
     colours = ClassTable(("background", "red", "green"), colours={(0, 0, 0): 0, (200, 0, 0): 1, (0, 200, 0): 2})
     prepare_splits(ShardSettings(voc_dir=tiny_voc, num_shards=1), tmp_path / "shards", split_names, colours)

@@ -1,4 +1,4 @@
-"""The compiled step: any number of replicas computes what one computes, and that is what NumPy computes."""
+"""The compiled step: any number of replicas gives the result of one replica, which is that of NumPy."""
 
 import functools
 import time
@@ -13,6 +13,7 @@ from conftest import make_strategy
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import freeze_batch_norm
+from deeplab.model.dropout import GlobalDropout
 from deeplab.training.losses import LOSSES, Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -25,14 +26,16 @@ BATCH = 4
 STEPS = 5
 
 
-def _small_model(auxiliary_head=False):
-    """A network with all that matters here: dilated convolutions, synchronised batch normalisation, a classifier."""
+def _small_model(auxiliary_head=False, dropout_rate=0.0):
+    """A network with the relevant parts: dilated convolutions, synchronised batch normalisation, a classifier."""
     images = keras.Input((None, None, 3), dtype="uint8")
     features = keras.layers.Rescaling(1 / 255)(images)
     for filters in (8, 8):
         features = AtrousConv2D(filters, 3, padding="same", dilation_rate=2, use_bias=False)(features)
         features = keras.layers.BatchNormalization(synchronized=True)(features)
         features = keras.layers.ReLU()(features)
+    if dropout_rate:
+        features = GlobalDropout(dropout_rate)(features)
     outputs = [AtrousConv2D(K, 1, dtype="float32")(features) for _ in range(1 + auxiliary_head)]
     return keras.Model(images, outputs if auxiliary_head else outputs[0])
 
@@ -44,7 +47,7 @@ def _float32():
 
 
 def _batches(seed=0):
-    """Five global batches whose first half is nearly all void, so that replicas hold unequal numbers of pixels."""
+    """Five global batches whose first halves are nearly all void, so that replicas have unequal numbers of pixels."""
     rng = np.random.default_rng(seed)
     batches = []
     for _ in range(STEPS):
@@ -83,14 +86,15 @@ def train_small(
     ema_momentum=0.0,
     step_options=None,
     frozen=False,
+    dropout_rate=0.0,
     **loss_options,
 ):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
-    keras.backend.clear_session()  # the same names every time
+    keras.backend.clear_session()  # the same layer names every time
     keras.config.set_dtype_policy({"float32": "float32"}.get(precision, f"mixed_{precision}"))
     with strategy.scope():
         keras.utils.set_random_seed(3)
-        model = _small_model(auxiliary_weight > 0)
+        model = _small_model(auxiliary_weight > 0, dropout_rate)
         if frozen:
             freeze_batch_norm(model)
         schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
@@ -144,7 +148,7 @@ def test_replicas_equal_one_device(loss_name, optimizer_name):
         {"auxiliary_weight": 0.4, "ema_momentum": 0.5},
     ],
 )
-def test_replicas_equal_one_device_with_what_is_off_by_default(options):
+def test_replicas_equal_one_device_with_non_default_options(options):
     weights, totals = _train(1, **options)
     other_weights, other_totals = _train(2, **options)
     assert_equal(weights, other_weights, rtol=2e-5)
@@ -155,7 +159,7 @@ def test_replicas_equal_one_device_with_what_is_off_by_default(options):
 
 
 def test_the_auxiliary_loss_counts_with_its_weight():
-    """Of one step of plain SGD, the change of the shared kernels is that of main loss + 0.4 auxiliary loss."""
+    """In one step of plain SGD, the shared kernels change as for main loss + 0.4 auxiliary loss."""
     batch = _batches()[0]
     keras.utils.set_random_seed(3)
     strategy = make_strategy(2)
@@ -197,7 +201,7 @@ def test_the_auxiliary_loss_counts_with_its_weight():
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_micro_batches_make_the_update_of_the_whole_batch(options, accumulate_steps):
-    """With frozen normalisation, whatever the loss; micro-batches hold unequal numbers of pixels."""
+    """With frozen normalisation, for any loss; micro-batches have unequal numbers of pixels."""
     options = dict(options)
     clip_norm = options.pop("clip_norm", 0.0)
     weights, totals = _train(1, frozen=True, step_options={"clip_norm": clip_norm}, **options)
@@ -212,7 +216,7 @@ def test_micro_batches_make_the_update_of_the_whole_batch(options, accumulate_st
 
 @pytest.mark.parametrize("loss_name", ["cross_entropy", "cross_entropy_dice"])
 def test_forward_passes_before_the_gradient_leave_no_trace(loss_name):
-    """The moving mean after a step in two micro-batches, against NumPy: each counts once, one after the other."""
+    """The moving mean after a step in two micro-batches, against NumPy: each counts once, one after another."""
     batch = _batches()[0]
     step_options = {"accumulate_steps": 2}
     weights, _ = _train(2, loss_name, batches=[batch], calls=(1,), step_options=step_options)
@@ -238,7 +242,7 @@ def test_replicas_equal_one_device_with_clipping():
 
 
 def test_a_clipped_update_by_hand():
-    """Of plain SGD without decay, the clipped step is the unclipped one, shortened to the norm."""
+    """For plain SGD without decay, the clipped step is the unclipped step, shortened to the norm."""
     batch = _batches()[0]
     steps = []
     for clip_norm in (0.0, 0.01):
@@ -265,8 +269,18 @@ def test_a_clipped_update_by_hand():
         np.testing.assert_allclose(clipped, whole * 0.01 / norm, atol=1e-7)
 
 
+def test_dropout_does_not_depend_on_the_number_of_replicas():
+    """... but on the seed and the step: the mask is drawn for the global batch."""
+    weights, totals = _train(1, dropout_rate=0.4)
+    assert abs(totals["loss"] - _train(1)[1]["loss"]) > 1e-2  # it does drop
+    for num_replicas in (2, 4):
+        other_weights, other_totals = _train(num_replicas, dropout_rate=0.4)
+        assert_equal(weights, other_weights, rtol=2e-5)
+        assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
+
+
 def test_xla_makes_the_same_update():
-    """On one CPU device, where XLA can compile a step without dilated convolutions; programs refuse it on CPUs."""
+    """On one CPU device, where XLA can compile a step without dilated convolutions; the programs reject it on CPUs."""
     weights, totals = _train(1)
     compiled, compiled_totals = _train(1, step_options={"jit_compile": True})
     assert_equal(weights, compiled, rtol=2e-5)
@@ -287,7 +301,7 @@ def test_moving_average_of_weights_by_hand():
 
 
 def test_the_comparison_would_notice_a_mean_of_replica_means():
-    """The void of `_batches` is unequal enough to tell the global ratio from a mean over replicas."""
+    """The void in `_batches` is unequal enough to distinguish the global ratio from a mean over replicas."""
     loss = Loss(K)
     rng = np.random.default_rng(0)
     batch = _batches()[0]
@@ -299,7 +313,7 @@ def test_the_comparison_would_notice_a_mean_of_replica_means():
 
 
 def test_first_update_equals_numpy():
-    """One SGD step of a 1x1 classifier, L2 included, against float64 by hand, on two replicas."""
+    """One SGD step of a 1x1 classifier with L2, against float64 by hand, on two replicas."""
     batch = _batches()[0]
     strategy = make_strategy(2)
     with strategy.scope():
@@ -388,7 +402,7 @@ def test_non_finite_steps_are_counted_once(bad_half):
 
 @pytest.mark.parametrize("bad_half", [0, 1])
 def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
-    """Gradients beyond float16 with a finite loss: the scale is halved, weights and the optimizer's count stay."""
+    """Gradients beyond float16 with a finite loss halve the scale; weights and the optimizer's count are kept."""
     strategy = make_strategy(2)
     with strategy.scope():
         images = keras.Input((None, None, 3), dtype="float32")
@@ -404,7 +418,7 @@ def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
     before = [variable.numpy() for variable in model.variables]
     good = {"image": np.zeros((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
     bad = {name: value.copy() for name, value in good.items()}
-    bad["image"][2 * bad_half] = 1e36  # times the loss scale it overflows float32 in the gradient of the kernel
+    bad["image"][2 * bad_half] = 1e36  # times the loss scale, it overflows float32 in the kernel's gradient
     model.layers[-1].kernel.assign(tf.zeros([1, 1, 3, K]))
     before[0] = model.layers[-1].kernel.numpy()
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
@@ -421,7 +435,7 @@ def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
 @pytest.mark.parametrize("bad_image", [0, 3])
 @pytest.mark.parametrize("accumulate_steps", [1, 2])
 def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_they_were(bad_image, accumulate_steps):
-    """Activations beyond float16 on the first or the second replica: no update anywhere, and training goes on."""
+    """Activations beyond float16 on the first or the second replica: no update anywhere, and training continues."""
     keras.config.set_dtype_policy("mixed_float16")
     strategy = make_strategy(2)
     with strategy.scope():
@@ -459,7 +473,7 @@ def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_the
     assert any((variable.numpy() != value).any() for variable, value in zip(model.variables, before, strict=True))
 
 
-def test_what_is_not_finite_at_the_smallest_loss_scale_is_a_failure():
+def test_non_finite_at_the_smallest_loss_scale_fails():
     strategy = make_strategy(1)
     with strategy.scope():
         images = keras.Input((None, None, 3))
@@ -474,7 +488,7 @@ def test_what_is_not_finite_at_the_smallest_loss_scale_is_a_failure():
     bad = {"image": np.full((4, 2, 2, 3), np.inf, np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     scale = float(optimizer.dynamic_scale.numpy())
-    count = int(np.log2(scale)) + 1  # from the scale of the start down to 1
+    count = int(np.log2(scale)) + 1  # from the initial scale down to 1
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad] * (count + 1)))), tf.constant(count))
     assert (float(totals["skipped"]), float(totals["non_finite"])) == (count, 0)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
@@ -497,7 +511,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     seen = []
 
     class Batches:
-        """Stands in for those of a split's shards."""
+        """A stand-in for the batches of a split's shards."""
 
         split = SimpleNamespace(folder="shards")
 
@@ -549,7 +563,7 @@ def _norm(arrays):
 
 
 def test_norms_are_those_of_the_first_update():
-    """SGD's first update from rest is rate x gradient, so the weights tell what the gradient was."""
+    """SGD's first update from rest is learning rate x gradient, so the weights show the gradient."""
     before = _initial_weights()
     weights, totals = _train(1, calls=(1,))
     rate = 0.05
@@ -559,14 +573,14 @@ def test_norms_are_those_of_the_first_update():
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2])
-def test_weight_norm_is_that_after_the_last_step_of_a_call(num_replicas):
+def test_weight_norm_is_taken_after_the_last_step_of_a_call(num_replicas):
     trainable = _initial_weights().keys()
     weights, totals = _train(num_replicas, calls=(STEPS,))
     expected = STEPS * _norm([weights[path] for path in trainable])
     assert totals["weight_norm"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_norm_is_that_before_clipping_and_of_all_replicas():
+def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas():
     expected = _train(1, calls=(1,))[1]["gradient_norm"]
     for num_replicas in (1, 2):
         clipped = _train(num_replicas, calls=(1,), step_options={"clip_norm": 1e-3})[1]
@@ -574,7 +588,7 @@ def test_gradient_norm_is_that_before_clipping_and_of_all_replicas():
     assert "gradient_norm" not in _train(2, calls=(1,))[1]
 
 
-def test_time_without_a_batch_is_told():
+def test_time_without_a_batch_is_reported():
     def slowly():
         for batch in _batches():
             time.sleep(0.3)

@@ -42,7 +42,7 @@ NAMES = ("background", "thing")
 
 @pytest.fixture(autouse=True)
 def _signals():
-    """The loop sets handlers; each test gives them back."""
+    """Restores the signal handlers that the loop sets."""
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -56,13 +56,13 @@ def _model():
 
 
 def make_plan(train_steps, steps_per_epoch, global_batch_size, **settings):
-    """A plan of a data set that makes so many steps an epoch."""
+    """A plan for a data set with this many steps per epoch."""
     settings = {"eval_every_epochs": 1.0, **settings}
     return Plan(round(steps_per_epoch * global_batch_size), global_batch_size, train_steps=train_steps, **settings)
 
 
 class Run:
-    """A trainer over stand-ins: validation mIoU follows a list, and each call to the step is noted."""
+    """A trainer with stand-ins: validation mIoU follows a list, and each call of the step is recorded."""
 
     def __init__(self, model_dir, plan, val_ious=(), bad_step=None, signal_at=None):
         self.model, self.calls, self.evaluated_at = _model(), [], []
@@ -124,7 +124,7 @@ def test_evaluation_is_due_once_in_each_interval_and_at_the_end():
     assert [step for step in range(1, 4) if small_epochs.evaluation_due(step)] == [1, 2, 3]
 
 
-def test_calls_of_several_steps_stop_where_there_is_something_to_do(tmp_path):
+def test_calls_of_several_steps_stop_where_something_is_due(tmp_path):
     plan = make_plan(
         20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18
     )
@@ -149,7 +149,7 @@ def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
     assert val["per_class_iou"] == {"background": 0.5, "thing": 0.0}
 
 
-def test_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
+def test_best_checkpoint_is_from_the_best_evaluation(tmp_path):
     plan = make_plan(5, steps_per_epoch=1, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4, 0.6, 0.1])
     run.trainer.run()
@@ -157,11 +157,11 @@ def test_best_checkpoint_is_that_of_the_best_evaluation(tmp_path):
     assert checkpoint_step(run.checkpoints.latest_path) == 5
 
 
-def test_plateau_halves_the_rate_and_early_stopping_ends_the_run(tmp_path):
+def test_plateau_halves_the_learning_rate_and_early_stopping_ends_the_run(tmp_path):
     plan = make_plan(20, steps_per_epoch=1, global_batch_size=1, plateau_patience=2, early_stopping_patience=5)
     run = Run(tmp_path, plan, val_ious=[0.5, *[0.4] * 10])
     run.trainer.run()
-    assert run.step == 6  # the best at 1, then five evaluations without a better one
+    assert run.step == 6  # the best at 1, then five evaluations that are not better
     assert float(run.scale) == 0.25  # lowered after evaluations 3 and 5
     rates = [record["learning_rate"] for record in _records(tmp_path) if record["split"] == "train"]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.05, 0.05, 0.025], rtol=1e-6)
@@ -175,7 +175,7 @@ def test_without_a_validation_split_the_last_weights_are_the_best(tmp_path):
     assert (longer.calls, checkpoint_step(best_path(tmp_path / "checkpoints"))) == ([1, 1], 6)
 
 
-def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_goes_on_from_its_own(tmp_path):
+def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_continues_from_its_own(tmp_path):
     plan = make_plan(2, steps_per_epoch=1, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.5, 0.4])
     kernel = run.model.layers[1].kernel
@@ -218,7 +218,7 @@ def test_signal_saves_and_says_so(tmp_path):
     assert (sum(again.calls), again.evaluated_at) == (7, [5, 10])
 
 
-def test_a_signal_that_came_before_the_loop_and_was_lost_on_the_way_stops_it(tmp_path, monkeypatch):
+def test_a_signal_before_the_loop_whose_exception_was_lost_stops_it(tmp_path, monkeypatch):
     monkeypatch.setattr("deeplab.trainer.signals_seen", [signal.SIGTERM])
     run = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     with pytest.raises(Interrupted, match="SIGTERM: stopped after step 0, newest checkpoint None"):
@@ -227,7 +227,7 @@ def test_a_signal_that_came_before_the_loop_and_was_lost_on_the_way_stops_it(tmp
 
 
 @pytest.mark.parametrize("signal_at", [4, 5, 6])
-def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
+def test_an_evaluation_postponed_by_a_signal_is_run_after_the_restart(tmp_path, signal_at):
     plan = make_plan(10, steps_per_epoch=5, global_batch_size=1)
     with pytest.raises(Interrupted):
         Run(tmp_path, plan, val_ious=[0.1, 0.2], signal_at=signal_at).trainer.run()
@@ -235,7 +235,7 @@ def test_an_evaluation_that_a_signal_put_off_is_made_up(tmp_path, signal_at):
     assert [record["step"] for record in _records(tmp_path) if record["split"] == "val"] == [5, 10]
 
 
-def test_signal_breaks_an_evaluation_off_which_is_made_up_once(tmp_path):
+def test_signal_interrupts_an_evaluation_which_is_run_once_after_the_restart(tmp_path):
     plan = make_plan(10, steps_per_epoch=5, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2])
     run.evaluated_at = _Signalling()
@@ -247,7 +247,7 @@ def test_signal_breaks_an_evaluation_off_which_is_made_up_once(tmp_path):
     assert again.evaluated_at == [5, 10]
 
 
-def test_an_evaluation_made_up_after_the_last_step_is_made_up_once(tmp_path):
+def test_a_postponed_evaluation_of_the_last_step_is_run_once(tmp_path):
     plan = make_plan(10, steps_per_epoch=10, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.1])
     run.evaluated_at = _Signalling()
@@ -260,18 +260,18 @@ def test_an_evaluation_made_up_after_the_last_step_is_made_up_once(tmp_path):
 
 
 class _Signalling(list):
-    """Sends SIGTERM when something is noted in it."""
+    """Sends SIGTERM when something is appended."""
 
     def append(self, item):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
-    """Otherwise a run would take data it has seen, and stop before its time."""
+    """Otherwise a run would use data it has already seen, and stop too early."""
     run = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1, log_every_steps=4))
     run.overflows = True
     run.trainer.run()
-    assert _records(tmp_path) == []  # there is no loss to tell
+    assert _records(tmp_path) == []  # there is no loss to report
     assert "4 of 4 updates up to step 4 skipped: float16 overflow" in caplog.text
     again = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1))
     assert (again.step, int(again.optimizer.iterations)) == (4, 0)
@@ -279,7 +279,7 @@ def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
 
 @pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(tmp_path, caplog, ending, damage):
+def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_used(tmp_path, caplog, ending, damage):
     Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
     _damage(tmp_path / "checkpoints" / "latest" / f"ckpt-3{ending}", damage)
     run = Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1))
@@ -301,7 +301,7 @@ def _damage(path, how):
         path.unlink()
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
     Run(tmp_path, make_plan(2, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
     for path in (tmp_path / "checkpoints" / "latest").glob("*.data*"):
         _damage(path, "cut")
@@ -311,7 +311,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
 
 @pytest.mark.parametrize("content", [None, b"", b"\x92\xff" * 50, b'model_checkpoint_path: "ckpt-99"'])
 def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, content):
-    """... and old ones are still deleted, in their order."""
+    """Old checkpoints are still deleted, in order."""
     Run(tmp_path, make_plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
     for name in ("latest", "best"):
         path = tmp_path / "checkpoints" / name / "checkpoint"
@@ -328,7 +328,7 @@ def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, conten
 
 
 def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
-    """Each either is refused, or reads as it was written (some bytes of the index are fillers)."""
+    """Each is either refused or read exactly as written (some bytes of the index are fillers)."""
     rng = np.random.default_rng(0)
     path = tf.train.Checkpoint(a=tf.Variable(rng.normal(size=20)), b=tf.Variable(3)).write(str(tmp_path / "ckpt-1"))
 
@@ -351,7 +351,7 @@ def test_no_changed_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
-    """The images named are those of the first step that failed, also where others came after it before a log line."""
+    """It names the images of the first step that failed, even if more steps followed before a log line."""
     run = Run(tmp_path, make_plan(12, steps_per_epoch=2, global_batch_size=4, log_every_steps=6), [0.1] * 6, bad_step=3)
     with pytest.raises(DeepLabError, match=r"not finite in step 3, at learning rate 0\.1; .*latest/ckpt-2"):
         run.trainer.run()
@@ -361,25 +361,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
     assert facts["images"] == ["image 8", "image 9", "image 10", "image 11"]
 
 
-def test_half_a_line_that_a_killed_process_left_is_no_record(tmp_path):
+def test_half_a_line_from_a_killed_process_is_not_a_record(tmp_path):
     plan = make_plan(2, steps_per_epoch=2, global_batch_size=1, log_every_steps=1)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "sp')
     Run(tmp_path, plan).trainer.run()
     assert [record["step"] for record in _records(tmp_path)] == [1, 1, 2]
 
 
-def test_checkpoints_also_come_by_the_clock(tmp_path, monkeypatch):
+def test_checkpoints_are_also_saved_by_the_clock(tmp_path, monkeypatch):
     plan = make_plan(6, steps_per_epoch=6, global_batch_size=1, log_every_steps=2, checkpoint_minutes=30)
     run = Run(tmp_path, plan)
     start = time.monotonic()
-    # A step takes ten minutes: after 2 steps 20 have gone, after 4 40.
+    # A step takes ten minutes: after 2 steps 20 have passed, after 4 steps 40.
     clock = SimpleNamespace(monotonic=lambda: start + 600 * run.step, perf_counter=time.perf_counter)
     monkeypatch.setattr("deeplab.trainer.time", clock)
     run.trainer.run()
     assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")] == [4, 6]
 
 
-def test_another_batch_size_goes_on_at_the_same_example(tmp_path):
+def test_another_batch_size_continues_at_the_same_example(tmp_path):
     Run(tmp_path, make_plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.run()
     run = Run(tmp_path, make_plan(5, steps_per_epoch=20, global_batch_size=4))
     assert int(run.state.examples) == 24
@@ -387,8 +387,8 @@ def test_another_batch_size_goes_on_at_the_same_example(tmp_path):
     assert (int(run.state.step), int(run.state.examples)) == (5, 32)
 
 
-def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
-    """A limit on the size of files stands for the disk: the tensors no longer fit."""
+def test_a_full_disk_keeps_existing_checkpoints(tmp_path):
+    """A limit on file sizes stands in for the disk: the tensors no longer fit."""
     plan = make_plan(2, steps_per_epoch=1, global_batch_size=1)
     Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.run()
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
@@ -408,7 +408,7 @@ def test_a_full_disk_keeps_the_checkpoints_that_stand(tmp_path):
 
 
 def test_checkpoint_holds_everything(tmp_path):
-    """All variables, dropout's random state included, come back as they were."""
+    """All variables, including dropout's random state, are restored unchanged."""
     run = Run(tmp_path, make_plan(3, steps_per_epoch=1, global_batch_size=1), val_ious=[0.3, 0.4, 0.2])
     rng = np.random.default_rng(0)
     variables = [*run.model.variables, *run.optimizer.variables[1:]]
@@ -423,7 +423,7 @@ def test_checkpoint_holds_everything(tmp_path):
     assert float(again.state.best_mean_iou) == pytest.approx(0.2)  # (0.4 + 0) / 2
 
 
-def test_old_checkpoints_go_and_the_best_stays(tmp_path):
+def test_old_checkpoints_are_deleted_and_the_best_is_kept(tmp_path):
     run = Run(tmp_path, make_plan(6, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9, *[0.1] * 5])
     run.trainer.run()
     kept = {path.stem for path in (tmp_path / "checkpoints" / "latest").glob("*.index")}
@@ -431,7 +431,7 @@ def test_old_checkpoints_go_and_the_best_stays(tmp_path):
     assert {path.stem for path in (tmp_path / "checkpoints" / "best").glob("*.index")} == {"ckpt-1"}
 
 
-def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
+def test_checkpoints_of_other_models_and_missing_ones_are_rejected(tmp_path):
     run = Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9])
     run.trainer.run()
     images = keras.Input((2, 2, 1))
@@ -449,7 +449,7 @@ def test_checkpoints_of_other_models_and_missing_ones_are_refused(tmp_path):
         checkpoint_step("weights.h5")
 
 
-def test_best_and_last_metrics_stand_in_files_of_their_own(tmp_path):
+def test_best_and_last_metrics_have_their_own_files(tmp_path):
     plan = make_plan(3, steps_per_epoch=1, global_batch_size=1, log_every_steps=1)
     Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4]).trainer.run()
     best, last = (json.loads((tmp_path / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
@@ -468,7 +468,7 @@ def test_calls_stop_before_and_after_the_profiled_steps(tmp_path):
 
 
 @pytest.mark.parametrize(("steps", "expected"), [((2, 3), [1, 3]), ((1, 9), [0, 4])])
-def test_the_profiler_traces_the_steps_named_or_what_there_is_of_them(tmp_path, monkeypatch, steps, expected):
+def test_the_profiler_traces_the_named_steps_as_far_as_they_are_run(tmp_path, monkeypatch, steps, expected):
     seen = []
     plan = make_plan(4, steps_per_epoch=99, global_batch_size=1, profile_steps=steps)
     run = Run(tmp_path, plan)
@@ -496,7 +496,7 @@ def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
     log = RunLog(tmp_path, NAMES, panel=panel)
     confusion = np.array([[3, 1], [0, 4]])
     for step in (5, 10):
-        for example in [*examples, ("third", *examples[0][1:])]:  # there is room for two
+        for example in [*examples, ("third", *examples[0][1:])]:  # there is only room for two
             panel(*example, np.ones(example[2].shape, np.uint8))
         log.write_evaluation(step, "val", Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
     events = {key: value for key, value in _events(tmp_path / "val").items() if key[0].startswith("pictures")}
@@ -525,6 +525,6 @@ def test_events_of_a_run_hold_flags_hyperparameters_and_layout(tmp_path):
     assert row.hparams["learning_rate"].number_value == 0.1
     layout = layout_pb2.Layout.FromString(tf.make_ndarray(own["custom_scalars__config__", 0].tensor).item())
     patterns = [chart.multiline.tag[0] for category in layout.category for chart in category.chart]
-    # Every chart shows something that is written.
+    # Every chart shows tags that are written.
     for pattern in patterns:
         assert any(re.fullmatch(pattern, f"{tag}/x" if tag.startswith("per_class") else tag) for tag in TAGS.values())

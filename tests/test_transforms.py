@@ -43,7 +43,7 @@ def test_resize_is_half_pixel_bilinear_and_nearest(marked):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 90), (40, 56), (63, 33), (131, 177)])
-def test_resize_is_the_plain_one(height, width):
+def test_resize_equals_the_plain_one(height, width):
     rng = np.random.default_rng(1)
     image, label = rng.integers(0, 256, (40, 56, 3), np.uint8), rng.integers(0, 256, (40, 56, 1), np.uint8)
     resized, labels = transforms.resize(tf.constant(image), tf.constant(label), height, width)
@@ -54,7 +54,7 @@ def test_resize_is_the_plain_one(height, width):
     np.testing.assert_array_equal(labels[..., 0], label[rows][:, columns, 0])
     mirrored = transforms.resize(tf.constant(image), tf.constant(label), height, width, mirrored=True)
     np.testing.assert_allclose(mirrored[0].numpy()[:, ::-1], plain, atol=0.501)
-    # Where a row's middle lies between two pixels, the right one is taken, seen from either side.
+    # Where a row's centre lies between two pixels, the right one is used, seen from either side.
     np.testing.assert_array_equal(mirrored[1].numpy()[:, ::-1], labels)
 
 
@@ -108,7 +108,7 @@ def test_scale_one_is_a_plain_crop(marked):
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_scale_crop_is_scaling_the_whole_then_cropping(marked, scale):
-    """Where the window is whole source pixels, up to the crop's outermost pixels, which the plain form smooths."""
+    """If the window is whole source pixels, except for the crop's outermost pixels, which the plain form smooths."""
     size = (int(40 * scale), int(56 * scale))
     whole = [tensor.numpy().astype(int) for tensor in transforms.resize(*marked, *size)]
     for draws in DRAWS[:6]:
@@ -126,7 +126,7 @@ def test_scale_crop_is_scaling_the_whole_then_cropping(marked, scale):
 
 
 def test_scale_crop_of_a_sliver():
-    """An image of one row is scaled to a row, not to none."""
+    """An image of one row is scaled to one row, not to zero."""
     image, label = transforms.random_scale_crop(
         tf.zeros([1, 200, 3], tf.uint8), tf.zeros([1, 200, 1], tf.uint8), 32, 0.3, 0.3, DRAWS[0]
     )
@@ -212,6 +212,6 @@ def test_augmentation_is_a_function_of_its_seed(marked, augmentation):
         ({"augmentation": "resize_or_crop", "resize_size": 40}, "--resize_size=40: smaller than --crop_size=64"),
     ],
 )
-def test_augmentations_that_contradict_themselves_are_refused(settings, reason):
+def test_contradictory_augmentations_are_rejected(settings, reason):
     with pytest.raises(UsageError, match=reason):
         Augmentation(64, **settings)

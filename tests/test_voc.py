@@ -102,11 +102,11 @@ def test_lists_as_tools_write_them(tiny_voc, content):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("a 1\nb -1\n", "line 1: 2 columns, 'a 1'; a list has one name a line"),
+        ("a 1\nb -1\n", "line 1: 2 columns \\('a 1'\\); expected one name per line"),
         ("a\nb,1\n", "line 2: 2 columns"),
         ("a\na.jpg b.png c.png\n", "line 2: 3 columns"),
         ("a\nJPEGImages/a.jpg SegmentationClass/none.png\n", "line 2: 2 columns"),
-        ("# of Tuesday\na\n", "line 1: '# of Tuesday': a comment"),
+        ("# of Tuesday\na\n", "line 1: '# of Tuesday': comments"),
         ("a\na.jpg\n", "'a' stands twice"),
         ("day1/../../a\n", "not a plain file name"),
         ("C:\\a\n", "is not a plain|missing"),
@@ -161,7 +161,7 @@ def test_names_may_differ_in_unicode_form(tiny_voc):
 def test_a_list_that_says_the_ending_decides_between_two_files(tiny_voc):
     Image.new("RGB", (30, 20)).save(tiny_voc / "JPEGImages" / "a.png")
     first, _ = voc.pairs(tiny_voc, "train")
-    assert "a.jpg and a.png: which of them is 'a'" in first.problem
+    assert "both a.jpg and a.png could be 'a'" in first.problem
     _write_list(tiny_voc, "a.png\nb\n")
     first, _ = voc.pairs(tiny_voc, "train")
     assert (first.name, first.image.name, first.problem) == ("a", "a.png", "")
@@ -171,5 +171,5 @@ def test_missing_files_are_told_with_what_is_there(tiny_voc):
     (tiny_voc / "SegmentationClass" / "a.png").rename(tiny_voc / "SegmentationClass" / "a_mask.png")
     (tiny_voc / "JPEGImages" / "b.jpg").rename(tiny_voc / "JPEGImages" / "B.jpg")
     first, second = voc.pairs(tiny_voc, "train")
-    assert first.problem.endswith("SegmentationClass/a.png: missing; what is there: a_mask.png")
-    assert second.problem.endswith("JPEGImages/b.jpg: missing; what is there: B.jpg")
+    assert first.problem.endswith("SegmentationClass/a.png: missing; found instead: a_mask.png")
+    assert second.problem.endswith("JPEGImages/b.jpg: missing; found instead: B.jpg")

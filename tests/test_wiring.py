@@ -1,6 +1,6 @@
 """Each flag of each program reaches, under its own name, the object that uses it.
 
-The programs run up to where they would do their work; what is handed to the functions that do it is looked at.
+The programs run up to the functions that do the work; the test inspects the arguments of these functions.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from deeplab.program.programs import PROGRAMS
 from deeplab.settings import all_settings
 
 OTHER_VALUES = {
-    "train_steps": 17,  # --epochs is 0 beside it
+    "train_steps": 17,  # with --epochs=0
     "epochs": 0.0,
     "profile_steps": (3, 5),
     "multi_grid": (1, 2, 4),
@@ -33,14 +33,14 @@ OTHER_VALUES = {
     "backbone": "mobilenet_v2",
     "jit_compile": False,  # refused on CPUs
 }
-"""Where not any other value will do."""
+"""The values of flags for which not every other value is valid."""
 
 UNCHANGED = {"epochs", "prepare_only", "jit_compile"}
-"""Of those, the ones that keep their default here: with another, the program would take another way."""
+"""Those of them that keep their default here: with another value, the program would take another path."""
 
 
 def _other_value(about, number):
-    """Not the default, and no other setting's value: float `number` thousandths above the lower bound, and so on."""
+    """A value that is neither the default nor another setting's value; it depends on `number`."""
     if about.name in OTHER_VALUES:
         return OTHER_VALUES[about.name]
     if about.choices:
@@ -57,7 +57,7 @@ def _other_value(about, number):
 
 
 def _command_line(classes):
-    """Flags with such values, and the values by name, as the program's objects must have them."""
+    """Flags with such values, and the expected values in the program's objects, by name."""
     line, expected = ["program"], {}
     for number, about in enumerate(all_settings(classes)):
         value = _other_value(about, number)
@@ -69,13 +69,13 @@ def _command_line(classes):
 
 
 class Seen:
-    """Collects the settings objects, and the plain values, that functions are called with."""
+    """Collects the settings objects and the plain values that functions are called with."""
 
     def __init__(self, monkeypatch):
         self.objects, self.values, self._monkeypatch = [], {}, monkeypatch
 
     def instead_of(self, module, name, result=None):
-        """Replaces a function by one that only notes what it gets and returns `result`."""
+        """Replaces a function by one that only records its arguments and returns `result`."""
 
         def note(*arguments, **named):
             for value in (*arguments, *named.values()):
@@ -94,7 +94,7 @@ class Seen:
             self._note(value.__self__)
 
     def check(self, classes, expected, apart=()):
-        """Every setting of the classes was handed on, in an object of its class, with the value expected."""
+        """Every setting of the classes was passed on, in an object of its class, with the expected value."""
         for cls in classes:
             for about in all_settings([cls]):
                 if about.name in apart:
@@ -105,7 +105,7 @@ class Seen:
 
 @pytest.fixture
 def start(monkeypatch):
-    """Parses a program's flags with values of their own, and gives those values by name."""
+    """Parses a program's flags with distinct values, and returns these values by name."""
 
     def parse(classes):
         line, expected = _command_line(classes)
@@ -134,7 +134,7 @@ def test_train(start, monkeypatch):
     seen.instead_of(train, "TrainState", state)
     for name in ("check_strategy", "set_precision", "set_seed", "write_shards", "make_optimizer", "Checkpoints"):
         seen.instead_of(train, name)
-    for name in ("make_predictor", "make_train_step", "Evaluator", "Trainer", "RunLog"):
+    for name in ("make_predictor", "make_train_step", "first_crops", "first_batch", "Evaluator", "Trainer", "RunLog"):
         seen.instead_of(train, name)
     monkeypatch.setattr(train, "provenance", MagicMock())
     monkeypatch.setattr(train.Feed, "make", lambda *arguments: [seen._note(value) for value in arguments])
@@ -164,7 +164,7 @@ def test_train(start, monkeypatch):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_flag_is_read_into_the_field_of_its_name(start, program):
-    """Two values that were swapped on the way from the command line to an object are found here."""
+    """Detects values that are swapped between the command line and an object."""
     classes = PROGRAMS[program]
     expected = start(classes)
     options = settings.Options(classes)

@@ -1,4 +1,4 @@
-"""Real processes under MultiWorkerMirroredStrategy, on loopback: they compute what one device computes."""
+"""Real processes under MultiWorkerMirroredStrategy, on loopback: they give the result of one device."""
 
 import json
 import os
@@ -22,7 +22,7 @@ STEPS_OF_THE_RUN = 12
 
 
 def tf_configs(num_workers):
-    """TF_CONFIG of each worker, on ports that are free."""
+    """TF_CONFIG of each worker, on free ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(num_workers)]
     workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
@@ -34,7 +34,7 @@ def tf_configs(num_workers):
 
 
 def _run_workers(folder, num_replicas, options):
-    """What each of two workers wrote."""
+    """The output of each of two workers."""
     processes, outputs = [], []
     for index, config in enumerate(tf_configs(2)):
         outputs.append(folder / f"{index}.npz")
@@ -77,7 +77,7 @@ def test_micro_batches_on_two_workers_equal_one_device(tmp_path):
 
 
 def _start(folder, shapes_dir, configs):
-    """Two workers of train.py; the chief writes the shards. What each says goes to WORKER.log."""
+    """Starts two workers of train.py; the chief writes the shards. The output of each goes to WORKER.log."""
     command = [
         *(sys.executable, "train.py", f"--voc_dir={shapes_dir}", f"--tfrecord_dir={folder}/shards"),
         *(f"--model_dir={folder}/run", "--backbone=mobilenet_v2", "--backbone_weights=none", "--crop_size=65"),
@@ -93,7 +93,7 @@ def _start(folder, shapes_dir, configs):
 
 
 def _wait_for(folder, text, process):
-    """Until the chief says it."""
+    """Waits until the chief logs the text."""
     while text not in (folder / "0.log").read_text():
         assert process.poll() is None, (folder / "0.log").read_text()[-3000:]
         time.sleep(0.1)
@@ -103,7 +103,7 @@ def _last_line(folder, index):
     return (folder / f"{index}.log").read_text().splitlines()[-1]
 
 
-def test_workers_that_are_killed_or_stopped_go_on_together(shapes_dir, tmp_path):
+def test_workers_that_are_killed_or_stopped_resume_together(shapes_dir, tmp_path):
     """One is killed: the other ends with a reason. One gets a signal: both stop after one step. Then they finish."""
     chief, other = _start(tmp_path, shapes_dir, tf_configs(2))
     _wait_for(tmp_path, f"step 5/{STEPS_OF_THE_RUN}", chief)

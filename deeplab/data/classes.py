@@ -5,7 +5,7 @@ A file of classes is one of these:
 - Names, one a line. The first is class 0, and a mask's values are the classes' indices; 255 is void.
 - A table, a line for each class, in the order of their indices: the name, a colon, and the values or the colours that
   masks have for it, separated by commas. `*` stands for all that no line names. A background of any spelling is class
-  0, wherever it stands. The class `void` is no class but 255, which is neither trained on nor scored:
+  0, wherever it stands. `void` is not a class: its pixels become 255, which is neither trained on nor scored:
 
       background: 0                  background: #000000
       cat: 1, 2                      cat: #ff0000, #800000
@@ -151,7 +151,7 @@ def _table_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     for number, line in numbered:
         name, colon, values = (part.strip() for part in line.partition(":"))
         if name.startswith("#"):
-            raise DataError(f"{path}: line {number}: {line!r}: a table has no comments; {_EXAMPLE}")
+            raise DataError(f"{path}: line {number}: {line!r}: comments are not supported; {_EXAMPLE}")
         if not colon or not values:
             raise DataError(f"{path}: line {number}: {line!r} has no value, though other lines have; {_EXAMPLE}")
         rows.append((number, name, [value.strip() for value in values.split(",")]))
@@ -163,14 +163,16 @@ def _plain_names(path: Path, lines: list[str]) -> ClassTable:
         if not line:
             raise DataError(f"{path}: line {number} is empty; it would shift the classes below it")
         if found := _NOT_IN_NAMES.search(line):
-            raise DataError(f"{path}: line {number}: {line!r} is no name, since it has {found[0]!r}; {_EXAMPLE}")
+            raise DataError(
+                f"{path}: line {number}: {line!r} is not a class name: it contains {found[0]!r}; {_EXAMPLE}"
+            )
     if len(lines) > 1 and all(re.match(r"\d+\s", line) for line in lines):
         raise DataError(f"{path}: line 1: {lines[0]!r}: each line begins with a number; {_EXAMPLE}")
     _check_names(path, list(enumerate(lines, 1)))
     if _VOID in map(str.casefold, lines):
         logger.warning(
-            "%s: void is a class like the others there; a table leaves it out of training and scores: "
-            "a line for each class, `NAME: VALUE`",
+            "%s: void is an ordinary class there; to leave it out of training and scores, write a table with one line "
+            "per class, `NAME: VALUE`",
             path,
         )
     return ClassTable.of_names(tuple(lines), str(path))

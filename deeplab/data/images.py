@@ -102,12 +102,12 @@ class ImageFile:
             self._format = image.format or ""
             if bits := more_than_8_bits(image, self._content):
                 raise DataError(
-                    f"{self.name}: {bits} a channel, but only 8-bit images are read; scale the values of all images "
-                    "alike to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is the "
+                    f"{self.name}: {bits} per channel, but only 8-bit images are supported; rescale all images alike "
+                    "to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is the "
                     "largest value in any of them)"
                 )
             if image.mode not in _EIGHT_BIT_MODES:
-                raise DataError(f"{self.name}: its pixels are {image.mode}, which is not read; save it as RGB")
+                raise DataError(f"{self.name}: pixel mode {image.mode} is not supported; save it as RGB")
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
             self.orientation = orientation if orientation in _TURNS else 1
             width, height = image.size
@@ -162,7 +162,7 @@ def opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> It
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        what = "of no format that is read here (JPEG, PNG, BMP, WebP, TIFF, GIF, PPM), or cut short"
+        what = "not in a supported format (JPEG, PNG, BMP, WebP, TIFF, GIF, PPM), or truncated"
         raise DataError(f"{name}: cannot be read as an image: {what}") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         words = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -235,7 +235,7 @@ class Folder:
         parent, _, last = stem.rpartition("/")
         folder = self.path / parent
         if len(names) > 1:
-            raise DataError(f"{folder}: {' and '.join(names)}: which of them is {last!r}? Leave one there")
+            raise DataError(f"{folder}: both {' and '.join(names)} could be {last!r}; keep only one of them")
         if not names:
             raise DataError(f"{folder / last}{self._endings[0]}: missing; {self._there_instead(parent, last)}")
         return folder / names[0]
@@ -263,11 +263,11 @@ class Folder:
         wanted = normal_form(last).casefold()
         alike = [name for name in names if wanted in normal_form(name).casefold()]
         if alike:
-            return f"what is there: {', '.join(alike[:_SHOWN_NAMES])}"
+            return f"found instead: {', '.join(alike[:_SHOWN_NAMES])}"
         if not names:
             return "the folder is empty"
         others = ", ".join(names[:_SHOWN_NAMES]) + " ..." * (len(names) > _SHOWN_NAMES)
-        return f"nothing of that name is there, but {others}"
+        return f"the folder holds {others}"
 
 
 def normal_form(name: str) -> str:

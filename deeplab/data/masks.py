@@ -79,8 +79,8 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     if pixels.has_colours and classes.is_plain:
         table = ", ".join(f"`NAME: {_hex(colour)}`" for colour in _most_frequent(pixels.colours()))
         raise DataError(
-            f"{path}: holds colours, and the classes have none; --class_names takes a table of them, a line for each "
-            f"class, background first: {table}"
+            f"{path}: contains colours, but the classes are plain names; give --class_names a table with one line per "
+            f"class: {table}"
         )
     values = _grey(path, pixels.stored) if pixels.has_colours else pixels.stored
     known = classes.values or {}
@@ -98,9 +98,9 @@ def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
             other, other_path = first.setdefault(index, (colour, path))
             if other != colour:
                 return (
-                    f"{path}: its palette has {_hex(colour)} at index {index}, that of {other_path} has {_hex(other)} "
-                    "there, so the index is not the class; --class_names takes a table of colours, a line for each "
-                    f"class: `NAME: {_hex(other)}`"
+                    f"{path}: palette index {index} is {_hex(colour)} here, but {_hex(other)} in {other_path}, so that "
+                    "indices do not identify classes; give --class_names a table of colours with one line per class: "
+                    f"`NAME: {_hex(other)}`"
                 )
     return None
 
@@ -112,7 +112,7 @@ def _read_pixels(path: Path) -> _Pixels:
             raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
         if image.format not in _ENCODINGS:
             raise DataError(
-                f"{path}: a {image.format}, which smears values along edges; a mask is a PNG (or BMP, GIF, TIFF)"
+                f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, GIF, TIFF)"
             )
         mode, is_png = image.mode, image.format == "PNG"
         bits = images.more_than_8_bits(image, content)
@@ -121,8 +121,8 @@ def _read_pixels(path: Path) -> _Pixels:
             bits = f"{content[_PNG_BIT_DEPTH]} bits"
         if bits or mode not in _MODES:
             raise DataError(
-                f"{path}: a {image.format} of mode {mode}, {bits or 'which holds neither'}; a mask holds indices (of a "
-                "palette, or greyscale) or colours, of 8 bits a channel"
+                f"{path}: a {image.format} of mode {mode}, {bits or 'which is not supported'}; masks hold indices "
+                "(palette or greyscale) or colours, 8 bits per channel"
             )
         if is_png:
             image.verify()  # the checksums, at which decoding does not look
@@ -154,11 +154,11 @@ def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarra
         count = len(classes.names)
         raise DataError(
             f"{path}: label {foreign[0]}, but there are {count} classes (0..{count - 1}) and {IGNORE_LABEL} for void; "
-            f"if masks hold other values than indices, --class_names takes a table of them: `NAME: {foreign[0]}`"
+            f"if values are not indices, give --class_names a table with lines such as `NAME: {foreign[0]}`"
         )
     raise DataError(
         f"{path}: value{'s' * (len(foreign) > 1)} {', '.join(map(str, foreign))} without a class in {classes.source}; "
-        "a line `void: *` there makes void of all values that it does not name"
+        "add them, or add `void: *` to ignore all values that are not listed"
     )
 
 
@@ -168,11 +168,11 @@ def _by_colours(path: Path, colours: np.ndarray, classes: ClassTable) -> np.ndar
         return labels.astype(np.uint8)
     foreign = colours[labels == _NO_CLASS]
     count = len(np.unique(foreign))
-    others = f" and {count - _SHOWN} others" if count > _SHOWN else ""
+    names = ", ".join(map(_hex, _most_frequent(foreign))) + (f" and {count - _SHOWN} others" if count > _SHOWN else "")
+    pixels = f"{foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}"
     raise DataError(
-        f"{path}: colour{'s' * (count > 1)} {', '.join(map(_hex, _most_frequent(foreign)))}{others} "
-        f"({foreign.size} pixels{', of smoothed edges?' * (count > _SHOWN)}) without a class in {classes.source}; a "
-        "line `void: *` there makes void of all colours that it does not name"
+        f"{path}: colour{'s' * (count > 1)} {names} ({pixels}) without a class in {classes.source}; "
+        "add them, or add `void: *` to ignore all colours that are not listed"
     )
 
 
@@ -190,7 +190,7 @@ def _grey(path: Path, rgb: np.ndarray) -> np.ndarray:
     values = rgb[..., 0]
     if (rgb != values[..., None]).any():
         raise DataError(
-            f"{path}: holds colours, and the class table values; write the table with colours, `NAME: #ff0000`"
+            f"{path}: contains colours, but the class table has values; write it with colours, `NAME: #ff0000`"
         )
     return values
 

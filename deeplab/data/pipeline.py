@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab.data import records
+from deeplab.data.augmentation import Augmentation
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.data.split import Split
 
@@ -31,6 +33,14 @@ _SIDE_LIMIT = 2**31
 
 SHUFFLE_BUFFER = 2048
 """Encoded examples held for shuffling: about 0.2 GB for VOC, whose JPEGs are about 100 kB."""
+
+
+class Crop(NamedTuple):
+    """What the network sees of an example: image (uint8 RGB [size, size, 3]) and mask (uint8 [size, size])."""
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
 
 
 def training_batches(
@@ -69,6 +79,14 @@ def training_names(split: Split, seed: int, first_example: int, num_examples: in
     """The names of the examples that `training_batches` takes from `first_example` on."""
     dataset = _training_records(split, seed, first_example).take(num_examples)
     return [records.parse_example(record)["id"].numpy().decode() for _, record in dataset.with_options(_options())]
+
+
+def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int) -> list[Crop]:
+    """The first crops of a run with this seed, with their colours shifted, as the network gets them."""
+    names = training_names(split, seed, 0, number)
+    batch = augmentation.finish(next(iter(training_batches(split, augmentation, number, seed))))
+    images = np.round(batch["image"].numpy()).astype(np.uint8)
+    return [Crop(*example) for example in zip(names, images, batch["label"].numpy(), strict=True)]
 
 
 def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Dataset:

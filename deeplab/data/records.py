@@ -71,9 +71,9 @@ def _is_turned(image: ImageFile, pair: Pair, mask_shape: tuple[int, ...], exif: 
         return (width, height) == turned
     if exif == REFUSE:
         raise DataError(
-            f"{pair.image}: EXIF says that it is to be turned (orientation {image.orientation}), and its mask's size "
-            "does not tell whether it was drawn on the turned image, as most tools show it (--exif=turn), or on the "
-            "pixels as they are stored (--exif=ignore)"
+            f"{pair.image}: EXIF orientation {image.orientation} turns this image, and its mask fits it either way; "
+            "was the mask drawn on the turned image, as most tools show it (--exif=turn), or on the stored pixels "
+            "(--exif=ignore)?"
         )
     return exif == TURN
 

@@ -25,7 +25,7 @@ from deeplab.data.job import Job
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.data.records import EXIF_CHOICES, REFUSE, encode_example
 from deeplab.data.sources import Sources
-from deeplab.data.split import Shard, Split
+from deeplab.data.split import Shard, Split, manifest_path
 from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import digest, locked, write_text, written_whole
 from deeplab.progress import Progress
@@ -112,23 +112,25 @@ class _ShardReport:
     sources: Sources
 
 
-def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> None:
-    """Writes the shards of the training and validation splits unless they exist; does nothing without --voc_dir.
+def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> bool:
+    """Writes the shards of the training and validation splits unless they exist; whether any were written.
 
-    The data set is downloaded first if the flags say so.
+    Does nothing without --voc_dir. The data set is downloaded first if the flags say so.
 
     Raises:
         DataError: as `download_voc`, `classes_of` and `prepare_splits`.
     """
     if settings.voc_dir is None:
-        return
+        return False
     if download.download:
         download_voc(settings.voc_dir, download.voc_url)
     classes = classes_of(settings.voc_dir, settings.class_names)
     split_names = list(filter(None, (settings.train_split, settings.val_split)))
+    exist = all(manifest_path(tfrecord_dir, name).exists() for name in split_names)
     prepare_splits(settings, tfrecord_dir, split_names, classes)
     if settings.val_split:
         _warn_of_overlap(settings, tfrecord_dir)
+    return not exist
 
 
 def prepare(
@@ -221,9 +223,10 @@ def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
     names = job.classes.names
     if not job.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
         return None
+    name = names[1] if len(names) == 2 else "NAME"
     return (
-        f"{job.pairs[0].mask.parent}: the masks hold 0 and 255 alone, and 255 is void; if it is an object, give "
-        f"--class_names a file of these two lines: `{names[0]}: 0` and `{names[1] if len(names) == 2 else 'NAME'}: 255`"
+        f"{job.pairs[0].mask.parent}: the masks hold only 0 and 255, and 255 is void; if it is an object, give "
+        f"--class_names a file with these two lines: `{names[0]}: 0` and `{name}: 255`"
     )
 
 
@@ -264,7 +267,7 @@ def _warn_of_overlap(settings: ShardSettings, tfrecord_dir: Path) -> None:
     count = sources.num_images_in_both(train, val)
     if count:
         logger.warning(
-            "%d of the %d images of %s are in %s, too: scores on them do not show what is learnt",
+            "%d of the %d images of %s are also in %s: scores on them say nothing about new images",
             count,
             sum(kind == "image" for kind, _ in val),
             settings.val_split,

@@ -166,7 +166,7 @@ def _check_names(path: Path, names: list[str]) -> None:
         if normal_form(name) in seen:
             raise DataError(f"{path}: the name {name!r} stands twice")
         if not is_relative_name(name):
-            raise DataError(f"{path}: {name!r} is not a plain file name, nor one in a subfolder")
+            raise DataError(f"{path}: {name!r} is not a plain file name or one in a subfolder")
         seen.add(normal_form(name))
 
 
@@ -186,11 +186,11 @@ class _ListLine:
         if len(columns) == 2 and (files := self._files(columns, voc_dir)):
             return _Entry(self._name_of(files[0], voc_dir), *files)
         if self._text.startswith("#"):
-            raise DataError(f"{self._where}: {self._text!r}: a comment; a list has names alone, one a line")
+            raise DataError(f"{self._where}: {self._text!r}: comments are not supported; write one name per line")
         if len(columns) > 1 and self._named(columns[0]):
             raise DataError(
-                f"{self._where}: {len(columns)} columns, {self._text!r}; a list has one name a line, or the paths of "
-                "an image and its mask, which both exist"
+                f"{self._where}: {len(columns)} columns ({self._text!r}); expected one name per line, or the paths of "
+                "an image and its mask, which must exist"
             )
         return _Entry(_without_ending(self._text))
 

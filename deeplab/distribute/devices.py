@@ -19,8 +19,8 @@ logger = logging.getLogger("deeplab")
 class DeviceSettings:
     """Devices."""
 
-    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all there are.", lower=0, compared=False)
-    num_cpu_replicas: int = setting(1, "Logical devices that the CPU is split into.", lower=1, compared=False)
+    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all.", lower=0, compared=False)
+    num_cpu_replicas: int = setting(1, "Logical devices to split the CPU into.", lower=1, compared=False)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StrategySettings:
 
     strategy: str = setting(
         "auto",
-        "Of tf.distribute. auto: multi_worker where TF_CONFIG or srun names several workers, else mirrored.",
+        "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, else mirrored.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         compared=False,
     )

@@ -26,7 +26,7 @@ class SeedSettings:
 
     # Not 0: with 0 as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
     seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True)
-    deterministic: bool = setting(False, "Same seed, same hardware: same bits. Slower.")
+    deterministic: bool = setting(False, "Same seed and hardware give the same bits; slower.")
 
 
 def set_precision(settings: PrecisionSettings) -> None:
@@ -43,10 +43,10 @@ def set_seed(settings: SeedSettings) -> None:
 
 
 def _keep_order_of_sums() -> None:
-    """Turns off the optimizer of graphs that adds tensors in the order in which they are ready, to save memory.
+    """Turns off the graph optimizer that, to save memory, adds tensors in the order in which they become ready.
 
-    See docs/design.md, deterministic sums. By a private name: `set_experimental_options` has no key for it, and is
-    called without any only to drop the options that functions have taken over.
+    See docs/design.md, deterministic sums. It sets a private field, since `set_experimental_options` has no key for it;
+    the call without options only makes functions drop their cached options.
     """
     config = context.context()._config or tf.compat.v1.ConfigProto()
     rewriting = config.graph_options.rewrite_options

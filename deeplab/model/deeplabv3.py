@@ -43,7 +43,7 @@ class ModelConfig:
     dropout_rate: float = 0.1
     batch_norm_epsilon: float = setting(
         1e-5,  # tensorflow/models, research/deeplab/core/utils.py
-        "Added to the variance, in the head.",
+        "Added to the variance in the head's batch normalisation.",
         lower=1e-12,
     )
 
@@ -91,14 +91,15 @@ class InitSettings:
         column=True,
     )
     init_checkpoint: Path | None = setting(
-        None, "Another run's folder (its best checkpoint) or checkpoint to start from; what does not fit is left out."
+        None,
+        "Another run's folder (its best checkpoint) or checkpoint to start from; weights that do not fit are left out.",
     )
     freeze_batch_norm: bool = setting(
-        False, "Keep batch normalisation as it is: statistics, scale and shift.", fixed=True, column=True
+        False, "Keep batch normalisation's statistics, scale and shift unchanged.", fixed=True, column=True
     )
     batch_norm_momentum: float = setting(
         BATCH_NORM_MOMENTUM,
-        "Share of the moving statistics that a step keeps: 0.9 for runs of a few hundred steps, paper: 0.9997.",
+        "Share of the moving statistics kept at each step: 0.9 for runs of a few hundred steps; paper: 0.9997.",
         lower=0.0,
         upper=1.0,
     )

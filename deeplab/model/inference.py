@@ -18,17 +18,17 @@ class Inference:
 
     scales: tuple[float, ...] = setting(
         (1.0,),
-        "Sizes to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.",
+        "Scales to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.",
         lower=0.1,
         upper=10.0,
         compared=False,
     )
-    flip: bool = setting(False, "Average over the mirrored image, too.", compared=False)
+    flip: bool = setting(False, "Also average over the mirrored image.", compared=False)
     window_size: int = setting(
         0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", lower=0, compared=False
     )
     window_overlap: float = setting(
-        1 / 3, "Share of a window that the next one covers, too.", lower=0.0, upper=0.9, compared=False
+        1 / 3, "Share of a window that the next one also covers.", lower=0.0, upper=0.9, compared=False
     )
 
 

@@ -23,7 +23,9 @@ LATEST, BEST = "latest", "best"
 class CheckpointSettings:
     """Checkpoints."""
 
-    keep_checkpoints: int = setting(3, "Latest checkpoints to keep; the best is kept apart.", lower=1, compared=False)
+    keep_checkpoints: int = setting(
+        3, "Latest checkpoints to keep; the best is kept separately.", lower=1, compared=False
+    )
 
 
 class Checkpoints:

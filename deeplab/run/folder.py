@@ -37,7 +37,9 @@ class RunSettings:
 class LoadSettings:
     """Trained network."""
 
-    output_stride: int | None = setting(None, "Default: that of training.", choices=OUTPUT_STRIDES)
+    output_stride: int | None = setting(
+        None, "Input size over feature size. Default: as in training.", choices=OUTPUT_STRIDES
+    )
 
 
 @contextmanager

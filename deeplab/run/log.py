@@ -106,6 +106,10 @@ class RunLog:
         self._file.flush()
         self._events.write_record(step, split, record)
 
+    def write_pictures(self, step: int, split: str, pictures: dict[str, np.ndarray]) -> None:
+        """Pictures for TensorBoard (uint8 RGB [height, width, 3]), by tag."""
+        self._events.write_pictures(step, split, pictures)
+
     def write_best(self, step: int, mean_iou: float | None) -> None:
         """Also keeps the newest records as the best ones: `metrics_best.json`."""
         self._write_newest("metrics_best.json")

@@ -37,24 +37,28 @@ def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
 class LossSettings:
     """Loss."""
 
-    loss: str = setting("cross_entropy", "Loss; cross_entropy_dice is the textbook's sum.", choices=LOSSES, column=True)
+    loss: str = setting(
+        "cross_entropy", "Loss; cross_entropy_dice is the textbook's sum of both.", choices=LOSSES, column=True
+    )
     class_weights: str = setting(
         "none",
-        "Weights of the cross-entropy by the classes' pixels in the training split.",
+        "Weights of the cross-entropy, from each class's number of pixels in the training split.",
         choices=("none", "inverse_frequency"),
         column=True,
     )
-    label_smoothing: float = setting(0.0, "Share of a target spread over all classes.", lower=0.0, upper=0.99)
+    label_smoothing: float = setting(
+        0.0, "Share of each target that is spread over all classes.", lower=0.0, upper=0.99
+    )
     focal_gamma: float = setting(0.0, "Focal loss: cross-entropy times (1 - probability) ** this; 0: none.", lower=0.0)
     hard_pixel_fraction: float = setting(
         1.0,
-        "Hard-pixel mining: share of each image's valid pixels that counts, those with the largest cross-entropy.",
+        "Hard-pixel mining: count only this share of each image's valid pixels, those with the largest cross-entropy.",
         lower=1e-6,
         upper=1.0,
     )
     auxiliary_weight: float = setting(
         0.0,
-        "Weight of an auxiliary head's loss, on the last stage but one; 0: no such head.",
+        "Weight of the loss of an auxiliary head on the last stage but one; 0: no such head.",
         lower=0.0,
         fixed=True,
     )

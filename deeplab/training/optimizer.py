@@ -21,7 +21,7 @@ class OptimizerSettings:
     learning_rate: float = setting(0.007, "Peak learning rate.", lower=0.0, column=True)
     scale_learning_rate_from: int | None = setting(
         None,
-        "Batch size that --learning_rate is meant for: it is multiplied by --global_batch_size over this.",
+        "Batch size for which --learning_rate is meant; it is multiplied by --global_batch_size / this.",
         lower=1,
     )
     momentum: float = setting(0.9, "Momentum of sgd.", lower=0.0, upper=1.0)
@@ -30,8 +30,8 @@ class OptimizerSettings:
     )
     ema_momentum: float = setting(
         0.0,
-        "Share that a moving average of the weights keeps of itself a step, as 0.999; the average is what is scored "
-        "and kept as the best. 0: none.",
+        "Share that a moving average of the weights keeps per step, such as 0.999; the averaged weights are scored and "
+        "kept as the best. 0: no average.",
         lower=0.0,
         upper=0.999999,
         fixed=True,

@@ -23,7 +23,7 @@ class Plan:
     num_examples: int = 0
     global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1, column=True)
     train_steps: int = setting(
-        0, "Updates to make; 0: as --epochs says, else 30000 (the paper's).", lower=0, column=True
+        0, "Number of updates; 0: set by --epochs, else 30000 (the paper's).", lower=0, column=True
     )
     epochs: float = setting(
         0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0, column=True
@@ -31,19 +31,25 @@ class Plan:
     eval_every_epochs: float = setting(
         5.0, "Epochs between evaluations; 0: only at the end.", lower=0.0, compared=False
     )
-    plateau_patience: int = setting(0, "Evaluations without a better mIoU that lower the rate; 0: never.", lower=0)
-    plateau_factor: float = setting(0.5, "By how much a plateau lowers the rate.", lower=0.0, upper=1.0)
-    early_stopping_patience: int = setting(0, "Evaluations without a better mIoU that end it; 0: never.", lower=0)
+    plateau_patience: int = setting(
+        0, "Evaluations without a better mIoU before the learning rate is lowered; 0: never.", lower=0
+    )
+    plateau_factor: float = setting(
+        0.5, "Factor by which a plateau multiplies the learning rate.", lower=0.0, upper=1.0
+    )
+    early_stopping_patience: int = setting(
+        0, "Stop after this many evaluations without a better mIoU; 0: never.", lower=0
+    )
     checkpoint_steps: int = setting(
-        1000, "Steps between checkpoints; also at each evaluation.", lower=1, compared=False
+        1000, "Steps between checkpoints; each evaluation also saves one.", lower=1, compared=False
     )
     checkpoint_minutes: float = setting(
-        10.0, "At most so many minutes between checkpoints, too; 0: any.", lower=0.0, compared=False
+        10.0, "Also save after this many minutes without a checkpoint; 0: never.", lower=0.0, compared=False
     )
     log_every_steps: int = setting(20, "Steps between log lines and TensorBoard points.", lower=1, compared=False)
     profile_steps: tuple[int, ...] | None = setting(
         None,
-        "First and last step to trace with TensorFlow's profiler, as 100,110; few are enough.",
+        "First and last step to trace with TensorFlow's profiler, such as 100,110; a few are enough.",
         lower=1,
         compared=False,
     )

@@ -26,10 +26,10 @@ class StepSettings:
     """Training step."""
 
     accumulate_steps: int = setting(
-        1, "Micro-batches that a batch is gone through in, one after the other; saves memory.", lower=1
+        1, "Split each batch into this many micro-batches, run one after another; saves memory.", lower=1
     )
-    clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: any.", lower=0.0)
-    jit_compile: bool = setting(False, "Compile the step by XLA; on GPUs alone.")
+    clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: no limit.", lower=0.0)
+    jit_compile: bool = setting(False, "Compile the step with XLA; only on GPUs.")
 
 
 class ReplicaStep:

@@ -1,13 +1,13 @@
-"""The HTML page about a data set: what is odd, its classes and sizes, images with masks, and crops to train on."""
+"""The HTML page about a data set: oddities, classes and sizes, images with masks, and crops to train on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.pipeline import Crop
 from deeplab.view import page, pictures
 from deeplab.view.survey import Shown, Survey, fit, most_common_sizes
 from deeplab.view.template import Markup, Template
@@ -17,17 +17,8 @@ _SHOWN_SIZES = 4
 _MUCH_VOID = 0.4
 
 
-@dataclass(frozen=True)
-class Crop:
-    """What the network sees of an image: uint8 RGB [size, size, 3], and its mask, uint8 [size, size]."""
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray
-
-
 def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str, object]) -> str:
-    """The page as text; `facts` say what was looked at, and how crops are made."""
+    """The page as text; `facts` state what was examined and how crops are made."""
     labelled, void = _labelled_and_void(survey)
     tiles: dict[str, object] = {f"images in {split}": f"{len(part.sizes):,}" for split, part in survey.splits.items()}
     tiles |= {"classes": len(survey.class_names), "of all pixels are void": _share(void, labelled + void)}
@@ -100,7 +91,7 @@ def _figure(
 
 
 def _classes(survey: Survey) -> Markup:
-    """A table of the classes and void: share of the pixels of each split, and in how many images."""
+    """A table of the classes and void: for each split, their share of the pixels and the number of images."""
     heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
     total = np.sum([part.pixels for part in survey.splits.values()], 0)
     rows = []

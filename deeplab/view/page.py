@@ -1,4 +1,4 @@
-"""What all HTML pages have in common: one file each, which loads nothing from outside itself."""
+"""Shared by all HTML pages: each is one file, which loads nothing from outside."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ _TEMPLATE = Template(Path(__file__).with_name("page.html"))
 
 
 def render(title: str, tiles: Mapping[str, object], sections: Mapping[str, Markup]) -> str:
-    """A page as text: a heading, large numbers by what they are, sections by their headings; empty ones are omitted."""
+    """A page as text: a heading, large numbers by name, sections by heading; empty sections are omitted."""
     filled = _TEMPLATE.fill(
         "page",
         title=title,
@@ -36,7 +36,7 @@ def facts(items: Mapping[str, object]) -> Markup:
 
 
 def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
-    """The names of classes after each other, as `class_name` gives them."""
+    """The names of the classes in a row, in the form of `class_name`."""
     entries = (_TEMPLATE.fill("legend_entry", class_name=class_name(index, class_names)) for index in indices)
     return Markup(" ".join(entries))
 
@@ -49,7 +49,7 @@ def class_name(index: int, class_names: Sequence[str]) -> Markup:
 
 
 def image(picture: Image.Image, text: str, file_format: str, css_class: str = "") -> Markup:
-    """A picture inside the page, with a text for those who cannot see it; a JPEG is shrunk to `_LARGEST_SIDE`."""
+    """A picture inside the page, with an alternative text; a JPEG is shrunk to `_LARGEST_SIDE`."""
     if file_format == "JPEG":
         picture = picture.convert("RGB")
         picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))

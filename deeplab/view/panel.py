@@ -1,12 +1,24 @@
 """The pictures of an evaluation in TensorBoard: its first examples, the same each time, and the confusion matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from PIL import Image
 
+from deeplab.data.pipeline import Crop
 from deeplab.view import pictures
 
 LARGEST_PANEL = 8
+
+
+def first_batch(crops: Iterable[Crop], class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """TensorBoard's pictures of training crops, by tag: the image, and next to it the image with its mask on top."""
+    drawn = {}
+    for name, image, mask in crops:
+        row = pictures.side_by_side(Image.fromarray(image), pictures.overlay(image, mask))
+        entries = {index: class_names[index] for index, _ in pictures.class_shares(mask)}
+        drawn[f"pictures/first_batch/{name}"] = np.array(pictures.stack(row, pictures.legend(entries, row.width)))
+    return drawn
 
 
 class Panel:

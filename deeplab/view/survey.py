@@ -1,4 +1,4 @@
-"""What a data set holds, image by image: sizes, pixels of each class, what is odd, and examples worth looking at."""
+"""The contents of a data set, image by image: sizes, pixels per class, oddities, and examples worth looking at."""
 
 import hashlib
 import heapq
@@ -13,7 +13,7 @@ from PIL import Image
 from deeplab.data.palette import IGNORE_LABEL
 
 SMALL_AREA = 256
-"""Pixels: one cell of the network's output at stride 16. Less than that of a class is hardly seen by it."""
+"""Pixels: one cell of the network's output at stride 16. The network hardly sees a class with fewer pixels."""
 
 FEW_IMAGES = 5
 """A class in fewer training images than this can hardly be learnt."""
@@ -25,7 +25,7 @@ _SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class Shown:
-    """An example to show, shrunk to the page: image (uint8 RGB) and mask (uint8), its real size and why it is shown."""
+    """An example to show, shrunk for the page: image (uint8 RGB), mask (uint8), real size and reasons to show it."""
 
     split: str
     name: str
@@ -38,7 +38,7 @@ class Shown:
 
 @dataclass
 class SplitSurvey:
-    """One split: sizes (width, height) of its images; by index (int64 [256]) pixels, and images with any of them."""
+    """One split: its images' sizes (width, height); per class index (int64 [256]), its pixels and images with them."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -46,7 +46,7 @@ class SplitSurvey:
 
 
 class Survey:
-    """Takes every example once, and keeps numbers, and the pixels of the few examples that will be shown."""
+    """Takes every example once; keeps statistics, and the pixels of the few examples that will be shown."""
 
     def __init__(self, class_names: Sequence[str], seed: int = 0) -> None:
         self.class_names = tuple(class_names)
@@ -59,7 +59,7 @@ class Survey:
         self._only_background: list[str] = []
 
     def add(self, split: str, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-        """One example: uint8 RGB [height, width, 3] and class indices, uint8 [height, width]."""
+        """Takes one example: uint8 RGB [height, width, 3] and class indices, uint8 [height, width]."""
         pixels = np.bincount(mask.ravel(), minlength=256)
         survey = self.splits.setdefault(split, SplitSurvey())
         survey.sizes.append((mask.shape[1], mask.shape[0]))
@@ -77,7 +77,7 @@ class Survey:
         self._keep(split, name, image, mask, pixels)
 
     def _keep(self, split: str, name: str, image: np.ndarray, mask: np.ndarray, pixels: np.ndarray) -> None:
-        """Keeps the example for each reason that it is among the best for."""
+        """Keeps the example for each reason for which it is among the best."""
         scores = {
             "largest": float(mask.size),
             "smallest": -float(mask.size),
@@ -97,14 +97,14 @@ class Survey:
             (heapq.heappush if len(kept) < number else heapq.heapreplace)(kept, (score, -order, shown))
 
     def examples(self) -> list[Shown]:
-        """Those to show: the largest, the smallest, some at random, those with most void, and one for each class."""
+        """The examples to show: the largest, the smallest, some at random, most void, and one for each class."""
         chosen: dict[tuple[str, str], Shown] = {}
         reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
         for reason, kept in self._kept.items():
             for _, _, shown in sorted(kept, key=lambda item: item[:2], reverse=True):
                 key = shown.split, shown.name
                 index = self.class_names.index(reason[5:]) if reason[5:] in self.class_names else None
-                # A class that is to be seen already needs no image of its own.
+                # A class that is already visible needs no image of its own.
                 if index is None or not any(other.class_pixels[index] >= SMALL_AREA for other in chosen.values()):
                     chosen.setdefault(key, shown)
                 if key in chosen:
@@ -115,7 +115,7 @@ class Survey:
         ]
 
     def odd(self) -> list[str]:
-        """What may be wrong, in sentences."""
+        """Possible problems, in sentences."""
         return [*self._odd_classes(), *self._odd_images(), *self._repeated_images()]
 
     def _odd_classes(self) -> Iterable[str]:
@@ -142,7 +142,7 @@ class Survey:
             yield f"Nothing but background: {number}: {_listed(self._only_background)}."
 
     def _repeated_images(self) -> Iterable[str]:
-        """Images whose pixels are equal, across splits first."""
+        """Images with equal pixels, those across splits first."""
         across: list[str] = []
         within: list[str] = []
         unlike: list[str] = []

@@ -4,7 +4,7 @@
 
 Sources: arXiv 1706.05587 (atrous ResNet, section 3.1; ASPP with image pooling, section 3.3), arXiv 1512.03385 (ResNet),
 and for what they leave open the settings that Keras's ImageNet weights were trained with: strides in the first 1x1 of a
-stage, biases, epsilon 1.001e-5, BGR minus mean. It shares nothing with `deeplab/` but the drawn weights.
+stage, biases, epsilon 1.001e-5, BGR minus mean. It shares only the drawn weights with `deeplab/`.
 """
 
 import sys
@@ -21,7 +21,7 @@ MULTI_GRIDS = ((1, 1, 1), (1, 2, 4))
 NUM_CLASSES = 5
 HEIGHT, WIDTH = 321, 257
 SAMPLE = 7
-"""Logits are stored at every so manieth row and column, and as means over all pixels."""
+"""Logits are stored for every SAMPLE-th row and column, and as means over all pixels."""
 
 
 def variable(path, shape):

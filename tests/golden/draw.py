@@ -1,4 +1,4 @@
-"""Weights drawn by name, the same for every implementation of the network; NumPy alone."""
+"""Weights drawn by name, the same for every implementation of the network; needs only NumPy."""
 
 import zlib
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A variable of the network: float32 of `shape`, from a generator that its path seeds.
+    """A variable of the network: float32 of `shape`, from a generator that is seeded with its path.
 
-    `path` is "LAYER/VARIABLE" as Keras names them, `shape` as Keras has it: kernels [height, width, in, out]. Scales
-    keep activations of a few dozen residual blocks within float32's comfort.
+    `path` is "LAYER/VARIABLE" with Keras's names, `shape` is Keras's: kernels [height, width, in, out]. The scales keep
+    the activations of a few dozen residual blocks well within float32's range.
     """
     rng = np.random.default_rng(zlib.crc32(path.encode()))
     kind = path.rpartition("/")[2]
