@@ -259,6 +259,29 @@ def test_a_postponed_evaluation_of_the_last_step_is_run_once(tmp_path):
         assert (again.evaluated_at, again.calls) == (expected, [])
 
 
+def test_a_process_killed_while_it_evaluates_loses_no_step(tmp_path):
+    plan = make_plan(10, steps_per_epoch=5, global_batch_size=1)
+    run = Run(tmp_path, plan, val_ious=[0.1, 0.2])
+    run.evaluated_at = _Dying()
+    with pytest.raises(_Killed):
+        run.trainer.run()
+    again = Run(tmp_path, plan, val_ious=[0.1, 0.2])
+    assert checkpoint_step(again.restored) == 5
+    again.trainer.run()
+    assert (again.evaluated_at, sum(again.calls)) == ([5, 10], 5)
+
+
+class _Killed(BaseException):
+    """What no handler catches."""
+
+
+class _Dying(list):
+    """Ends the process, as it were, when something is noted in it."""
+
+    def append(self, item):
+        raise _Killed
+
+
 class _Signalling(list):
     """Sends SIGTERM when something is appended."""
 
