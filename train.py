@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
         require(options[RunSettings], "model_dir")
     if options[DownloadSettings].download:
         require(options[ShardSettings], "voc_dir")
-    strategy = make_strategy(options[DeviceSettings], options[StrategySettings].strategy)
     step = options[StepSettings]
+    strategy = make_strategy(options[DeviceSettings], options[StrategySettings].strategy, step.jit_compile)
     check_strategy(strategy, options[Plan].global_batch_size, step.accumulate_steps, step.jit_compile)
     set_precision(options[PrecisionSettings])
     set_seed(options[SeedSettings])
