@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
+from deeplab import api, export
 from deeplab.distribute import devices, gpus
 from deeplab.distribute.cluster import Cluster
 from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy
 from deeplab.errors import UsageError
+from deeplab.run.folder import LoadSettings
 
 
 @pytest.fixture
@@ -185,3 +187,34 @@ def test_a_gpu_in_use_keeps_its_memory_settings(play, monkeypatch, caplog):
 
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", fail)
     gpus.take_memory_as_needed()
+
+
+class Loading(Exception):
+    """The model would now be loaded, on the GPU."""
+
+
+@pytest.mark.parametrize("program", ["run", "export", "deeplab.export"])
+def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tmp_path, program):
+    """deeplab.predict and deeplab.load go through Model.from_run or Model.from_export."""
+    settings = play(2)
+
+    def load(*arguments):
+        assert [on for _, on in settings.growth] == [True, True]
+        raise Loading
+
+    monkeypatch.setattr(api, "load_model", load)
+    monkeypatch.setattr(export.folder, "load_model", load)
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    (tmp_path / api.DESCRIPTION).write_text('{"class_names": []}')
+    wanted = {
+        export.ExportSettings: export.ExportSettings(model_dir=tmp_path, export_dir=tmp_path / "new"),
+        LoadSettings: LoadSettings(),
+    }
+    monkeypatch.setattr(export, "Options", lambda classes: wanted)
+    start = {
+        "run": lambda: api.Model.from_run(tmp_path),
+        "export": lambda: api.Model.from_export(tmp_path),
+        "deeplab.export": lambda: export.main(["export"]),
+    }
+    with pytest.raises(Loading):
+        start[program]()
