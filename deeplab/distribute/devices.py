@@ -30,7 +30,8 @@ class StrategySettings:
 
     strategy: str = setting(
         "auto",
-        "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, else mirrored.",
+        "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, one_device for "
+        "--jit_compile on one GPU, else mirrored.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         compared=False,
     )
