@@ -21,7 +21,7 @@ from deeplab.distribute.numerics import PrecisionSettings, SeedSettings, set_pre
 from deeplab.distribute.workers import Workers
 from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train
+from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train, fetch_weights
 from deeplab.model.inference import Inference, make_predictor
 from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
         require(options[RunSettings], "model_dir")
     if options[DownloadSettings].download:
         require(options[ShardSettings], "voc_dir")
-    strategy = make_strategy(options[DeviceSettings], options[StrategySettings].strategy)
     step = options[StepSettings]
+    strategy = make_strategy(options[DeviceSettings], options[StrategySettings].strategy, step.jit_compile)
     check_strategy(strategy, options[Plan].global_batch_size, step.accumulate_steps, step.jit_compile)
     set_precision(options[PrecisionSettings])
     set_seed(options[SeedSettings])
@@ -93,7 +93,10 @@ def train(
     resumes = folder.has_checkpoint(model_dir)
     if resumes:
         folder.check_run(model_dir, config, options.as_flagfile(), options.fixed_names())
-    state = make_state(options, strategy, config, plan, has_weights=resumes or init_checkpoint is not None)
+    has_weights = resumes or init_checkpoint is not None
+    if workers.are_several:
+        fetch_weights(config, options[InitSettings], has_weights)
+    state = make_state(options, strategy, config, plan, has_weights)
     checkpoints = Checkpoints(
         model_dir / folder.CHECKPOINTS, output_dir / folder.CHECKPOINTS, state, options[CheckpointSettings]
     )

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.data.images import read_image
+from deeplab.distribute.gpus import take_memory_as_needed
 from deeplab.errors import DataError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, make_predictor, one_by_one, segmentation
@@ -54,6 +55,7 @@ class Model:
         inference: Inference = ONE_PASS,
     ) -> "Model":
         """The model of a run of train.py. For arguments see `Inference`; raises as `run.folder.load_model`."""
+        take_memory_as_needed()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
         return cls(make_segmenter(network, inference), config.class_names)
 
@@ -61,6 +63,7 @@ class Model:
     def from_export(cls, export_dir: str | Path) -> "Model":
         """The SavedModel that `deeplab.export` wrote; DataError without one."""
         path = Path(export_dir) / DESCRIPTION
+        take_memory_as_needed()
         try:
             class_names = tuple(json.loads(path.read_text(encoding="utf-8"))["class_names"])
             signature = tf.saved_model.load(str(export_dir)).signatures["images"]

@@ -26,6 +26,7 @@ from deeplab.api import DESCRIPTION, make_segmenter
 from deeplab.data.images import read_image
 from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.data.records import decode_image
+from deeplab.distribute.gpus import take_memory_as_needed
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
 from deeplab.model.deeplabv3 import ModelConfig
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> None:
     for module in ("tf2onnx", "onnxruntime") * wanted.onnx + ("ai_edge_litert.interpreter",) * wanted.tflite:
         _extra(module)
     images = [read_image(Path(argument)) for argument in argv[1:]]
+    take_memory_as_needed()
     model, config, checkpoint = folder.load_model(
         wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride
     )

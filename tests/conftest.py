@@ -1,5 +1,6 @@
 """Shared fixtures. TensorFlow sees four logical CPU devices, so that replicas can be tested anywhere."""
 
+import os
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 def pytest_configure(config):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # for the programs that tests start: expected values are those of CPUs
     tf.config.set_visible_devices([], "GPU")
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)

@@ -140,6 +140,19 @@ def test_kubernetes_manifest_names_the_workers(tmp_path):
     assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
 
 
+@pytest.mark.parametrize("version", ["1.29", None])
+def test_kubernetes_manifest_fits_the_published_schema(version):
+    """Without unknown fields. The schemas of 1.26 to 1.28 require both conditions of each podFailurePolicy rule."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    version = version or kubernetes_validate.latest_version()
+    service, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    for resource in (service, job):
+        kubernetes_validate.validate(resource, version, strict=True)
+    job["spec"]["completionmode"] = "Indexed"
+    with pytest.raises(kubernetes_validate.ValidationError, match="completionmode"):
+        kubernetes_validate.validate(job, version, strict=True)
+
+
 def test_ssh_launcher_starts_every_worker_and_returns_their_failure(tmp_path):
     """A local shell stands in for the remote one, and a script that records its arguments for train.py's Python."""
     project = tmp_path / "project with a space"

@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -10,14 +13,16 @@ import pytest
 import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
-from deeplab.model import backbone
+from deeplab.model import backbone, convolution
 from deeplab.model.backbone import atrous_backbone
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import (
     AlignedUpsampling,
+    InitSettings,
     ModelConfig,
     aspp_dilations,
     build_deeplabv3,
+    fetch_weights,
     freeze_batch_norm,
     without_auxiliary_head,
 )
@@ -121,15 +126,85 @@ def test_direct_dilated_convolution_equals_kerass(kernel_size, rate, padding):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_direct_form_is_used_only_where_it_has_a_gradient():
-    """CPU kernels have it through oneDNN for float32 and bfloat16; without oneDNN for no type."""
-    program = "import tensorflow as tf; from deeplab.model.convolution import direct_dilation_works as works; "
-    program += "print([works(tf.as_dtype(t)) for t in ('float32', 'bfloat16', 'float16')])"
-    for onednn, expected in (("1", "[True, True, False]"), ("0", "[False, False, False]")):
-        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn, "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        assert done.stdout.strip() == expected
-        assert "dilated convolutions have no gradient in float16" in done.stderr
+PROBE = """
+import tensorflow as tf
+from deeplab.model.convolution import direct_dilation_works
+for dtype in (tf.float32, tf.bfloat16, tf.float16):
+    image, kernel = tf.ones([1, 9, 9, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
+    try:
+        with tf.GradientTape() as tape:
+            tape.watch([image, kernel])
+            outputs = tf.nn.conv2d(image, kernel, 1, "SAME", dilations=2)
+        tape.gradient(outputs, [image, kernel])
+        has_gradient = True
+    except tf.errors.OpError:
+        has_gradient = False
+    print(dtype.name, has_gradient, direct_dilation_works(dtype))
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
+def test_direct_form_is_used_only_where_it_has_a_gradient(environment):
+    """Which types have one depends on the processor and on oneDNN: the machine is asked for each."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment
+    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=True)
+    answers = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, _, _ in answers] == ["float32", "bfloat16", "float16"]
+    for name, has_gradient, works in answers:
+        assert works == has_gradient
+        is_reported = f"dilated convolutions have no gradient in {name} here" in done.stderr
+        assert is_reported == (works == "False")
+
+
+def test_the_direct_form_is_probed_and_not_assumed(monkeypatch):
+    """Both answers of the probe give the same values and gradients."""
+    inputs = tf.random.stateless_normal([1, 9, 9, 2], [0, 1])
+    layer = AtrousConv2D(3, 3, padding="same", dilation_rate=2)
+    layer.build(inputs.shape)
+    results = []
+    for works in (convolution.direct_dilation_works(tf.float32), False):
+        monkeypatch.setattr(convolution, "direct_dilation_works", lambda dtype, works=works: works)
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(layer(inputs) ** 2)
+        results.append([value, tape.gradient(value, layer.kernel.value)])
+    for direct, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(direct, plain, rtol=1e-4, atol=1e-4)
+
+
+class Application:
+    """A Keras application whose weights are fetched as Keras does: straight into place, unless they are there."""
+
+    def __init__(self, path):
+        self.path, self.num_fetched = path, 0
+
+    def __call__(self, include_top, weights):
+        assert weights == "imagenet"
+        if not self.path.exists():
+            self.num_fetched += 1
+            with self.path.open("w") as file:
+                file.write("first half, ")
+                time.sleep(0.2)
+                file.write("second half")
+        assert self.path.read_text() == "first half, second half"
+
+
+def test_one_process_fetches_imagenets_weights_and_the_others_wait(tmp_path, monkeypatch):
+    """Threads stand in for processes: the lock is one of open files."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    application = Application(tmp_path / "weights.h5")
+    monkeypatch.setitem(backbone.BACKBONES, "resnet50", replace(backbone.BACKBONES["resnet50"], build=application))
+    config = ModelConfig(("a", "b"))
+    with ThreadPoolExecutor(4) as pool:
+        for fetched in [pool.submit(fetch_weights, config, InitSettings(), False) for _ in range(4)]:
+            fetched.result()
+    assert application.num_fetched == 1
+
+
+@pytest.mark.parametrize(("weights", "has_weights"), [("none", False), ("some.weights.h5", False), ("imagenet", True)])
+def test_nothing_is_fetched_without_need(tmp_path, monkeypatch, weights, has_weights):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    fetch_weights(ModelConfig(("a", "b")), InitSettings(backbone_weights=weights), has_weights)
+    assert not list(tmp_path.iterdir())
 
 
 def test_preprocessing_is_bgr_minus_imagenet_mean():

@@ -75,6 +75,23 @@ def test_frozen_layers_use_and_keep_their_statistics_in_training(inputs, slopes)
     np.testing.assert_array_equal(pair[0].moving_mean, pair[1].moving_mean)
 
 
+def test_a_single_value_has_variance_zero_where_the_kernel_gives_nan(monkeypatch):
+    """As cuDNN does for the image pooling of one image; NaN x 0 would stay in the moving variance for good."""
+    kernel = tf.raw_ops.FusedBatchNormV3
+
+    def cudnn(**arguments):
+        results = kernel(**arguments)
+        return results._replace(batch_variance=tf.fill(results.batch_variance.shape, np.nan))
+
+    monkeypatch.setattr(tf.raw_ops, "FusedBatchNormV3", cudnn)
+    plain, fused = make_pair()
+    inputs = tf.random.stateless_normal([1, 1, 1, SHAPE[-1]], [0, 1])
+    for layer in (plain, fused):
+        layer(inputs, training=True)
+    np.testing.assert_allclose(fused.moving_variance, plain.moving_variance, rtol=1e-6)
+    np.testing.assert_allclose(fused.moving_mean, plain.moving_mean, rtol=1e-6)
+
+
 def test_two_replicas_are_one(inputs):
     """Each normalises its part with the statistics of the whole, which are those of the fused form."""
     inputs = tf.concat([inputs, inputs * inputs], 0)

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_OF_THE_RUN = 12
+HANGS = 300
+"""Seconds after which a process no longer takes long, but hangs."""
 
 
 def tf_configs(num_workers):
@@ -43,7 +45,7 @@ def _run_workers(folder, num_replicas, options):
             environment = {**os.environ, "TF_CONFIG": config}
             processes.append(subprocess.Popen([*command, json.dumps(options)], env=environment, stdout=log, stderr=log))
     for index, process in enumerate(processes):
-        assert process.wait(timeout=240) == 0, (folder / f"{index}.log").read_text()[-3000:]
+        assert process.wait(timeout=HANGS) == 0, (folder / f"{index}.log").read_text()[-3000:]
     return [dict(np.load(output)) for output in outputs]
 
 
@@ -96,7 +98,7 @@ def _wait_for(folder, text, process):
     """Waits until the chief logs the text."""
     while text not in (folder / "0.log").read_text():
         assert process.poll() is None, (folder / "0.log").read_text()[-3000:]
-        time.sleep(0.1)
+        time.sleep(0.01)
 
 
 def _last_line(folder, index):
@@ -104,22 +106,33 @@ def _last_line(folder, index):
 
 
 def test_workers_that_are_killed_or_stopped_resume_together(shapes_dir, tmp_path):
-    """One is killed: the other ends with a reason. One gets a signal: both stop after one step. Then they finish."""
+    """One is killed: the other ends with a reason. One gets a signal: both stop after one step. Then they finish.
+
+    How many steps they make before the kill or signal arrives depends on the machine, but there is a limit: they wait
+    for each other.
+    """
     chief, other = _start(tmp_path, shapes_dir, tf_configs(2))
-    _wait_for(tmp_path, f"step 5/{STEPS_OF_THE_RUN}", chief)
+    _wait_for(tmp_path, f"step 3/{STEPS_OF_THE_RUN}", chief)
     other.kill()
-    assert chief.wait(timeout=60) == 1
+    assert chief.wait(timeout=HANGS) == 1
     assert _last_line(tmp_path, 0).startswith("train.py: another worker was lost (")
 
     chief, other = _start(tmp_path, shapes_dir, tf_configs(2))
-    _wait_for(tmp_path, f"step 7/{STEPS_OF_THE_RUN}", chief)
+    _wait_for(tmp_path, " at step ", chief)
+    resumed = _resumed_step(tmp_path)
+    assert 2 <= resumed < STEPS_OF_THE_RUN
+    _wait_for(tmp_path, f"step {resumed + 1}/{STEPS_OF_THE_RUN}", chief)
     other.send_signal(signal.SIGUSR1)
-    assert (chief.wait(timeout=60), other.wait(timeout=60)) == (75, 75)
-    assert "ckpt-4 at step 4" in (tmp_path / "0.log").read_text()
+    assert (chief.wait(timeout=HANGS), other.wait(timeout=HANGS)) == (75, 75)
     steps = [re.search(r"stopped after step (\d+),", _last_line(tmp_path, index)).group(1) for index in range(2)]
     assert steps[0] == steps[1]
 
     for process in _start(tmp_path, shapes_dir, tf_configs(2)):
-        assert process.wait(timeout=120) == 0
-    assert f"ckpt-{steps[0]} at step {steps[0]}" in (tmp_path / "0.log").read_text()
+        assert process.wait(timeout=HANGS) == 0
+    assert _resumed_step(tmp_path) == int(steps[0])
     assert f"step {STEPS_OF_THE_RUN}/{STEPS_OF_THE_RUN}" in (tmp_path / "0.log").read_text()
+
+
+def _resumed_step(folder):
+    """The step of the checkpoint from which the chief resumed."""
+    return int(re.search(r"ckpt-(\d+) at step \1\b", (folder / "0.log").read_text()).group(1))

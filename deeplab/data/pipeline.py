@@ -70,6 +70,8 @@ def training_batches(
         .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
         .map(decode, num_parallel_calls=PARALLEL_CALLS)
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
+        # Known to be endless: otherwise workers would ask each other for each batch whether there is one.
+        .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         .prefetch(PREFETCHED_BATCHES)
     )
     return dataset.with_options(_options())

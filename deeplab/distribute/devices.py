@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
+from deeplab.distribute import gpus
 from deeplab.distribute.cluster import find_cluster
 from deeplab.errors import UsageError
 from deeplab.progress import Progress
@@ -29,13 +30,14 @@ class StrategySettings:
 
     strategy: str = setting(
         "auto",
-        "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, else mirrored.",
+        "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, one_device for "
+        "--jit_compile on one GPU, else mirrored.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         compared=False,
     )
 
 
-def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distribute.Strategy:
+def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: bool = False) -> tf.distribute.Strategy:
     """One replica per GPU, or per logical CPU device without a GPU or if `num_gpus` is 0; on all workers.
 
     Call it before TensorFlow runs its first operation, since it may split the CPU and start a server.
@@ -43,6 +45,7 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distrib
     Args:
         devices: how many GPUs to use on each worker, or how many logical devices to split each CPU into.
         name: a choice of `StrategySettings`.
+        jit_compile: whether XLA will compile the step; on one GPU, `auto` is then `one_device`.
 
     Raises:
         UsageError: more GPUs than there are, GPUs together with CPU replicas, or no cluster for multi_worker.
@@ -53,7 +56,7 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distrib
         raise UsageError("--strategy=multi_worker: neither TF_CONFIG nor srun names more than one worker")
     if name == "one_device" and (num_cpu_replicas > 1 or (num_gpus or 0) > 1):
         raise UsageError("--strategy=one_device: for one GPU or one CPU replica")
-    num_gpus = _set_devices(1 if name == "one_device" and num_gpus is None else num_gpus, num_cpu_replicas)
+    num_gpus = _set_devices(num_gpus, num_cpu_replicas, most=1 if name == "one_device" else None)
     kind, number = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpu_replicas)
     replicas = f"{number} {kind} replica{'s' * (number != 1)}"
     if cluster is not None:
@@ -64,27 +67,39 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored") -> tf.distrib
             logger.setLevel(logging.WARNING)  # the chief logs for all
             Progress.is_shown = False
         logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
     logger.info(replicas)
-    if name == "one_device":
+    if name == "one_device" or (name == "auto" and jit_compile and kind == "GPU" and number == 1):
         return tf.distribute.OneDeviceStrategy(f"{kind}:0")
     return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(number)])
 
 
-def _set_devices(num_gpus: int | None, num_cpu_replicas: int) -> int:
-    """Makes the requested devices visible; returns the number of GPUs."""
-    gpus = tf.config.list_physical_devices("GPU")
+def _communication(kind: str) -> tf.distribute.experimental.CommunicationOptions:
+    """How workers sum. By default TensorFlow sums over gRPC even between GPUs."""
+    choices = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(
+        implementation=choices.NCCL if kind == "GPU" else choices.RING
+    )
+
+
+def _set_devices(num_gpus: int | None, num_cpu_replicas: int, most: int | None) -> int:
+    """Makes the requested devices visible, by default at most this many GPUs; returns the number of GPUs."""
+    present = tf.config.list_physical_devices("GPU")
     if num_gpus is None:
-        num_gpus = len(gpus) if num_cpu_replicas == 1 else 0
-    if num_gpus > len(gpus):
+        num_gpus = len(present[:most]) if num_cpu_replicas == 1 else 0
+        if not present and num_cpu_replicas == 1 and (reason := gpus.reason_without()):
+            logger.warning("USING THE CPU: %s", reason)
+    if num_gpus > len(present):
+        reason = None if present else gpus.reason_without()
         raise UsageError(
-            f"--num_gpus={num_gpus}: TensorFlow sees {len(gpus)} GPU{'s' * (len(gpus) != 1)} here; "
-            "use fewer, or 0 for the CPU (is tensorflow[and-cuda] installed?)"
+            f"--num_gpus={num_gpus}: TensorFlow sees {len(present)} GPU{'s' * (len(present) != 1)} here; use fewer, "
+            f"or 0 for the CPU ({reason or 'is tensorflow[and-cuda] installed?'})"
         )
     if num_gpus and num_cpu_replicas > 1:
         raise UsageError(f"--num_cpu_replicas={num_cpu_replicas}: only with --num_gpus=0")
-    tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
-    for gpu in gpus[:num_gpus]:
+    tf.config.set_visible_devices(present[:num_gpus], "GPU")
+    for gpu in present[:num_gpus]:
+        gpus.check(gpu)
         tf.config.experimental.set_memory_growth(gpu, True)
     if num_cpu_replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
@@ -110,6 +125,11 @@ def check_strategy(
     check_batch_size("global_batch_size", global_batch_size, strategy.num_replicas_in_sync, accumulate_steps)
     if jit_compile and "GPU" not in strategy.extended.worker_devices[0]:
         raise UsageError("--jit_compile: only on GPUs; XLA cannot compile this step for the CPU")
+    if jit_compile and not isinstance(strategy, tf.distribute.OneDeviceStrategy):
+        raise UsageError(
+            "--jit_compile: only on one GPU; TensorFlow cannot compile the step of mirrored replicas; use --num_gpus=1 "
+            "with --strategy=auto or one_device, or leave it out"
+        )
 
 
 def check_batch_size(flag: str, batch_size: int, num_replicas: int, accumulate_steps: int = 1) -> None:

@@ -1,5 +1,6 @@
 """How a program computes: precision, seeds, and whether the same run gives the same bits."""
 
+import os
 from dataclasses import dataclass
 
 import keras
@@ -7,6 +8,9 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from deeplab.settings import setting
+
+PERSISTENT_BATCH_NORM = "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"
+"""TensorFlow reads this environment variable when it first runs a batch normalisation."""
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -30,8 +34,16 @@ class SeedSettings:
 
 
 def set_precision(settings: PrecisionSettings) -> None:
-    """Sets Keras's dtype policy."""
+    """Sets Keras's dtype policy, and for half precisions cuDNN's kernels of batch normalisation that read NHWC.
+
+    Without those, TensorFlow transposes to NCHW and back around each batch normalisation on a GPU. The caveat is
+    cuDNN's: an input with a range too large for their scaled integer sums gives values that are not finite, which ends
+    a run with an error. `TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT=0` in the environment keeps the slower kernels.
+    Call it before the first operation on a GPU.
+    """
     keras.config.set_dtype_policy(_POLICIES[settings.precision])
+    if settings.precision != "float32":
+        os.environ.setdefault(PERSISTENT_BATCH_NORM, "1")
 
 
 def set_seed(settings: SeedSettings) -> None:

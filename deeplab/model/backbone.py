@@ -1,14 +1,17 @@
 """Keras applications made atrous: strides beyond the output stride become dilation; names and weights are kept."""
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
+from deeplab.files import locked
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.normalization import BatchNormalization
 
@@ -106,6 +109,19 @@ def atrous_backbone(
             atrous.get_layer(layer.name).set_weights(layer.get_weights())
     outputs = [atrous.output, atrous.get_layer(backbone.auxiliary_layer).output]
     return keras.Model(atrous.input, outputs, name=atrous.name)
+
+
+def fetch_imagenet(name: str) -> None:
+    """Puts the weights into Keras's cache, unless they are there; other processes with the same cache wait meanwhile.
+
+    Keras itself downloads into place, so that two processes damage each other's file. Not for a strategy's scope: with
+    several workers a variable is created by all of them at the same time, so that a worker that waits stops the others.
+    """
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    if not os.access(home, os.W_OK):
+        home = Path("/tmp/.keras")  # as Keras does
+    with locked(home / "models", waits=True):
+        _build_base(BACKBONES[name], name, "imagenet")
 
 
 def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Model:

@@ -10,7 +10,14 @@ import keras
 import tensorflow as tf
 
 from deeplab.errors import UsageError
-from deeplab.model.backbone import BACKBONES, BATCH_NORM_MOMENTUM, NO_MULTI_GRID, OUTPUT_STRIDES, atrous_backbone
+from deeplab.model.backbone import (
+    BACKBONES,
+    BATCH_NORM_MOMENTUM,
+    NO_MULTI_GRID,
+    OUTPUT_STRIDES,
+    atrous_backbone,
+    fetch_imagenet,
+)
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.normalization import BatchNormalization
@@ -191,6 +198,12 @@ def build_deeplabv3(
     auxiliary = conv_bn_relu(auxiliary, 3, 1, name="auxiliary")
     auxiliary = _classify(auxiliary, images, config, min(config.output_stride, 16), "auxiliary_")
     return keras.Model(images, [logits, auxiliary], name="deeplabv3_and_auxiliary")
+
+
+def fetch_weights(config: ModelConfig, init: InitSettings, has_weights: bool) -> None:
+    """Fetches what `build_to_train` will read; see `backbone.fetch_imagenet`."""
+    if init.backbone_weights == "imagenet" and not has_weights:
+        fetch_imagenet(config.backbone)
 
 
 def build_to_train(

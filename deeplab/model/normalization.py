@@ -29,7 +29,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if training:
             count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-            variance *= (count - 1.0) / count  # undo the kernel's Bessel correction, which Keras does not apply
+            # Undoes the kernel's Bessel correction, which Keras does not apply. cuDNN gives NaN for a single value.
+            variance = tf.where(count > 1.0, variance * (count - 1.0) / count, 0.0)
             for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
         return outputs

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +23,9 @@ from deeplab.program.reference import help_text
 from deeplab.settings import Classes, define
 
 _HELP_FLAGS = {"-h", "-?", *(f"{dashes}help{which}" for dashes in ("-", "--") for which in ("", "short", "full"))}
+_SHOW_ALL = "TF_CPP_MIN_LOG_LEVEL"
+"""An environment variable: with 0 nothing is filtered, see `quiet`, and tracebacks are shown."""
+
 _LOST_WORKER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -30,6 +34,9 @@ _LOST_WORKER = (
     tf.errors.InternalError,
 )
 """Raised by collective operations when a worker is lost."""
+
+_OF_A_GPU = re.compile(r"CUDA|cu_?DNN|cuBLAS|cuSOLVER|cuFFT|DNN library|\bGPU\b|\bXid\b", re.IGNORECASE)
+"""In TensorFlow's words about a failure of this worker's own GPU, of the same classes as those of a lost worker."""
 
 
 def run(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
@@ -72,6 +79,10 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
         _fail(DeepLabError(_explain(error)))
     except OSError as error:
         _fail(DeepLabError(str(error)))
+    except RuntimeError as error:
+        if not _is_from_tensorflow(error):
+            raise
+        _fail(DeepLabError(f"{type(error).__name__} in TensorFlow: {_words(error)} ({_SHOW_ALL}=0 shows where)"))
 
 
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:
@@ -111,6 +122,30 @@ def _explain(error: tf.errors.OpError) -> str:
             f"use --precision=bfloat16 ({reason})"
         )
     if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
-        name = type(error).__name__
-        return f"another worker was lost ({name}); restart all workers: they resume from the newest checkpoint"
+        restart = "restart all workers: they resume from the newest checkpoint"
+        if "NCCL" in error.message:
+            return f"the sum over GPUs failed, here or because another worker was lost ({reason}); {restart}"
+        if _OF_A_GPU.search(error.message):
+            return f"a GPU of this worker failed ({reason}); {restart}"
+        return f"another worker was lost ({reason}); {restart}"
     return reason
+
+
+def _is_from_tensorflow(error: RuntimeError) -> bool:
+    """Whether TensorFlow or Keras raised it, and not our code, whose errors need their traceback."""
+    if os.environ.get(_SHOW_ALL) == "0":
+        return False
+    first: BaseException = error
+    while isinstance(first.__context__, type(error)):  # raised again by AutoGraph, from its own code
+        first = first.__context__
+    place = Path(traceback.extract_tb(first.__traceback__)[-1].filename)
+    libraries = [sys.modules[name].__file__ for name in ("tensorflow", "keras") if name in sys.modules]
+    return any(library and place.is_relative_to(Path(library).parent) for library in libraries)
+
+
+def _words(error: RuntimeError) -> str:
+    """The message in one line, without AutoGraph's list of places."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    raised = [line for line in lines if line.startswith(f"{type(error).__name__}: ")]
+    words = raised[-1].partition(": ")[2] if raised and lines[0] == "in user code:" else lines[0]
+    return words[:300]

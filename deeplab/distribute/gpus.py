@@ -1,0 +1,84 @@
+"""What TensorFlow says too quietly about GPUs: those that it does not see, and those that its wheel has no code for."""
+
+import importlib.util
+import logging
+import os
+import re
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab.errors import UsageError
+
+logger = logging.getLogger("deeplab")
+
+PCI_DEVICES, DRIVER = Path("/sys/bus/pci/devices"), Path("/dev/nvidiactl")
+_NVIDIA, _DISPLAY = "0x10de", "0x03"
+"""PCI vendor, and the start of the class of all display controllers: NVIDIA also makes audio devices and bridges."""
+
+
+def take_memory_as_needed() -> None:
+    """Leaves memory of the GPUs to other programs: TensorFlow's default is to take all of it at its start.
+
+    Changes nothing if TensorFlow already uses the GPUs, as it may in a program that uses this package as a library.
+    """
+    try:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except (RuntimeError, ValueError) as error:
+        logger.info("memory of the GPUs: left as it is (%s)", error)
+
+
+def reason_without() -> str | None:
+    """NVIDIA GPUs on the PCI bus, on Linux, and why TensorFlow sees none; None without one, or if they are hidden."""
+    number = sum(_is_nvidia_gpu(device) for device in PCI_DEVICES.glob("*"))
+    if not number or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return None
+    if not tf.sysconfig.get_build_info().get("is_cuda_build"):
+        cause = "this TensorFlow is built without CUDA"
+    elif not DRIVER.exists():
+        cause = "no NVIDIA driver is loaded, or this container has no access to it (docker run --gpus=all)"
+    elif importlib.util.find_spec("nvidia") is None:
+        cause = "the CUDA libraries are not installed"
+    else:
+        cause = "the driver may be too old; TF_CPP_MIN_LOG_LEVEL=0 shows TensorFlow's reason"
+    return (
+        f"this machine has {number} NVIDIA GPU{'s' * (number > 1)} that TensorFlow does not see: {cause}; "
+        "pip install 'tensorflow[and-cuda]' installs the CUDA libraries"
+    )
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    try:
+        vendor, kind = (device.joinpath(name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+    except (OSError, ValueError):
+        return False
+    return vendor == _NVIDIA and kind.startswith(_DISPLAY)
+
+
+def check(gpu: tf.config.PhysicalDevice) -> None:
+    """Warns about a GPU for which TensorFlow's wheel has only portable code; UsageError if it has none at all.
+
+    Code for sm_XY runs on GPUs of compute capability X.Z from Z = Y on. compute_XY adds portable code, which the driver
+    compiles for any later GPU.
+    """
+    details = tf.config.experimental.get_device_details(gpu)
+    built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+    parsed = [code for each in built_for if (code := re.fullmatch(r"(sm|compute)_(\d+)(\d)", each))]
+    if "compute_capability" not in details or not parsed:
+        return
+    capability = major, minor = details["compute_capability"]
+    codes = [(code[1], (int(code[2]), int(code[3]))) for code in parsed]
+    if any(built[0] == major and built <= capability for _, built in codes):
+        return
+    about = (
+        f"{details.get('device_name', gpu.name)}: compute capability {major}.{minor}, and TensorFlow {tf.__version__} "
+        f"is built for {', '.join(built_for)}"
+    )
+    if not any(kind == "compute" and built < capability for kind, built in codes):
+        raise UsageError(f"{about}; it cannot use this GPU: choose others with CUDA_VISIBLE_DEVICES, or --num_gpus=0")
+    logger.warning(
+        "%s: its kernels are compiled at the start, which may take half an hour or fail with CUDA_ERROR_INVALID_PTX; "
+        "a TensorFlow that is built for this GPU does not need that",
+        about,
+    )

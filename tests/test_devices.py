@@ -1,0 +1,220 @@
+"""The choice of devices, with GPUs played by stand-ins: no GPU is needed."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from deeplab import api, export
+from deeplab.distribute import devices, gpus
+from deeplab.distribute.cluster import Cluster
+from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy
+from deeplab.errors import UsageError
+from deeplab.run.folder import LoadSettings
+
+
+@pytest.fixture
+def play(monkeypatch):
+    """Plays a machine with this many GPUs of this compute capability; strategies are (their name, arguments)."""
+
+    def machine(num_gpus, capability=(9, 0), built_for=("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")):
+        present = [SimpleNamespace(name=f"/physical_device:GPU:{index}") for index in range(num_gpus)]
+        settings = SimpleNamespace(growth=[], visible=None)
+        config = tf.config
+        monkeypatch.setattr(config, "list_physical_devices", lambda kind=None: present if kind == "GPU" else ["CPU:0"])
+        monkeypatch.setattr(config, "set_visible_devices", lambda shown, kind: setattr(settings, "visible", shown))
+        monkeypatch.setattr(config.experimental, "set_memory_growth", lambda gpu, on: settings.growth.append((gpu, on)))
+        details = {"device_name": "NVIDIA Test", "compute_capability": capability}
+        monkeypatch.setattr(config.experimental, "get_device_details", lambda gpu: details)
+        build = {"is_cuda_build": True, "cuda_compute_capabilities": list(built_for)}
+        monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: build)
+        for name in ("OneDeviceStrategy", "MirroredStrategy", "MultiWorkerMirroredStrategy"):
+            monkeypatch.setattr(tf.distribute, name, type(name, (), {"__init__": _keep_arguments}))
+        return settings
+
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return machine
+
+
+def _keep_arguments(self, *arguments, **named):
+    self.arguments, self.named = arguments, named
+    first = arguments[0] if arguments else "GPU:0"
+    self.extended = SimpleNamespace(worker_devices=first if isinstance(first, list) else [first])
+    self.num_replicas_in_sync = len(self.extended.worker_devices)
+
+
+def _chosen(strategy):
+    return type(strategy).__name__, *strategy.arguments
+
+
+def test_one_device_takes_the_first_gpu_or_the_cpu(play):
+    play(2)
+    assert _chosen(make_strategy(DeviceSettings(), "one_device")) == ("OneDeviceStrategy", "GPU:0")
+    play(0)
+    assert _chosen(make_strategy(DeviceSettings(), "one_device")) == ("OneDeviceStrategy", "CPU:0")
+    with pytest.raises(UsageError, match="--num_gpus=1: TensorFlow sees 0 GPUs"):
+        make_strategy(DeviceSettings(1), "one_device")
+
+
+def test_xla_gets_the_strategy_that_it_can_compile_for(play):
+    play(1)
+    assert _chosen(make_strategy(DeviceSettings(), "auto")) == ("MirroredStrategy", ["GPU:0"])
+    strategy = make_strategy(DeviceSettings(), "auto", jit_compile=True)
+    assert _chosen(strategy) == ("OneDeviceStrategy", "GPU:0")
+    check_strategy(strategy, 16, 1, jit_compile=True)
+
+
+@pytest.mark.parametrize(("num_gpus", "name"), [(1, "mirrored"), (2, "auto")])
+def test_xla_is_rejected_for_mirrored_replicas(play, num_gpus, name):
+    play(num_gpus)
+    strategy = make_strategy(DeviceSettings(), name, jit_compile=True)
+    assert _chosen(strategy)[0] == "MirroredStrategy"
+    with pytest.raises(UsageError, match=r"^--jit_compile: only on one GPU; .*--num_gpus=1"):
+        check_strategy(strategy, 16, 1, jit_compile=True)
+    check_strategy(strategy, 16, 1, jit_compile=False)
+
+
+def test_xla_is_rejected_on_the_cpu(play):
+    play(0)
+    with pytest.raises(UsageError, match="only on GPUs"):
+        check_strategy(make_strategy(DeviceSettings(), "auto", jit_compile=True), 16, 1, jit_compile=True)
+
+
+@pytest.mark.parametrize(("num_gpus", "implementation"), [(2, "NCCL"), (0, "RING")])
+def test_workers_sum_by_nccl_on_gpus_and_by_ring_on_cpus(play, monkeypatch, num_gpus, implementation):
+    play(num_gpus)
+    monkeypatch.setattr(devices, "find_cluster", lambda: Cluster(("a:1", "b:1"), 0))
+    monkeypatch.setenv("TF_CONFIG", "")  # so that it is reset afterwards
+    strategy = make_strategy(DeviceSettings(), "auto")
+    options = strategy.named["communication_options"]
+    assert options.implementation.value == implementation
+
+
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [((6, 1), None), ((7, 5), None), ((8, 6), None), ((9, 0), None), ((10, 0), "PTX"), ((12, 0), "PTX")],
+)
+def test_a_gpu_newer_than_the_wheel_is_reported(play, caplog, capability, words):
+    play(1, capability)
+    make_strategy(DeviceSettings())
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    if words is None:
+        assert not warnings
+    else:
+        (line,) = warnings
+        assert line.startswith(f"NVIDIA Test: compute capability {capability[0]}.0, and TensorFlow {tf.__version__} is")
+        assert words in line
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for"), [((5, 2), ("sm_60", "compute_90")), ((9, 0), ("sm_80", "sm_100"))]
+)
+def test_a_gpu_that_the_wheel_has_no_code_for_is_rejected(play, capability, built_for):
+    play(1, capability, built_for)
+    with pytest.raises(UsageError, match=r"NVIDIA Test: compute capability \d\.\d.* cannot use this GPU"):
+        make_strategy(DeviceSettings())
+
+
+def test_this_wheel_says_what_it_is_built_for():
+    built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+    if not tf.test.is_built_with_cuda():
+        pytest.skip("TensorFlow is built without CUDA")
+    assert built_for
+    assert all(each.startswith(("sm_", "compute_")) for each in built_for)
+
+
+@pytest.fixture
+def pci(tmp_path, monkeypatch):
+    """A function that adds a device to a PCI bus that is empty otherwise."""
+    bus = tmp_path / "pci"
+    bus.mkdir()
+    monkeypatch.setattr(gpus, "PCI_DEVICES", bus)
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "nvidiactl")
+
+    def add(vendor, kind):
+        device = bus / f"0000:0{len(list(bus.iterdir()))}:00.0"
+        device.mkdir()
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+
+    return add
+
+
+def _warnings_of(caplog, *arguments):
+    caplog.clear()
+    make_strategy(*arguments)
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_gpus_that_tensorflow_does_not_see_are_reported(play, pci, caplog, monkeypatch):
+    play(0)
+    pci("0x10de", "0x040300")  # the audio device of a graphics card
+    pci("0x1002", "0x030000")  # another maker's
+    assert _warnings_of(caplog, DeviceSettings()) == []
+    pci("0x10de", "0x030200")
+    pci("0x10de", "0x030000")
+    (line,) = _warnings_of(caplog, DeviceSettings())
+    assert "2 NVIDIA GPUs that TensorFlow does not see: no NVIDIA driver" in line
+    assert "pip install 'tensorflow[and-cuda]'" in line
+    with pytest.raises(UsageError, match=r"--num_gpus=1: TensorFlow sees 0 GPUs.*no NVIDIA driver"):
+        make_strategy(DeviceSettings(1))
+
+    gpus.DRIVER.touch()
+    monkeypatch.setattr(gpus.importlib.util, "find_spec", lambda name: None)
+    assert "the CUDA libraries are not installed" in _warnings_of(caplog, DeviceSettings())[0]
+    monkeypatch.setattr(gpus.importlib.util, "find_spec", lambda name: "found")
+    assert "the driver may be too old" in _warnings_of(caplog, DeviceSettings())[0]
+
+
+def test_a_cpu_by_choice_is_not_reported(play, pci, caplog, monkeypatch):
+    play(0)
+    pci("0x10de", "0x030200")
+    assert len(_warnings_of(caplog, DeviceSettings())) == 1
+    assert _warnings_of(caplog, DeviceSettings(0)) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert _warnings_of(caplog, DeviceSettings()) == []
+
+
+def test_a_gpu_in_use_keeps_its_memory_settings(play, monkeypatch, caplog):
+    settings = play(2)
+    gpus.take_memory_as_needed()
+    assert [on for _, on in settings.growth] == [True, True]
+
+    def fail(gpu, on):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", fail)
+    gpus.take_memory_as_needed()
+
+
+class Loading(Exception):
+    """The model would now be loaded, on the GPU."""
+
+
+@pytest.mark.parametrize("program", ["run", "export", "deeplab.export"])
+def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tmp_path, program):
+    """deeplab.predict and deeplab.load go through Model.from_run or Model.from_export."""
+    settings = play(2)
+
+    def load(*arguments):
+        assert [on for _, on in settings.growth] == [True, True]
+        raise Loading
+
+    monkeypatch.setattr(api, "load_model", load)
+    monkeypatch.setattr(export.folder, "load_model", load)
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    (tmp_path / api.DESCRIPTION).write_text('{"class_names": []}')
+    wanted = {
+        export.ExportSettings: export.ExportSettings(model_dir=tmp_path, export_dir=tmp_path / "new"),
+        LoadSettings: LoadSettings(),
+    }
+    monkeypatch.setattr(export, "Options", lambda classes: wanted)
+    start = {
+        "run": lambda: api.Model.from_run(tmp_path),
+        "export": lambda: api.Model.from_export(tmp_path),
+        "deeplab.export": lambda: export.main(["export"]),
+    }
+    with pytest.raises(Loading):
+        start[program]()

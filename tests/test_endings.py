@@ -1,0 +1,107 @@
+"""How a program ends: one line for what a user can fix, a traceback for a fault of this project's own code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from deeplab.program import run as run_module
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FAILING = {
+    "merge_call": """
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    @tf.function
+    def inner():
+        tf.distribute.get_replica_context().merge_call(lambda strategy: None)
+    strategy.run(lambda: inner())
+""",
+    "library": """
+    tf.config.list_logical_devices()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [])
+""",
+    "own": """
+    raise RuntimeError("our own fault")
+""",
+    "own, traced": """
+    @tf.function
+    def outer():
+        fail()
+    def fail():
+        raise RuntimeError("our own fault")
+    outer()
+""",
+    "own, in a layer": """
+    import keras
+    class Layer(keras.layers.Layer):
+        def call(self, inputs):
+            raise RuntimeError("our own fault")
+    tf.function(lambda inputs: Layer()(inputs))(tf.ones([1]))
+""",
+}
+
+
+def _end(tmp_path, code, **environment):
+    (tmp_path / "program.py").write_text(
+        f"from deeplab.program.run import run\nimport tensorflow as tf\n\ndef main(argv):{code}\nrun(main, (), '')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("merge_call", "`merge_call` called while defining a new graph"), ("library", "be modified")]
+)
+def test_an_error_of_tensorflows_python_ends_in_one_line(tmp_path, name, words):
+    done = _end(tmp_path, FAILING[name])
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("program.py: RuntimeError in TensorFlow: ")
+    assert words in line
+    assert line.endswith(" (TF_CPP_MIN_LOG_LEVEL=0 shows where)")
+
+
+def test_its_traceback_is_shown_on_request(tmp_path):
+    done = _end(tmp_path, FAILING["library"], TF_CPP_MIN_LOG_LEVEL="0")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["own", "own, traced", "own, in a layer"])
+def test_an_error_of_our_own_code_shows_its_traceback(tmp_path, name):
+    done = _end(tmp_path, FAILING[name])
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "our own fault" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "start"),
+    [
+        ("UnavailableError", "Collective ops is aborted by: Connection reset by peer", "another worker was lost"),
+        ("InternalError", "Failed to connect to remote worker", "another worker was lost"),
+        ("InternalError", "NCCL: unhandled system error", "the sum over GPUs failed, here or because another worker"),
+        ("InternalError", "cuDNN launch failure : input shape ([4,65,65,64])", "a GPU of this worker failed"),
+        ("InternalError", "Failed to launch CUDA kernel: CUDA_ERROR_ILLEGAL_ADDRESS", "a GPU of this worker failed"),
+        ("InternalError", "Blas xGEMM launch failed: CUBLAS_STATUS_EXECUTION_FAILED", "a GPU of this worker failed"),
+    ],
+)
+def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, start):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({}))
+    line = run_module._explain(getattr(tf.errors, error)(None, None, message))
+    assert line.startswith(start)
+    assert f"({error}: {message})" in line
+    assert line.endswith("; restart all workers: they resume from the newest checkpoint")
+
+
+def test_a_worker_alone_says_only_why(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    line = run_module._explain(tf.errors.InternalError(None, None, "cuDNN launch failure"))
+    assert line == "InternalError: cuDNN launch failure"
