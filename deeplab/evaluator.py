@@ -45,7 +45,7 @@ class EvaluationSettings:
 
 
 class Evaluator:
-    """Scores one split at each call, with the current weights. Do not use it after an interrupted evaluation.
+    """Scores one split per call, with the current weights. Do not use it after an interrupted evaluation.
 
     Args:
         strategy: its replicas share each batch.

@@ -1,4 +1,4 @@
-"""What is done to training images: geometry on the host, colours on the device that trains."""
+"""Augmentation of training images: geometry on the host, colours on the device that trains."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Augmentation:
             raise UsageError(f"--resize_size={self.resize_size}: smaller than --crop_size={self.crop_size}")
 
     def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Image and label of any size -> the crop and, in `shifts` (float32 [3]), what `finish` will do to its colours.
+        """Image and label of any size -> the crop, and in `shifts` (float32 [3]) the colour shifts for `finish`.
 
         seed: int [2]; the same seed gives the same result.
         """
@@ -54,14 +54,14 @@ class Augmentation:
         return {"image": image, "label": label[..., 0], "shifts": shifts}
 
     def finish(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A batch of the above -> one with its colours shifted: images then are float32.
+        """Shifts the colours of a batch of crops; the images are float32 afterwards.
 
-        For the compiled step: on an accelerator this costs next to nothing, on the host more than making the crop.
+        Runs in the compiled step: on an accelerator it costs next to nothing, on the host more than making the crop.
         """
         if not (self.hue or self.brightness or self.contrast):
             return batch
 
-        # One by one: TensorFlow's kernels shift all of a batch alike, and the formula in tensors is slow on CPUs.
+        # One by one: TensorFlow's kernels shift a whole batch alike, and the formula in tensors is slow on CPUs.
         def shift(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             image, shifts = example
             return transforms.shift_colours(image, *tf.unstack(shifts))

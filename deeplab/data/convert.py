@@ -1,4 +1,4 @@
-"""Annotations of other tools as a data set in VOC's layout: images, masks, splits and class_names.txt.
+"""Converts annotations of other tools to VOC's layout: images, masks, splits and class_names.txt.
 
 python -m deeplab.data.convert --labelme_dir=drawn --voc_dir=mydata
 python -m deeplab.data.convert --coco_json=instances.json --image_dir=images --voc_dir=mydata
@@ -87,17 +87,17 @@ def read(source: SourceSettings, options: CocoSettings) -> Dataset:
 
     Raises:
         DataError: as the reader of its format.
-        UsageError: none or several are named, or flags that do not belong to it.
+        UsageError: no or several data sets are named, or flags that do not apply to the one named.
     """
     given = [field.name for field in fields(source) if getattr(source, field.name)]
     if len(given) != 1:
         names = ", ".join(f"--{field.name}" for field in fields(source))
-        raise UsageError(f"give one of {names}")
+        raise UsageError(f"give exactly one of {names}")
     name = given[0]
     path: Path = getattr(source, name)
     unused = [field.name for field in fields(options) if getattr(options, field.name) and field.name != "boxes"]
     if unused and name != "coco_json":
-        raise UsageError(f"--{unused[0]}: belongs to --coco_json")
+        raise UsageError(f"--{unused[0]}: only with --coco_json")
     readers: dict[str, Callable[[], Dataset]] = {
         "labelme_dir": lambda: labelme.read_labelme(path),
         "coco_json": lambda: coco.read_coco(_coco_files(path, options), options.boxes),
@@ -125,7 +125,7 @@ def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
 
 
 def _read_roboflow(folder: Path, boxes: str | None) -> Dataset:
-    """An export of Roboflow, by the files that it has."""
+    """An export of Roboflow; its files show the format."""
     if (folder / "data.yaml").is_file():
         return yolo.read_yolo(folder / "data.yaml", boxes)
     if any((place / "_annotations.coco.json").is_file() for place in split_folders(folder).values()):
