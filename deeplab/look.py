@@ -37,10 +37,12 @@ class LookSettings:
     """The page."""
 
     page: Path | None = setting(
-        None, "HTML file to write. Default: look.html in the folder of the shards, or in --voc_dir without one."
+        None, "HTML file to write. Default: look.html in --tfrecord_dir if given, else in --voc_dir."
     )
     crops: int = setting(8, "Training crops to show.", lower=1)
-    seed: int = setting(1, "As train.py's: the crops are the first ones of a run with it.", lower=1, upper=2**31 - 1)
+    seed: int = setting(
+        1, "Seed of the crops: the first crops of a train.py run with the same seed.", lower=1, upper=2**31 - 1
+    )
 
 
 SETTINGS: Classes = (LookSettings, ShardSettings, SplitSettings, Augmentation)

@@ -19,16 +19,16 @@ class Augmentation:
     crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17, column=True)
     augmentation: str = setting(
         "scale_crop",
-        "scale_crop: random scale, pad, crop (the paper's). resize_or_crop: squash to the crop size, or to "
-        "--resize_size and crop, each for half of the images (the textbook's).",
+        "scale_crop: random scale, crop, pad (the paper's). resize_or_crop: squash half of the images to the crop "
+        "size; squash the others to --resize_size and crop them (the textbook's).",
         choices=("scale_crop", "resize_or_crop"),
     )
     min_scale: float = setting(0.5, "Smallest random scale of scale_crop.", lower=0.05)
     max_scale: float = setting(2.0, "Largest random scale of scale_crop.", lower=0.05)
-    resize_size: int = setting(444, "Size before cropping of resize_or_crop, in pixels.", lower=17)
-    hue: float = setting(0.1, "Largest hue shift, of 1 (the full circle); 0 for none.", lower=0.0, upper=0.5)
-    brightness: float = setting(0.1, "Largest brightness shift, of 1; 0 for none.", lower=0.0, upper=1.0)
-    contrast: float = setting(0.2, "Contrast factor is drawn from 1 +- this; 0 for none.", lower=0.0, upper=0.99)
+    resize_size: int = setting(444, "Size before cropping in resize_or_crop, in pixels.", lower=17)
+    hue: float = setting(0.1, "Largest hue shift; 1 is the full circle, 0 is off.", lower=0.0, upper=0.5)
+    brightness: float = setting(0.1, "Largest brightness shift; 1 is the full range, 0 is off.", lower=0.0, upper=1.0)
+    contrast: float = setting(0.2, "The contrast factor is drawn from 1 +- this; 0 is off.", lower=0.0, upper=0.99)
 
     def __post_init__(self) -> None:
         if self.min_scale > self.max_scale:

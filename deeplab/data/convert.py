@@ -29,33 +29,33 @@ class SourceSettings:
     """Annotations to convert, in one of these formats."""
 
     labelme_dir: Path | None = setting(
-        None, "labelme, X-AnyLabeling: folder of *.json, in subfolders as well, next to their images."
+        None, "labelme, X-AnyLabeling: folder of *.json next to their images, including subfolders."
     )
-    coco_json: Path | None = setting(None, "COCO: instances file; of train, if --coco_val_json is given.")
+    coco_json: Path | None = setting(None, "COCO: instances file; of train if --coco_val_json is given.")
     coco_dir: Path | None = setting(
-        None, "COCO: folder with train/, valid/, test/ that hold a JSON file each, or with annotations/*.json."
+        None, "COCO: folder with one JSON file in each of train/, valid/, test/, or with annotations/*.json."
     )
     yolo_yaml: Path | None = setting(None, "YOLO segmentation (Ultralytics): data.yaml.")
     roboflow_dir: Path | None = setting(
-        None, "Roboflow: folder of an export as Semantic Segmentation Masks, COCO Segmentation or YOLO."
+        None, "Roboflow: folder of an export in Semantic Segmentation Masks, COCO Segmentation or YOLO format."
     )
-    cityscapes_dir: Path | None = setting(None, "Cityscapes: folder of leftImg8bit and gtFine; 19 classes.")
+    cityscapes_dir: Path | None = setting(None, "Cityscapes: folder with leftImg8bit and gtFine; 19 classes.")
     ade20k_dir: Path | None = setting(None, "ADE20K: folder ADEChallengeData2016; 150 classes.")
 
 
 @dataclass(frozen=True)
 class CocoSettings:
-    """What belongs to --coco_json, and to boxes."""
+    """Options for --coco_json, and for boxes."""
 
     image_dir: Path | None = setting(None, "Folder of the images that --coco_json names.")
-    coco_val_json: Path | None = setting(None, "Instances file of val, if it is another one than --coco_json.")
+    coco_val_json: Path | None = setting(None, "Instances file of val, if val is not in --coco_json.")
     val_image_dir: Path | None = setting(None, "Folder of the images of --coco_val_json. Default: --image_dir.")
     coco_test_json: Path | None = setting(None, "Instances file of test.")
     test_image_dir: Path | None = setting(None, "Folder of the images of --coco_test_json. Default: --image_dir.")
     boxes: str | None = setting(
         None,
-        "What a box without an outline means (COCO, YOLO): all its pixels are the object, or void, or nothing "
-        "(it is left out). Without this flag such data is refused.",
+        "Meaning of a box without an outline (COCO, YOLO): all its pixels are the object, or void, or nothing (the "
+        "box is left out). Without this flag, such data is refused.",
         choices=boxes.MEANINGS,
     )
 
@@ -66,7 +66,7 @@ class TargetSettings:
 
     voc_dir: Path = setting(None, "Folder to write, in VOC layout; it must not exist.")
     val_share: float = setting(
-        0.2, "Share of the images that is put into val, at random, if the data set has no val.", lower=0.0, upper=1.0
+        0.2, "Share of the images that becomes val, at random, if the data set has no val.", lower=0.0, upper=1.0
     )
 
 

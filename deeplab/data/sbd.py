@@ -29,7 +29,7 @@ class SBDSettings:
     """SBD's masks."""
 
     sbd_dir: Path = setting(None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
-    voc_dir: Path = setting(None, "Folder of VOC 2012: its masks of train, and what is in val.")
+    voc_dir: Path = setting(None, "Folder of VOC 2012, for its masks of train and its list of val.")
     mask_dir: Path = setting(None, "Folder to write; it must not exist.")
 
 

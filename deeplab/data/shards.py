@@ -44,39 +44,39 @@ class ShardSettings:
     """Data set and shards to write."""
 
     voc_dir: Path | None = setting(
-        None, "Folder in VOC layout (VOCdevkit/VOC2012); shards are written from it.", compared=False
+        None, "Folder in VOC layout (VOCdevkit/VOC2012) to write shards from.", compared=False
     )
     class_names: Path | None = setting(
         None,
-        "Text file of class names, one a line, class 0 first; or a table of them with the values or colours that masks "
-        "have (`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
-        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21.",
+        "Text file of class names, one per line, class 0 first; or a table of names and mask values or colours "
+        "(`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
+        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
         compared=False,
     )
     mask_dir: Path | None = setting(
         None,
-        "Folder of index masks of --train_split, if they are not in VOC_DIR/SegmentationClass; for trainaug.",
+        "Folder of the masks of --train_split, if not VOC_DIR/SegmentationClass; for trainaug.",
         compared=False,
     )
     train_split: str = setting("train", "Split to train on: a list in ImageSets/Segmentation.")
-    val_split: str = setting("val", "Split to evaluate on while training; empty for none.")
+    val_split: str = setting("val", "Split to evaluate on during training; empty: none.")
     exif: str = setting(
         REFUSE,
-        "Of an image that EXIF turns, where its mask's size does not tell whether the mask was drawn on the turned "
-        "image: refuse it; turn it, as most tools show it; or ignore EXIF.",
+        "If EXIF turns an image and the size of its mask does not show whether the mask was drawn on the turned image: "
+        "refuse the image; turn it, as most tools show it; or ignore EXIF.",
         choices=EXIF_CHOICES,
         compared=False,
     )
-    num_shards: int = setting(16, "Shard files per split, when they are written.", lower=1, compared=False)
+    num_shards: int = setting(16, "Number of shard files to write per split.", lower=1, compared=False)
     max_bad_examples: int = setting(
         0,
-        "Bad images or masks of a split that are left out when its shards are written, and named in "
-        "SPLIT.bad_examples.txt; one more is an error.",
+        "Number of bad images or masks per split to leave out of its shards and list in SPLIT.bad_examples.txt; more "
+        "are an error.",
         lower=0,
         compared=False,
     )
     prepare_only: bool = setting(
-        False, "Write the shards (and download) and stop; needs no --model_dir.", compared=False
+        False, "Write the shards (after any download) and stop; --model_dir is not needed.", compared=False
     )
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ class SplitSettings:
 
     tfrecord_dir: Path = setting(None, "Folder of the TFRecord shards and their manifests.", compared=False)
     verify: bool = setting(
-        False, "Check the shards' SHA-256 before they are used; sizes are checked always.", compared=False
+        False, "Check the shards' SHA-256 before using them; sizes are always checked.", compared=False
     )
 
 

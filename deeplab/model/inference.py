@@ -18,7 +18,7 @@ class Inference:
 
     scales: tuple[float, ...] = setting(
         (1.0,),
-        "Scales to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.",
+        "Scales to average probabilities over; in the paper 0.5,0.75,1.0,1.25,1.5,1.75.",
         lower=0.1,
         upper=10.0,
         compared=False,
