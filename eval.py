@@ -37,7 +37,9 @@ class ScoreSettings:
     split: str = setting("val", "Split to score; its shards must exist in --tfrecord_dir.")
     checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
     output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
-    report: Path | None = setting(None, "Folder for report.html: scores, confusions, best and worst images, curves.")
+    report: Path | None = setting(
+        None, "Folder for report.html: scores, confusion matrix, best and worst images, curves."
+    )
     boundaries: bool = setting(
         False, "Also score trimaps of 1 to 40 pixels around true boundaries: boundary_mean_iou and its curve."
     )

@@ -1,4 +1,4 @@
-"""Common mistakes and how the programs respond: a table of cases, each run as by a user.
+"""Common mistakes and how the programs respond: a table of cases, each run as a user would.
 
 python bench/bad_inputs.py [WORD] > docs/bad_inputs.md        (with WORD: only cases with it in their name)
 
@@ -177,7 +177,7 @@ def masks_of_colours(folder: Path) -> None:
 
 
 def smoothed_mask(folder: Path) -> None:
-    """The same, one of them made smaller and larger again by a program for photographs."""
+    """The same, but one mask was shrunk and enlarged again by a photo editor."""
     masks_of_colours(folder)
     picture = Image.open(mask(folder))
     picture.resize((60, 60), Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR).save(
@@ -186,7 +186,7 @@ def smoothed_mask(folder: Path) -> None:
 
 
 def other_palette(folder: Path) -> None:
-    """One mask whose palette is in another order than those of the others."""
+    """One mask whose palette is ordered differently from the others."""
     picture = Image.open(mask(folder))
     picture.putpalette(bytes(range(256)) * 3)
     picture.save(mask(folder))
@@ -201,7 +201,7 @@ def upside_down(folder: Path) -> None:
 
 
 def corrected(folder: Path) -> None:
-    """A mask with other contents, of the same size and with the same times."""
+    """A mask with other contents but the same size and times."""
     times, content = mask(folder).stat(), bytearray(mask(folder).read_bytes())
     content[-5] ^= 1
     mask(folder).write_bytes(content)
@@ -218,8 +218,8 @@ def saved_as(format: str) -> Callable[[Path], object]:
     return lambda folder: Image.open(image(folder)).convert("RGB").save(image(folder), format)
 
 
-def beside(folder: Path) -> Path:
-    """A second image of the same stem."""
+def same_stem(folder: Path) -> Path:
+    """A second image with the same stem."""
     return image(folder).with_suffix(".png")
 
 
@@ -278,12 +278,12 @@ def all_checkpoints(folder: Path) -> None:
 FLAGS_CASES = (
     Case("no flags", 2, "--tfrecord_dir is needed", program=("train.py",)),
     Case("mistyped flag", 2, "Did you mean", ("--learing_rate=1",)),
-    Case("flag of a wrong kind", 2, "--crop_size=many", ("--crop_size=many",)),
+    Case("flag with a value of the wrong type", 2, "--crop_size=many", ("--crop_size=many",)),
     Case("flag out of range", 2, "--hue=2", ("--hue=2",)),
     Case("unknown value", 2, "--loss=mse", ("--loss=mse",)),
     Case("stray argument", 2, "unexpected argument 'VOC2012'", ("VOC2012",)),
-    Case("flag file that is not there", 2, "nowhere.flags", ("--flagfile=nowhere.flags",)),
-    Case("two lengths", 2, "give one of them", ("--epochs=3",)),
+    Case("missing flag file", 2, "nowhere.flags", ("--flagfile=nowhere.flags",)),
+    Case("two training lengths", 2, "give one of them", ("--epochs=3",)),
     Case("scales the wrong way round", 2, "larger than --max_scale", ("--min_scale=3",)),
     Case(
         "resize below the crop",
@@ -304,15 +304,15 @@ FLAGS_CASES = (
     Case("micro-batches that do not divide", 2, "micro-batches each; use", ("--accumulate_steps=3",)),
     Case("XLA on the CPU", 2, "only on GPUs", ("--jit_compile",)),
     Case("one device of two", 2, "for one GPU or one CPU", ("--strategy=one_device", "--num_cpu_replicas=2")),
-    Case("several workers alone", 2, "neither TF_CONFIG nor srun", ("--strategy=multi_worker",)),
-    Case("TF_CONFIG that is no JSON", 2, "TF_CONFIG: not a cluster", environment=(("TF_CONFIG", "{worker"),)),
+    Case("several workers without a cluster", 2, "neither TF_CONFIG nor srun", ("--strategy=multi_worker",)),
+    Case("TF_CONFIG that is not JSON", 2, "TF_CONFIG: not a cluster", environment=(("TF_CONFIG", "{worker"),)),
     Case("srun without names", 2, "SLURM_", environment=(("SLURM_STEP_NUM_TASKS", "2"),)),
     Case("download to nowhere", 2, "--download needs --voc_dir", ("--download", "--voc_dir=")),
-    Case("address that is none", 2, "not the address of an archive", ("--download", "--voc_url=VOC.tar")),
-    Case("weights that are not there", 1, "--backbone_weights=/nowhere.h5", ("--backbone_weights=/nowhere.h5",)),
-    Case("start from no run", 1, "is this the folder of a run", ("--init_checkpoint=/nowhere",)),
+    Case("voc_url that is not an address", 2, "not the address of an archive", ("--download", "--voc_url=VOC.tar")),
+    Case("missing weights", 1, "--backbone_weights=/nowhere.h5", ("--backbone_weights=/nowhere.h5",)),
+    Case("start from a folder without a run", 1, "is this the folder of a run", ("--init_checkpoint=/nowhere",)),
     Case("run folder that is a file", 1, "File exists", ("--model_dir={0}/voc/ImageSets/Segmentation/train.txt",)),
-    Case("run folder not to be written", 1, "/proc", ("--model_dir=/proc/deeplab",)),
+    Case("run folder that cannot be written", 1, "/proc", ("--model_dir=/proc/deeplab",)),
     Case("run folder in a bucket", 2, "not a local path", ("--model_dir=gs://bucket/run",)),
     Case("data in a bucket", 2, "not a local path", ("--voc_dir=s3://bucket/VOC2012",)),
 )
@@ -320,14 +320,14 @@ DATA_CASES = (
     Case("no VOC folder", 1, "is --voc_dir right?", ("--voc_dir=/nowhere",)),
     Case("no such split", 1, "no such split; found: train, val", ("--train_split=trian",)),
     Case("empty split", 1, "the split is empty", damage=split(b"\n\n")),
-    Case("name twice", 1, "stands twice", damage=split(b"shapes_0000\nshapes_0000\n")),
+    Case("duplicate name", 1, "duplicate name", damage=split(b"shapes_0000\nshapes_0000\n")),
     Case("name with ../", 1, "not a plain file name", damage=split(b"../../etc/passwd\n")),
     Case("absolute name", 1, "not a plain file name", damage=split(b"/etc/passwd\n")),
     Case("name with a NUL", 1, "not a plain file name", damage=split(b"a\0b\n")),
-    Case("split that is no text", 1, "cannot be read (split)", damage=split(b"\xff\xfe\x00\xd8")),
-    Case("classes that are not there", 1, "no such file (class names)", ("--class_names=/nowhere.txt",)),
+    Case("split that is not text", 1, "cannot be read (split)", damage=split(b"\xff\xfe\x00\xd8")),
+    Case("missing class file", 1, "no such file (class names)", ("--class_names=/nowhere.txt",)),
     Case("no class name", 1, "no class names", ("--class_names={0}/names.txt",), names("\n")),
-    Case("class twice", 1, "stands twice", ("--class_names={0}/names.txt",), names("a\nb\na\n")),
+    Case("duplicate class", 1, "duplicate class name", ("--class_names={0}/names.txt",), names("a\nb\na\n")),
     Case("empty line among classes", 1, "line 2 is empty", ("--class_names={0}/names.txt",), names("a\n\nb\n")),
     Case("256 classes", 1, "at most 255", ("--class_names={0}/names.txt",), names("\n".join(map(str, range(256))))),
     Case("fewer classes than labels", 1, "but there are 2 classes", ("--class_names={0}/names.txt",), names("a\nb\n")),
@@ -376,16 +376,16 @@ DATA_CASES = (
         damage=lambda f: mask(f).write_bytes(png(60000, 60000, 8, b"")),
     ),
     Case("missing image", 1, "missing; the folder holds", damage=lambda folder: image(folder).unlink()),
-    Case("image in two formats", 1, "keep only one of them", damage=saved(Image.new("RGB", (9, 9)), beside)),
+    Case("image in two formats", 1, "keep only one of them", damage=saved(Image.new("RGB", (9, 9)), same_stem)),
     Case("image cut short", 1, "unreadable JPEG", damage=cut(image, 2000)),
-    Case("image of no bytes", 1, "cannot be read as an image", damage=cut(image, 0)),
+    Case("empty image file", 1, "cannot be read as an image", damage=cut(image, 0)),
     Case("image that is a PNG", 0, OK, damage=saved_as("PNG")),
     Case("image that is a TIFF", 0, OK, damage=saved_as("TIFF")),
     Case("image called .JPG", 0, OK, damage=renamed(image, "shapes_0000.JPG")),
-    Case("image of 16 bits", 1, "16 bits per channel", damage=saved(SIXTEEN_BITS, image, format="PNG")),
+    Case("16-bit image", 1, "16 bits per channel", damage=saved(SIXTEEN_BITS, image, format="PNG")),
     Case("image of floating-point numbers", 1, "32-bit floating-point", damage=saved(FLOATS, image, format="TIFF")),
     Case("image that claims 65000x65000", 1, "cannot be read as an image", damage=bomb_jpeg),
-    Case("folder in place of an image", 1, "cannot be read", damage=folder_for_image),
+    Case("folder instead of an image", 1, "cannot be read", damage=folder_for_image),
     Case("EXIF turns the image, the mask was drawn turned", 0, OK, damage=turned),
     Case("EXIF turns the image upside down", 1, "--exif=turn", damage=upside_down),
     Case("the same, --exif=turn", 0, OK, ("--exif=turn",), upside_down),
@@ -402,16 +402,16 @@ TRAIN_AGAIN = ("train.py", "--tfrecord_dir={0}/shards", "--model_dir={0}/run", *
 SHARD_CASES = (
     Case("no shards", 1, "no such manifest", ("--voc_dir=",)),
     Case("manifest cut short", 1, "not a manifest", (), cut(manifest, 400), TRAIN_AGAIN, True),
-    Case("manifest with another number", 1, "by its checksum", (), edited(num_examples=7), TRAIN_AGAIN, True),
+    Case("manifest with another number", 1, "checksum mismatch", (), edited(num_examples=7), TRAIN_AGAIN, True),
     Case("manifest of another format", 1, "format 1, this program", (), edited(format_version=1), TRAIN_AGAIN, True),
     Case("manifest that is a list", 1, "not a manifest", (), lambda f: manifest(f).write_text("[]"), TRAIN_AGAIN, True),
     Case("manifest of shards elsewhere", 1, "in another folder", (), elsewhere, TRAIN_AGAIN, True),
     Case("missing shard", 1, "missing, though train.json", (), lambda f: shard(f).unlink(), TRAIN_AGAIN, True),
     Case("shard cut short", 1, "bytes, train.json says", (), cut(shard, 5000), TRAIN_AGAIN, True),
     Case("shard with a flipped bit", 1, "damaged at record", (), flip(shard, 0.5), TRAIN_AGAIN, True),
-    Case("the same, --verify", 1, "by its SHA-256", ("--verify",), flip(shard, 0.5), TRAIN_AGAIN, True),
+    Case("the same, --verify", 1, "SHA-256 mismatch", ("--verify",), flip(shard, 0.5), TRAIN_AGAIN, True),
     Case(
-        "shards of other images",
+        "shards of other files",
         1,
         "made from other files",
         damage=lambda f: saved(Image.new("L", Image.open(mask(f)).size), mask)(f),
@@ -495,13 +495,13 @@ OTHER_CASES = (
         trained=True,
     ),
     Case(
-        "sbd: mask folder that is there",
+        "sbd: mask folder that exists",
         2,
         "exists already",
         program=("-m", "deeplab.data.sbd", "--sbd_dir={0}", "--voc_dir={0}/voc", "--mask_dir={0}/voc"),
     ),
     Case(
-        "sbd: .mat that is none",
+        "sbd: .mat that is not an annotation",
         1,
         "not an annotation of SBD",
         damage=no_annotation,
@@ -545,7 +545,7 @@ def main() -> None:
         "exit\nstatus and the last line on stderr. `...` is the case's folder; `continues` means the program accepts "
         "it.\n"
     )
-    print("| what was done | exit status | the last line |\n| --- | --- | --- |")
+    print("| mistake | exit status | last line |\n| --- | --- | --- |")
     for case, (status, line, well) in zip(wanted, outcomes, strict=True):
         cell = line.replace("|", "\\|")[:300] if status else "continues"
         print(f"| {case.name} | {status} | {cell} |{'' if well else ' **not as expected**'}")

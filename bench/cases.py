@@ -1,9 +1,9 @@
-"""People's data as other tools write it: a table of what becomes of each case in a folder of them.
+"""Data sets as other tools write them: a table with the outcome of each case in a folder.
 
 python bench/cases.py CASES
 
-CASES has a folder per case, and the true masks in its `truth/` or, by number, in `truth_index_masks/`. Each case is
-converted if need be, and prepared by `train.py --prepare_only`; the labels in the shards are compared with the truth.
+CASES has one folder per case; true masks are in the case's `truth/` or, by number, in `truth_index_masks/`. Each case
+is converted if necessary and prepared by `train.py --prepare_only`; the labels in the shards are compared with them.
 """
 
 import re
@@ -26,7 +26,7 @@ TABLES = {
     "trimap": "foreground: 1\nbackground: 2\nborder: 3\n",
     "palette": "background: #000000\nclass1: #800000\nclass2: #008000\n",
 }
-"""Class tables, as files in the folder of a run."""
+"""Class tables, written to the folder of a run."""
 
 VOC, CONVERT = "train.py --prepare_only --voc_dir={case}", "-m deeplab.data.convert --voc_dir={out}/voc "
 COMMANDS = {
@@ -50,7 +50,7 @@ COMMANDS = {
     "roboflow_masks": [CONVERT + "--roboflow_dir={case}"],
     "cityscapes": [CONVERT + "--cityscapes_dir={case}"],
 }
-"""The first pattern that a case's name matches."""
+"""Pattern of a case's name -> its commands; the first match counts."""
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def run(command: str, out: Path) -> tuple[int, str]:
 
 
 def differing(case: Path, out: Path) -> str:
-    """How many pixels of all labels in the shards differ from the true masks, as far as the case has any."""
+    """Number of pixels of the labels in the shards that differ from the true masks, if the case has true masks."""
     wrong = total = 0
     for manifest in sorted((out / "shards").glob("*.json")):
         split = Split.read(out / "shards", manifest.stem)

@@ -28,13 +28,13 @@ class EvaluationSettings:
 
     eval_batch_size: int | None = setting(
         None,
-        "Images per evaluation batch, over all replicas. Default: one per replica, which gives exactly the masks of "
-        "deeplab.predict. With more, images of one size share a batch: faster on GPUs, equal up to rounding.",
+        "Images per evaluation batch, over all replicas. Default: one per replica, which gives exactly the same masks "
+        "as deeplab.predict. Larger batches hold images of equal size: faster on GPUs, equal up to rounding.",
         lower=1,
         compared=False,
     )
     eval_batch_pixels: int = setting(
-        2**20, "Largest number of pixels in a replica's evaluation batch of several images.", lower=1, compared=False
+        2**20, "Most pixels in a replica's evaluation batch of more than one image.", lower=1, compared=False
     )
 
     def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:
@@ -45,7 +45,7 @@ class EvaluationSettings:
 
 
 class Evaluator:
-    """Scores one split at each call, with the current weights. Do not use it after an interrupted evaluation.
+    """Scores one split per call, with the current weights. Do not use it after an interrupted evaluation.
 
     Args:
         strategy: its replicas share each batch.

@@ -1,9 +1,9 @@
-"""One HTML page about a data set: images with their masks, oddities, and what the network will see.
+"""One HTML page about a data set: images with their masks, possible problems, and the crops for training.
 
 python -m deeplab.look --voc_dir=mydata
 python -m deeplab.look --tfrecord_dir=mydata_shards
 
-In a folder in VOC's layout, all images and masks are checked as in train.py; the page shows what training will read.
+For a folder in VOC's layout, checks all images and masks as train.py does; the page shows what training will read.
 """
 
 from deeplab.program.run import run
@@ -37,10 +37,12 @@ class LookSettings:
     """The page."""
 
     page: Path | None = setting(
-        None, "HTML file to write. Default: look.html in the folder of the shards, or in --voc_dir without one."
+        None, "HTML file to write. Default: look.html in --tfrecord_dir if given, else in --voc_dir."
     )
     crops: int = setting(8, "Training crops to show.", lower=1)
-    seed: int = setting(1, "As train.py's: the crops are the first ones of a run with it.", lower=1, upper=2**31 - 1)
+    seed: int = setting(
+        1, "Seed of the crops: the first crops of a train.py run with the same seed.", lower=1, upper=2**31 - 1
+    )
 
 
 SETTINGS: Classes = (LookSettings, ShardSettings, SplitSettings, Augmentation)
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSettings]:
-    """Settings of shards that exist: those of --tfrecord_dir, else temporary ones that are written from --voc_dir."""
+    """Settings of existing shards: in --tfrecord_dir, else temporary shards written from --voc_dir."""
     if source.tfrecord_dir is not None:
         write_shards(shards, DownloadSettings(), source.tfrecord_dir)
         yield source
@@ -86,7 +88,7 @@ def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSetti
 
 
 def make_survey(splits: list[Split], seed: int) -> Survey:
-    """All examples of the splits, the first of which is the one to train on."""
+    """Surveys all examples of the splits; the first split is the training split."""
     survey = Survey(splits[0].class_names, seed)
     total = sum(split.num_examples for split in splits)
     progress, done = Progress("looking", total, "images"), 0

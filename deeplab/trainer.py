@@ -174,7 +174,7 @@ class Trainer:
         self._log.write_training(self._step, self._plan, totals, seconds, learning_rate)
 
     def _fail(self, num_steps: int) -> NoReturn:
-        """Ends a run whose last `num_steps` steps were not finite: since the first of them, the weights are not."""
+        """Ends a run whose last `num_steps` steps were not finite; the first of them spoilt the weights."""
         step = self._step - num_steps + 1
         batch_size = self._plan.global_batch_size
         learning_rate = float(self._state.schedule(step - 1))

@@ -265,7 +265,7 @@ def test_folders_that_cannot_be_used(drawn, tmp_path):
         read_labelme(tmp_path / "empty")
     _image(tmp_path / "empty" / "a.jpg")
     _annotate(tmp_path / "empty" / "a.json", "a.jpg", _shape("cat", "line", (0, 0), (5, 5)))
-    with pytest.raises(DataError, match=r"no \*\.json with a shape that covers an area"):
+    with pytest.raises(DataError, match=r"no \*\.json contains a shape that covers an area"):
         read_labelme(tmp_path / "empty")
     (drawn / "two.json").unlink()
     with pytest.raises(DataError, match="two are needed"):
@@ -383,7 +383,7 @@ def test_coco_problems_name_the_annotation(tmp_path, mask_api, caplog):
         "annotation 100: unknown category 77; the file has 7 'small', 9 'large'",
         "annotation 101: unknown image 55",
         "annotation 102 of 0.jpg: a polygon with an odd number of coordinates",
-        "annotation 103 of 0.jpg: its run lengths are for 7x4 pixels, the image is said to have 6x4",
+        "annotation 103 of 0.jpg: its run lengths are for 7x4 pixels, but the stated image size is 6x4",
         "annotation 104 of 0.jpg: its run lengths are neither",
         "annotations[5] (id 105): no 'category_id'",
         "annotation 106 of 0.jpg: could not convert",
@@ -418,7 +418,7 @@ def test_coco_files_that_are_none(tmp_path, mask_api):
     with pytest.raises(DataError, match=r"coco\.json: not COCO's instances: no list 'annotations'"):
         read_coco([InstancesFile(tmp_path / "coco.json", tmp_path)])
     files = _coco(tmp_path, [])
-    with pytest.raises(DataError, match=r"coco\.json: no object that covers an area"):
+    with pytest.raises(DataError, match=r"coco\.json: no object covers an area"):
         read_coco(files)
     content = json.loads((tmp_path / "coco.json").read_text())
     content["images"][0] |= {"width": "wide"}
@@ -546,13 +546,13 @@ def test_yolo_boxes(yolo, tmp_path):
     [
         ("train: images/train\n", "no `names`"),
         ("names: [cat\n", "cannot be read as YAML"),
-        ("names: [cat, dog]\nkpt_shape: [17, 3]\n", "labels of poses"),
+        ("names: [cat, dog]\nkpt_shape: [17, 3]\n", "labels for poses"),
         (
             "train: images/train\nval: images/train\nnames: [cat, dog]\n",
             "a.jpg: annotated twice, as a of train and a of val",
         ),
         ("train: nowhere\nnames: [cat, dog]\n", "nowhere: no such folder or file"),
-        ("train: images/train\nnames: [cat, no]\n", "the label False is not a text; put it into quotes"),
+        ("train: images/train\nnames: [cat, no]\n", "the label False is not text; put it into quotes"),
         ("train: images/train\nnames: {1: cat, 2: dog}\n", "the numbers are not 0 to 1"),
         ("train: images/train\nnames: [cat, 'cat ']\n", "duplicate name 'cat'"),
     ],
@@ -600,7 +600,7 @@ def test_roboflows_masks_that_are_refused(roboflow, tmp_path):
     with pytest.raises(DataError, match=r"1 missing file: .*a_mask\.png \(of a\.jpg\)"):
         read_roboflow(roboflow)
     (roboflow / "valid" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n3, dog\n")
-    with pytest.raises(DataError, match=r"valid/_classes\.csv: other classes"):
+    with pytest.raises(DataError, match=r"valid/_classes\.csv: classes differ"):
         read_roboflow(roboflow)
 
 

@@ -59,7 +59,7 @@ def test_what_is_odd():
         "Classes in fewer than 5 images of train: <dog> (1).",
         "<dog>: fewer than 256 pixels (one cell of the network's output) in 1 image: train/image_2.",
         "More than half void: 1 image: train/image_3.",
-        "Nothing but background: 2 images: train/image_4, train/b.",
+        "Only background: 2 images: train/image_4, train/b.",
         "1 image in more than one split, which makes scores too good: train/a = train/b = val/c.",
         "1 image with different masks: train/a = train/b = val/c.",
     ]

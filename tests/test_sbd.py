@@ -38,7 +38,7 @@ def test_masks_are_vocs_own_else_sbds_and_never_those_of_val(folders, caplog):
     caplog.set_level(logging.INFO, "deeplab")
     sbd_dir, voc_dir, mask_dir = folders
     sbd.write_masks(sbd_dir, voc_dir, mask_dir)
-    assert "1 of VOC's train and 2 of SBD; of SBD's 4, 1 are in VOC's val and left out, for 1 VOC's" in caplog.text
+    assert "1 masks of VOC's train and 2 of SBD; of SBD's 4, 1 in VOC's val are left out, 1 are replaced" in caplog.text
     masks = {path.stem: np.array(Image.open(path)) for path in mask_dir.iterdir()}
     assert {name: np.unique(mask).tolist() for name, mask in masks.items()} == {"a": [255], "b": [1], "c": [2]}
     pairs = voc.pairs(voc_dir, "trainaug", mask_dir)
@@ -69,7 +69,7 @@ def test_trainaug_leaves_out_what_is_in_val_and_says_how_many(folders, caplog):
         (lambda path: path.write_bytes(b"no matrix"), "not an annotation of SBD"),
         (lambda path: scipy.io.savemat(path, {"GTinst": 1}), "not an annotation of SBD"),
         (lambda path: _write_annotation(path, np.full((4, 6), 21, np.uint8)), "label 21, but VOC has 21 classes"),
-        (lambda path: _write_annotation(path, np.full((4, 6), 0.5)), "no 8-bit image"),
+        (lambda path: _write_annotation(path, np.full((4, 6), 0.5)), "not an 8-bit image"),
     ],
 )
 def test_bad_annotations_are_named_and_leave_no_folder(folders, content, reason):
@@ -81,5 +81,5 @@ def test_bad_annotations_are_named_and_leave_no_folder(folders, content, reason)
 
 
 def test_a_folder_without_annotations_is_refused(folders, tmp_path):
-    with pytest.raises(DataError, match=r"no cls/\*\.mat in it"):
+    with pytest.raises(DataError, match=r"contains no cls/\*\.mat"):
         sbd.write_masks(tmp_path, folders[1], folders[2])

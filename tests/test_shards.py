@@ -197,7 +197,7 @@ def test_bad_examples_up_to_a_number_are_left_out_and_named(tiny_voc, tmp_path, 
     assert "b.png: contains colours" in line
     assert "1 bad examples of train are left out" in caplog.text
     assert prepare(ShardSettings(voc_dir=tiny_voc, max_bad_examples=1), tmp_path / "shards", "train", NAMES) == split
-    with pytest.raises(DataError, match="names 1 bad examples that these shards leave out, --max_bad_examples=0"):
+    with pytest.raises(DataError, match="these shards leave out 1 bad examples, more than --max_bad_examples=0"):
         prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
 
 

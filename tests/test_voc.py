@@ -45,7 +45,7 @@ def test_a_list_file_wins_over_a_built_in_split(tiny_voc):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("", "empty"), ("a\na\n", "'a' stands twice"), ("../a\n", "not a plain file name"), ("..\n", "not a plain")],
+    [("", "empty"), ("a\na\n", "duplicate name 'a'"), ("../a\n", "not a plain file name"), ("..\n", "not a plain")],
 )
 def test_bad_split_files_are_refused(tiny_voc, content, reason):
     (tiny_voc / "ImageSets" / "Segmentation" / "bad.txt").write_text(content)
@@ -57,7 +57,7 @@ def test_built_in_splits_are_checked_like_files(tiny_voc):
     (tiny_voc / "ImageSets" / "Segmentation" / "val.txt").write_text("b\n")
     with pytest.raises(DataError, match=r"val_half\.txt: the split is empty"):
         voc.read_split(tiny_voc, "val_half")
-    with pytest.raises(DataError, match=r"trainval\.txt: the name 'b' stands twice"):
+    with pytest.raises(DataError, match=r"trainval\.txt: duplicate name 'b'"):
         voc.read_split(tiny_voc, "trainval")
 
 
@@ -107,7 +107,7 @@ def test_lists_as_tools_write_them(tiny_voc, content):
         ("a\na.jpg b.png c.png\n", "line 2: 3 columns"),
         ("a\nJPEGImages/a.jpg SegmentationClass/none.png\n", "line 2: 2 columns"),
         ("# of Tuesday\na\n", "line 1: '# of Tuesday': comments"),
-        ("a\na.jpg\n", "'a' stands twice"),
+        ("a\na.jpg\n", "duplicate name 'a'"),
         ("day1/../../a\n", "not a plain file name"),
         ("C:\\a\n", "is not a plain|missing"),
     ],
@@ -154,7 +154,7 @@ def test_names_may_differ_in_unicode_form(tiny_voc):
         "",
     )
     _write_list(tiny_voc, f"{composed}\n{decomposed}\n")
-    with pytest.raises(DataError, match="stands twice"):
+    with pytest.raises(DataError, match="duplicate name"):
         voc.read_split(tiny_voc, "train")
 
 

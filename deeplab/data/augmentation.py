@@ -1,4 +1,4 @@
-"""What is done to training images: geometry on the host, colours on the device that trains."""
+"""Augmentation of training images: geometry on the host, colours on the device that trains."""
 
 from dataclasses import dataclass
 
@@ -19,16 +19,16 @@ class Augmentation:
     crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17, column=True)
     augmentation: str = setting(
         "scale_crop",
-        "scale_crop: random scale, pad, crop (the paper's). resize_or_crop: squash to the crop size, or to "
-        "--resize_size and crop, each for half of the images (the textbook's).",
+        "scale_crop: random scale, crop, pad (the paper's). resize_or_crop: squash half of the images to the crop "
+        "size; squash the others to --resize_size and crop them (the textbook's).",
         choices=("scale_crop", "resize_or_crop"),
     )
     min_scale: float = setting(0.5, "Smallest random scale of scale_crop.", lower=0.05)
     max_scale: float = setting(2.0, "Largest random scale of scale_crop.", lower=0.05)
-    resize_size: int = setting(444, "Size before cropping of resize_or_crop, in pixels.", lower=17)
-    hue: float = setting(0.1, "Largest hue shift, of 1 (the full circle); 0 for none.", lower=0.0, upper=0.5)
-    brightness: float = setting(0.1, "Largest brightness shift, of 1; 0 for none.", lower=0.0, upper=1.0)
-    contrast: float = setting(0.2, "Contrast factor is drawn from 1 +- this; 0 for none.", lower=0.0, upper=0.99)
+    resize_size: int = setting(444, "Size before cropping in resize_or_crop, in pixels.", lower=17)
+    hue: float = setting(0.1, "Largest hue shift; 1 is the full circle, 0 is off.", lower=0.0, upper=0.5)
+    brightness: float = setting(0.1, "Largest brightness shift; 1 is the full range, 0 is off.", lower=0.0, upper=1.0)
+    contrast: float = setting(0.2, "The contrast factor is drawn from 1 +- this; 0 is off.", lower=0.0, upper=0.99)
 
     def __post_init__(self) -> None:
         if self.min_scale > self.max_scale:
@@ -37,7 +37,7 @@ class Augmentation:
             raise UsageError(f"--resize_size={self.resize_size}: smaller than --crop_size={self.crop_size}")
 
     def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Image and label of any size -> the crop and, in `shifts` (float32 [3]), what `finish` will do to its colours.
+        """Image and label of any size -> the crop, and in `shifts` (float32 [3]) the colour shifts for `finish`.
 
         seed: int [2]; the same seed gives the same result.
         """
@@ -54,14 +54,14 @@ class Augmentation:
         return {"image": image, "label": label[..., 0], "shifts": shifts}
 
     def finish(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A batch of the above -> one with its colours shifted: images then are float32.
+        """Shifts the colours of a batch of crops; the images are float32 afterwards.
 
-        For the compiled step: on an accelerator this costs next to nothing, on the host more than making the crop.
+        Runs in the compiled step: on an accelerator it costs next to nothing, on the host more than making the crop.
         """
         if not (self.hue or self.brightness or self.contrast):
             return batch
 
-        # One by one: TensorFlow's kernels shift all of a batch alike, and the formula in tensors is slow on CPUs.
+        # One by one: TensorFlow's kernels shift a whole batch alike, and the formula in tensors is slow on CPUs.
         def shift(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             image, shifts = example
             return transforms.shift_colours(image, *tf.unstack(shifts))

@@ -1,21 +1,22 @@
-"""The class table: the classes' names, and which values or colours of a mask mean which class.
+"""The class table: the names of the classes, and which values or colours of a mask mean which class.
 
-A file of classes is one of these:
+A class file has one of these forms:
 
-- Names, one a line. The first is class 0, and a mask's values are the classes' indices; 255 is void.
-- A table, a line for each class, in the order of their indices: the name, a colon, and the values or the colours that
-  masks have for it, separated by commas. `*` stands for all that no line names. A background of any spelling is class
-  0, wherever it stands. `void` is not a class: its pixels become 255, which is neither trained on nor scored:
+- Names, one per line. The first is class 0, and the values of masks are class indices; 255 is void.
+- A table with one line per class, in the order of the indices: the name, a colon, and the values or colours that masks
+  use for the class, separated by commas. `*` means all values or colours that are not listed. A background in any
+  spelling is class 0, whichever line it is on. `void` is not a class: its pixels become 255, which is neither trained
+  on nor scored:
 
       background: 0                  background: #000000
       cat: 1, 2                      cat: #ff0000, #800000
       dog: 255                       void: *
       void: 3, *
 
-  A value is a whole number from 0 to 255: the index in a palette, or the grey. What has no class is an error.
-- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour; `ignored`
-  is void, too. Datumaro leaves all colours out (`cat:::`) where they are VOC's, in the order of the lines.
-- `_classes.csv`, as Roboflow writes it beside its masks: `Pixel Value, Class`, and then `1, cat`.
+  A value is a whole number from 0 to 255: a palette index or a grey value. A value without a class is an error.
+- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour; `ignored` also means void.
+  Datumaro omits the colours (`cat:::`) if they are VOC's, in the order of the lines.
+- `_classes.csv`, as Roboflow writes it next to its masks: `Pixel Value, Class`, and then `1, cat`.
 """
 
 import csv
@@ -35,7 +36,7 @@ logger = logging.getLogger("deeplab")
 Colour = tuple[int, int, int]
 
 FILE_NAMES = ("class_names.txt", "labelmap.txt")
-"""In the folder of a data set: its classes, where no other file is named."""
+"""Class files in the folder of a data set, used if --class_names is not given."""
 
 _VOID = "void"
 _VOID_IN_LABELMAP = (_VOID, "ignored")
@@ -52,11 +53,11 @@ class ClassTable:
 
     Attributes:
         names: class 0 first.
-        values: label (a class's index, or 255) of each value that masks may have; None if the table has colours.
+        values: label (a class index, or 255) of each value that masks may have; None if the table has colours.
         colours: label of each colour; None if the table has values.
-        rest: label of all other values or colours; None if there must not be any.
-        is_plain: whether masks hold the names' indices, and 255 for void, as VOC's do.
-        source: the file, for messages; empty for names from elsewhere.
+        rest: label of all other values or colours; None if others are errors.
+        is_plain: whether masks hold class indices, and 255 for void, as VOC's do.
+        source: the file, for messages; empty if the names are not from a file.
     """
 
     names: tuple[str, ...]
@@ -73,7 +74,7 @@ class ClassTable:
         return cls(names, values, is_plain=True, source=source)
 
     def as_text(self) -> str:
-        """All that decides what a mask becomes; for plain classes their names, one a line."""
+        """Everything that decides how a mask is read; for plain classes their names, one per line."""
         names = "\n".join(self.names)
         if self.is_plain:
             return names
@@ -85,7 +86,7 @@ VOC_CLASSES = ClassTable.of_names(voc.CLASS_NAMES)
 
 
 def classes_of(voc_dir: Path, class_names: Path | None) -> ClassTable:
-    """The classes in the file `class_names`, else in the data set's own, else VOC's 21; the log says which.
+    """The classes in the file `class_names`, else in the data set's own file, else VOC's 21; logs which.
 
     Raises:
         DataError: as `read_classes`.
@@ -100,16 +101,16 @@ def classes_of(voc_dir: Path, class_names: Path | None) -> ClassTable:
 
 
 def read_classes(path: Path) -> ClassTable:
-    """The classes in a file of any form that the module's docstring lists.
+    """The classes in a file of any form listed in the module's docstring.
 
     Raises:
-        DataError: no such file, or not of such a form; names the line.
+        DataError: the file is missing or has none of these forms; names the line.
     """
     lines = read_lines(path, "class names")
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
-        raise DataError(f"{path}: no class names; write one a line, class 0 first")
+        raise DataError(f"{path}: no class names; write one per line, class 0 first")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
     uncommented = [(number, line) for number, line in numbered if not line.startswith("#")]
     if lines[0].replace(" ", "").casefold() == "pixelvalue,class":
@@ -122,7 +123,7 @@ def read_classes(path: Path) -> ClassTable:
 
 
 Row = tuple[int, str, list[str]]
-"""A line's number, its name, and its values as a table has them: `1`, `#ff0000`, `*`."""
+"""A line's number, the name in it, and its values as written in a table: `1`, `#ff0000`, `*`."""
 
 
 def _roboflow_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
@@ -139,7 +140,7 @@ def _labelmap_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     rows = []
     for index, (number, line) in enumerate(numbered):
         if not _LABELMAP_LINE.fullmatch(line):
-            raise DataError(f"{path}: line {number}: {line!r} is not `name:red,green,blue::`, as other lines are")
+            raise DataError(f"{path}: line {number}: {line!r} is not `name:red,green,blue::` like other lines")
         name, channels, *_ = line.split(":")
         colour = channels.split(",") if channels.strip() else palette()[index % 256]
         rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in colour)]))
@@ -153,7 +154,7 @@ def _table_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
         if name.startswith("#"):
             raise DataError(f"{path}: line {number}: {line!r}: comments are not supported; {_EXAMPLE}")
         if not colon or not values:
-            raise DataError(f"{path}: line {number}: {line!r} has no value, though other lines have; {_EXAMPLE}")
+            raise DataError(f"{path}: line {number}: {line!r} has no value, but other lines do; {_EXAMPLE}")
         rows.append((number, name, [value.strip() for value in values.split(",")]))
     return rows
 
@@ -171,7 +172,7 @@ def _plain_names(path: Path, lines: list[str]) -> ClassTable:
     _check_names(path, list(enumerate(lines, 1)))
     if _VOID in map(str.casefold, lines):
         logger.warning(
-            "%s: void is an ordinary class there; to leave it out of training and scores, write a table with one line "
+            "%s: void is an ordinary class here; to exclude it from training and scores, write a table with one line "
             "per class, `NAME: VALUE`",
             path,
         )
@@ -179,18 +180,18 @@ def _plain_names(path: Path, lines: list[str]) -> ClassTable:
 
 
 class _Builder:
-    """Checks the rows of a table and makes a `ClassTable` of them."""
+    """Checks the rows of a table and builds a `ClassTable` from them."""
 
     def __init__(self, path: Path, void_names: tuple[str, ...] = (_VOID,)) -> None:
         self._path, self._void_names = path, void_names
 
     def of_values(self, rows: list[Row]) -> ClassTable:
-        """Raises DataError that names the line."""
+        """The table of these rows; raises DataError that names the line."""
         _check_names(self._path, [(number, name) for number, name, _ in rows])
-        rows = sorted(rows, key=lambda row: look(row[1]) != "background")  # first, and the others as they are
+        rows = sorted(rows, key=lambda row: look(row[1]) != "background")  # moves it to the front
         names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
         if not names:
-            raise DataError(f"{self._path}: no class but void")
+            raise DataError(f"{self._path}: no class except void")
         labels: dict[int | Colour, int] = {}
         rest = None
         lines: dict[int | Colour | None, int] = {}
@@ -208,9 +209,9 @@ class _Builder:
         values = {value: label for value, label in labels.items() if isinstance(value, int)}
         colours = {value: label for value, label in labels.items() if not isinstance(value, int)}
         if values and colours:
-            raise DataError(f"{self._path}: has values and colours; write all as the one or as the other")
+            raise DataError(f"{self._path}: has values and colours; use only one of the two")
         if not labels:
-            raise DataError(f"{self._path}: no value but *; {_EXAMPLE}")
+            raise DataError(f"{self._path}: no value except *; {_EXAMPLE}")
         return ClassTable(names, values or None, colours or None, rest, source=str(self._path))
 
     def _value(self, number: int, text: str) -> int | Colour:
@@ -225,7 +226,7 @@ class _Builder:
 
 
 def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
-    """Raises DataError for too many names, one that is empty, and two that are equal; warns if two look alike."""
+    """Raises DataError for too many names, an empty name or a duplicate; warns if two names look alike."""
     if len(names) > IGNORE_LABEL + 1 or (
         len(names) > IGNORE_LABEL and _VOID not in {name.casefold() for _, name in names}
     ):
@@ -238,7 +239,7 @@ def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
         if other_number == number:
             continue
         if other == name:
-            raise DataError(f"{path}: the class name {name!r} stands twice (lines {other_number} and {number})")
+            raise DataError(f"{path}: duplicate class name {name!r} (lines {other_number} and {number})")
         logger.warning(
             "%s: the class names %r and %r (lines %d and %d) look alike; are they one class?",
             path,
@@ -250,5 +251,5 @@ def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
 
 
 def look(name: str) -> str:
-    """What names that people take for the same have in common: case, blanks, `_`, `-` and Unicode form do not count."""
+    """A form that is equal for names that look alike: it ignores case, blanks, `_`, `-` and Unicode form."""
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()

@@ -1,4 +1,4 @@
-"""Annotations of other tools as a data set in VOC's layout: images, masks, splits and class_names.txt.
+"""Converts annotations of other tools to VOC's layout: images, masks, splits and class_names.txt.
 
 python -m deeplab.data.convert --labelme_dir=drawn --voc_dir=mydata
 python -m deeplab.data.convert --coco_json=instances.json --image_dir=images --voc_dir=mydata
@@ -29,33 +29,33 @@ class SourceSettings:
     """Annotations to convert, in one of these formats."""
 
     labelme_dir: Path | None = setting(
-        None, "labelme, X-AnyLabeling: folder of *.json, in subfolders as well, next to their images."
+        None, "labelme, X-AnyLabeling: folder of *.json next to their images, including subfolders."
     )
-    coco_json: Path | None = setting(None, "COCO: instances file; of train, if --coco_val_json is given.")
+    coco_json: Path | None = setting(None, "COCO: instances file; of train if --coco_val_json is given.")
     coco_dir: Path | None = setting(
-        None, "COCO: folder with train/, valid/, test/ that hold a JSON file each, or with annotations/*.json."
+        None, "COCO: folder with one JSON file in each of train/, valid/, test/, or with annotations/*.json."
     )
     yolo_yaml: Path | None = setting(None, "YOLO segmentation (Ultralytics): data.yaml.")
     roboflow_dir: Path | None = setting(
-        None, "Roboflow: folder of an export as Semantic Segmentation Masks, COCO Segmentation or YOLO."
+        None, "Roboflow: folder of an export in Semantic Segmentation Masks, COCO Segmentation or YOLO format."
     )
-    cityscapes_dir: Path | None = setting(None, "Cityscapes: folder of leftImg8bit and gtFine; 19 classes.")
+    cityscapes_dir: Path | None = setting(None, "Cityscapes: folder with leftImg8bit and gtFine; 19 classes.")
     ade20k_dir: Path | None = setting(None, "ADE20K: folder ADEChallengeData2016; 150 classes.")
 
 
 @dataclass(frozen=True)
 class CocoSettings:
-    """What belongs to --coco_json, and to boxes."""
+    """Options for --coco_json, and for boxes."""
 
     image_dir: Path | None = setting(None, "Folder of the images that --coco_json names.")
-    coco_val_json: Path | None = setting(None, "Instances file of val, if it is another one than --coco_json.")
+    coco_val_json: Path | None = setting(None, "Instances file of val, if val is not in --coco_json.")
     val_image_dir: Path | None = setting(None, "Folder of the images of --coco_val_json. Default: --image_dir.")
     coco_test_json: Path | None = setting(None, "Instances file of test.")
     test_image_dir: Path | None = setting(None, "Folder of the images of --coco_test_json. Default: --image_dir.")
     boxes: str | None = setting(
         None,
-        "What a box without an outline means (COCO, YOLO): all its pixels are the object, or void, or nothing "
-        "(it is left out). Without this flag such data is refused.",
+        "Meaning of a box without an outline (COCO, YOLO): all its pixels are the object, or void, or nothing (the "
+        "box is left out). Without this flag, such data is refused.",
         choices=boxes.MEANINGS,
     )
 
@@ -66,7 +66,7 @@ class TargetSettings:
 
     voc_dir: Path = setting(None, "Folder to write, in VOC layout; it must not exist.")
     val_share: float = setting(
-        0.2, "Share of the images that is put into val, at random, if the data set has no val.", lower=0.0, upper=1.0
+        0.2, "Share of the images that becomes val, at random, if the data set has no val.", lower=0.0, upper=1.0
     )
 
 
@@ -87,17 +87,17 @@ def read(source: SourceSettings, options: CocoSettings) -> Dataset:
 
     Raises:
         DataError: as the reader of its format.
-        UsageError: none or several are named, or flags that do not belong to it.
+        UsageError: no or several data sets are named, or flags that do not apply to the one named.
     """
     given = [field.name for field in fields(source) if getattr(source, field.name)]
     if len(given) != 1:
         names = ", ".join(f"--{field.name}" for field in fields(source))
-        raise UsageError(f"give one of {names}")
+        raise UsageError(f"give exactly one of {names}")
     name = given[0]
     path: Path = getattr(source, name)
     unused = [field.name for field in fields(options) if getattr(options, field.name) and field.name != "boxes"]
     if unused and name != "coco_json":
-        raise UsageError(f"--{unused[0]}: belongs to --coco_json")
+        raise UsageError(f"--{unused[0]}: only with --coco_json")
     readers: dict[str, Callable[[], Dataset]] = {
         "labelme_dir": lambda: labelme.read_labelme(path),
         "coco_json": lambda: coco.read_coco(_coco_files(path, options), options.boxes),
@@ -125,7 +125,7 @@ def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
 
 
 def _read_roboflow(folder: Path, boxes: str | None) -> Dataset:
-    """An export of Roboflow, by the files that it has."""
+    """An export of Roboflow; its files show the format."""
     if (folder / "data.yaml").is_file():
         return yolo.read_yolo(folder / "data.yaml", boxes)
     if any((place / "_annotations.coco.json").is_file() for place in split_folders(folder).values()):

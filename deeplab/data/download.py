@@ -24,30 +24,30 @@ class DownloadSettings:
     """Download."""
 
     download: bool = setting(
-        False, "Fetch PASCAL VOC 2012 to --voc_dir (2 GB) unless that folder exists.", compared=False
+        False, "Download PASCAL VOC 2012 (2 GB) to --voc_dir unless that folder exists.", compared=False
     )
     voc_url: str = setting(
-        ARCHIVE_URL, "Where --download fetches the archive: a mirror of the original.", compared=False
+        ARCHIVE_URL, "Address of the archive for --download: the original or a mirror.", compared=False
     )
 
 
 def download_voc(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> None:
     """Fetches the VOC archive and unpacks it as `voc_dir`; does nothing if `voc_dir` exists.
 
-    The archive is streamed to `voc_dir`'s parent, continued where an earlier try broke off, checked against `md5`
-    and kept. It is unpacked (tarfile's `data` filter) into a temporary folder, and its VOCdevkit/VOC2012 is
-    renamed to `voc_dir`, which therefore is whole or absent.
+    The archive is streamed to `voc_dir`'s parent, resumed where an earlier attempt was interrupted, checked against
+    `md5` and kept. It is unpacked (tarfile's `data` filter) into a temporary folder, and its VOCdevkit/VOC2012 is
+    renamed to `voc_dir`, which is therefore complete or absent.
 
     Raises:
-        UsageError: `url` is none.
-        DataError: the server refuses or keeps breaking off, the checksum or the archive's layout is wrong.
+        UsageError: `url` is not an HTTP address.
+        DataError: the server refuses or keeps interrupting, or the checksum or the archive's layout is wrong.
     """
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--voc_url={url}: not the address of an archive; it begins with http:// or https://")
+        raise UsageError(f"--voc_url={url}: not the address of an archive; it must begin with http:// or https://")
     if voc_dir.exists():
         return
     if not hasattr(tarfile, "data_filter"):
-        raise DataError("--download: this Python's tarfile cannot unpack safely; take 3.10.12, 3.11.4 or a later one")
+        raise DataError("--download: this Python's tarfile cannot unpack safely; use 3.10.12, 3.11.4 or later")
     voc_dir.parent.mkdir(parents=True, exist_ok=True)
     archive = voc_dir.parent / Path(url).name
     if not archive.exists():
@@ -56,50 +56,54 @@ def download_voc(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) 
         part_md5 = digest(part, "md5")
         if part_md5 != md5:
             part.unlink()
-            raise DataError(f"{url}: MD5 is {part_md5}, not {md5}; the download was thrown away, start again")
+            raise DataError(
+                f"{url}: MD5 is {part_md5}, not {md5}; the download was discarded; run the same command again"
+            )
         part.rename(archive)
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=voc_dir.parent) as folder:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
         except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{archive}: cannot be unpacked: {error}; delete it and start again") from error
+            raise DataError(
+                f"{archive}: cannot be unpacked: {error}; delete it and run the same command again"
+            ) from error
         unpacked = Path(folder) / "VOCdevkit" / "VOC2012"
         if not unpacked.is_dir():
-            raise DataError(f"{archive}: holds no VOCdevkit/VOC2012")
+            raise DataError(f"{archive}: does not contain VOCdevkit/VOC2012")
         unpacked.rename(voc_dir)
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Streams `url` to `part`, going on from what `part` holds; a broken connection is taken up again."""
+    """Streams `url` to `part`, resuming after the content of `part`; reconnects after an interruption."""
     for attempt in range(1, _TRIES + 1):
         try:
             if _fetch_rest(url, part):
                 return
             reason = "the connection ended early"
         except urllib.error.HTTPError as error:
-            raise DataError(f"{url}: {error}; name a mirror with --voc_url") from error
+            raise DataError(f"{url}: {error}; choose a mirror with --voc_url") from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(error)
         if attempt == _TRIES:
             raise DataError(
-                f"{url}: {reason} ({attempt} tries); what came is kept in {part}, the same command goes on from there"
+                f"{url}: {reason} ({attempt} tries); partial download kept in {part}; run the same command to resume"
             )
 
 
 def _fetch_rest(url: str, part: Path) -> bool:
-    """One request for what is missing in `part`; True when the file is complete by the server's length."""
+    """Requests the missing rest of `part`; returns whether the file is complete according to the server's length."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return True  # `part` holds everything already; the checksum decides
+            return True  # `part` is already complete; the checksum decides
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            have = 0  # the server knows no ranges: from the start
+            have = 0  # the server does not support ranges: start over
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else 0
         progress = Progress(f"downloading {part.stem}", total >> 20, "MiB", initial=have >> 20)

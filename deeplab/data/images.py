@@ -1,9 +1,9 @@
-"""The one rule for images: which files are read, and what their pixels are.
+"""The single rule for images: which files are read, and how their pixels are decoded.
 
-Preparation, the converters, predict and the Python API read images through this module alone. A file's content decides,
-not its ending: JPEG, PNG, BMP, WebP, TIFF (the first page), GIF (the first frame) and PPM. Whatever the file holds
-(greyscale, a palette, alpha, CMYK), its pixels are 8-bit RGB; alpha is dropped. Images of more than 8 bits a channel
-are refused: which of their values is white cannot be known, and clipped ones would be white all over.
+Preparation, the converters, predict and the Python API read images only through this module. A file's content decides,
+not its ending: JPEG, PNG, BMP, WebP, TIFF (the first page), GIF (the first frame) and PPM. All kinds of pixels
+(greyscale, a palette, alpha, CMYK) become 8-bit RGB; alpha is dropped. Images of more than 8 bits per channel are
+refused: it is unknown which of their values is white, and clipped images would be white all over.
 """
 
 import io
@@ -20,19 +20,19 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from deeplab.errors import DataError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif")
-"""By which images are found; in any case."""
+"""Endings of image files, in lower or upper case."""
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
-"""Of an image or mask: Pillow's safe limit, 89 million. A header of a few bytes can claim any size."""
+"""Largest image or mask: Pillow's safe limit, 89 million. A header of a few bytes can claim any size."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
-_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: what Pillow calls a JPEG that further pictures follow, as some cameras write it
+_JPEG_FORMATS = ("JPEG", "MPO")  # MPO: Pillow's name for a JPEG followed by further pictures, as some cameras write
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SHOWN_NAMES = 3
 
 _EXIF_ORIENTATION = 274
 _TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_FLOAT, _TIFF_UNSIGNED = 258, 339, 3, (1, 4)
-_PNG_BIT_DEPTH, _PNG_COLOUR_TYPE, _PNG_RGB = 24, 25, 2  # offsets of two bytes in a PNG file, and what the second may be
+_PNG_BIT_DEPTH, _PNG_COLOUR_TYPE, _PNG_RGB = 24, 25, 2  # offsets of two bytes in a PNG file, and a value of the second
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,27 +43,27 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation."""
+"""EXIF orientation -> the operation that makes the image upright."""
 
 _BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-"""What undoes `_TURNS`."""
+"""EXIF orientation -> the operation that undoes `_TURNS`."""
 
 
 def read_image(source: Path | BinaryIO) -> np.ndarray:
-    """An image's pixels: uint8 RGB [height, width, 3], turned as its EXIF orientation says.
+    """An image's pixels: uint8 RGB [height, width, 3], turned according to its EXIF orientation.
 
-    `source` is a file's path, or what is open for reading bytes, such as `sys.stdin.buffer`.
+    `source` is a file's path or a binary stream such as `sys.stdin.buffer`.
 
     Raises:
-        DataError: missing, unreadable, or of more than 8 bits a channel; the line names the file.
+        DataError: missing, unreadable, or more than 8 bits per channel; the message names the file.
     """
     return ImageFile(source).pixels(turned=True)
 
 
 def stored_form(path: Path) -> tuple[bytes, int, int]:
-    """(content, height, width) as a shard holds an image whose pixels are those of `read_image`.
+    """(content, height, width) of an image as stored in a shard, with the pixels of `read_image`.
 
-    The content of a JPEG or an 8-bit RGB PNG that EXIF does not turn is the file's own; that of any other is an 8-bit
+    A JPEG or an 8-bit RGB PNG that EXIF does not turn keeps the file's own content; any other image becomes an 8-bit
     RGB PNG, so that nothing is lost.
 
     Raises:
@@ -73,10 +73,10 @@ def stored_form(path: Path) -> tuple[bytes, int, int]:
 
 
 def find_image(folder: Path, stem: str) -> Path:
-    """The image in `folder` that is called `stem` with any of `ENDINGS`. For many of one folder: `Folder(folder).find`.
+    """The image in `folder` called `stem` with any of `ENDINGS`; use `Folder(folder).find` for many images.
 
     Raises:
-        DataError: there is none, and the line names what is there instead; or there are several.
+        DataError: no such image, and the message names the files found instead; or several.
     """
     return Folder(folder).find(stem)
 
@@ -87,14 +87,14 @@ class ImageFile:
     Attributes:
         name: for messages.
         orientation: EXIF's, 1 (upright) to 8.
-        size: (width, height) of the pixels as they are stored, before any turn.
+        size: (width, height) of the pixels as stored, before any turn.
     """
 
     def __init__(self, source: Path | BinaryIO) -> None:
         """Reads the file and its header.
 
         Raises:
-            DataError: missing, of another format, or of more than 8 bits a channel.
+            DataError: missing, an unsupported format, or more than 8 bits per channel.
         """
         self.name = str(source if isinstance(source, Path) else getattr(source, "name", "image"))
         self._content = read_bytes(source) if isinstance(source, Path) else source.read()
@@ -102,32 +102,32 @@ class ImageFile:
             self._format = image.format or ""
             if bits := more_than_8_bits(image, self._content):
                 raise DataError(
-                    f"{self.name}: {bits} per channel, but only 8-bit images are supported; rescale all images alike "
-                    "to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is the "
-                    "largest value in any of them)"
+                    f"{self.name}: {bits} per channel, but only 8-bit images are supported; rescale all images by the "
+                    "same factor to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is "
+                    "the largest value in any of them)"
                 )
             if image.mode not in _EIGHT_BIT_MODES:
                 raise DataError(f"{self.name}: pixel mode {image.mode} is not supported; save it as RGB")
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
             self.orientation = orientation if orientation in _TURNS else 1
             width, height = image.size
-            # Pillow turns TIFF's pixels, and thus its size, by itself.
+            # Pillow itself turns the pixels of a TIFF, and thus its size.
             swapped = self._format == "TIFF" and self.orientation >= 5
             self.size = (height, width) if swapped else (width, height)
 
     def pixels(self, turned: bool) -> np.ndarray:
-        """uint8 RGB [height, width, 3]; `turned` as EXIF says, or as they are stored.
+        """uint8 RGB [height, width, 3], `turned` according to EXIF or as stored.
 
         Raises:
             DataError: damaged.
         """
         if self._format == "PNG":
             with opened(self.name, self._content) as image:
-                image.verify()  # the checksums, at which decoding does not look
+                image.verify()  # the checksums, which decoding ignores
         with opened(self.name, self._content) as image:
             is_upright = self.orientation == 1
             image.load()
-            image.info.pop("transparency", None)  # Pillow would warn that it is dropped
+            image.info.pop("transparency", None)  # otherwise Pillow warns that it is dropped
             if self._format == "TIFF":
                 turn = None if turned or is_upright else _BACK[self.orientation]
             else:
@@ -136,10 +136,10 @@ class ImageFile:
             return np.array(rgb if turn is None else rgb.transpose(turn))
 
     def stored_form(self, turned: bool) -> tuple[bytes, int, int]:
-        """(content, height, width) as a shard holds it; see the function of this name.
+        """(content, height, width) as stored in a shard; see the function of this name.
 
         Raises:
-            DataError: damaged, as far as it is decoded here (a JPEG is not), or more than `MAX_PIXELS`.
+            DataError: damaged, if it is decoded here (a JPEG is not), or more than `MAX_PIXELS`.
         """
         width, height = self.size
         if width * height > MAX_PIXELS:
@@ -155,7 +155,7 @@ class ImageFile:
 
 @contextmanager
 def opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
-    """The open image of a file's content; whatever Pillow raises, while it is decoded as well, becomes a DataError."""
+    """Opens the image in a file's content; any error of Pillow, including during decoding, becomes a DataError."""
     try:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             yield image
@@ -170,7 +170,7 @@ def opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> It
 
 
 def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
-    """What a channel has if it is not 8 bits or fewer, in words; Pillow itself would drop or clip them in silence."""
+    """The bits of a channel in words, or None if 8 or fewer; Pillow itself would silently drop or clip more."""
     bits = 8
     if image.format == "PNG":
         bits = content[_PNG_BIT_DEPTH]
@@ -185,7 +185,7 @@ def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
 
 
 def _ppm_maximum(content: bytes) -> int:
-    """The value of white in a PPM or PGM file, the fourth word of its header; 1 for a bitmap, which has none."""
+    """The value of white in a PPM or PGM file, the fourth word of its header; 1 for a bitmap, which lacks it."""
     words = re.sub(rb"#[^\n]*", b"", content[:4096]).split(maxsplit=4)
     return int(words[3]) if words[0] in (b"P2", b"P3", b"P5", b"P6") else 1
 
@@ -211,25 +211,25 @@ def _as_png(pixels: np.ndarray) -> bytes:
 
 
 class Folder:
-    """The files of a folder and its subfolders, found by stem; each is listed once, however many are looked for."""
+    """The files of a folder and its subfolders, found by stem; each folder is listed only once."""
 
     def __init__(self, path: Path, endings: Sequence[str] = ENDINGS) -> None:
-        """`path` need not exist; files with other `endings` than these (lower case, with the dot) are not found."""
+        """`path` need not exist; only files with these `endings` (lower case, with the dot) are found."""
         self.path = path
         self._endings = tuple(endings)
         self._listed: dict[str, dict[str, list[str]]] = {}
 
     def has(self, stem: str) -> bool:
-        """Whether there is one file of this stem, or several."""
+        """Whether at least one file has this stem."""
         return bool(self._named(stem))
 
     def find(self, stem: str) -> Path:
-        """The file of this stem, which may lie in a subfolder, as `day1/img_000` does.
+        """The file with this stem, which may include a subfolder, such as `day1/img_000`.
 
         The case of the ending and the Unicode normal form do not matter.
 
         Raises:
-            DataError: there is none, and the line names what is there instead; or there are several.
+            DataError: no such file, and the message names the files found instead; or several.
         """
         names = self._named(stem)
         parent, _, last = stem.rpartition("/")
@@ -271,5 +271,5 @@ class Folder:
 
 
 def normal_form(name: str) -> str:
-    """A name as one sequence of characters; macOS writes an accented letter as two, other systems as one."""
+    """A name in Unicode's composed form; macOS writes an accented letter as two characters, other systems as one."""
     return unicodedata.normalize("NFC", name)

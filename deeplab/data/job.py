@@ -1,4 +1,4 @@
-"""A split to prepare, and whether shards that stand are those of it."""
+"""A split to prepare, and checks that existing shards match it."""
 
 import logging
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ class Job:
     """A split to prepare.
 
     Attributes:
-        name: of the split.
-        folder: where its shards go.
+        name: name of the split.
+        folder: folder of its shards.
         voc_dir: the data set, for messages.
         pairs: its examples.
         classes: the class table.
@@ -40,50 +40,51 @@ class Job:
 
     @cached_property
     def source(self) -> str:
-        """The fingerprint in the manifest."""
+        """The fingerprint for the manifest."""
         choices = "" if self.exif == records.REFUSE else f"\nexif={self.exif}"
         return sources.fingerprint(self.pairs, self.classes, choices)
 
     @property
     def is_written(self) -> bool:
-        """Whether its shards stand."""
+        """Whether its shards exist."""
         return manifest_path(self.folder, self.name).exists()
 
     @property
     def sources_path(self) -> Path:
-        """The file that says what the shards were made from."""
+        """The file that records what the shards were made from."""
         return sources.sources_path(self.folder, self.name)
 
     @property
     def bad_examples_path(self) -> Path:
-        """The file that names the examples that are left out."""
+        """The file that names the examples left out."""
         return self.folder / f"{self.name}.bad_examples.txt"
 
     def written_split(self, max_bad_examples: int) -> Split:
-        """The split that stands.
+        """The existing split.
 
         Raises:
-            DataError: as `Split.read`, or it was made from something else, or leaves out more bad examples than that.
+            DataError: as `Split.read`; or it was made from other files or settings, or more than `max_bad_examples`
+                were left out.
         """
         split = Split.read(self.folder, self.name)
         before = sources.read_sources(self.sources_path)
         if split.class_names != self.classes.names:
             theirs, ours = ", ".join(split.class_names), ", ".join(self.classes.names)
             raise self._error(
-                split, f"were made from other files or classes ({theirs}) than {self.voc_dir} has ({ours})"
+                split, f"were made from other files or classes ({theirs}) than those of {self.voc_dir} ({ours})"
             )
         if split.source != self.source:
             changed = sources.compare(self.pairs, before)[0] if before else []
             example = f", such as {changed[0]}" if changed else ""
             raise self._error(
                 split,
-                f"were made from other files or classes than {self.voc_dir}, split {self.name}, has{example} (or by "
-                "another class table or --exif)",
+                f"were made from other files or classes than those of {self.voc_dir}, split {self.name}{example} (or "
+                "with another class table or --exif)",
             )
         if split.num_bad_examples > max_bad_examples:
             raise DataError(
-                f"{self.bad_examples_path}: names {split.num_bad_examples} bad examples that these "
-                f"shards leave out, --max_bad_examples={max_bad_examples}; mend them, or raise it"
+                f"{self.bad_examples_path}: these shards leave out {split.num_bad_examples} bad examples, more than "
+                f"--max_bad_examples={max_bad_examples}; fix them, or raise it"
             )
         if before is None:
             with damage_named([split]):
@@ -98,20 +99,20 @@ class Job:
         return split
 
     def _error(self, split: Split, what: str) -> DataError:
-        return DataError(f"{split.manifest_path}: these shards {what}; name another --tfrecord_dir, or delete them")
+        return DataError(f"{split.manifest_path}: these shards {what}; choose another --tfrecord_dir, or delete them")
 
     def _write_sources(self, now: sources.Sources) -> None:
         try:
             sources.write_sources(self.sources_path, now)
-        except OSError as error:  # of a folder that others own, say
+        except OSError as error:  # for example, in a folder of another user
             logger.warning(
-                "%s: cannot be written (%s); the files are read each time", self.sources_path, error.strerror
+                "%s: cannot be written (%s); the files will be read every time", self.sources_path, error.strerror
             )
 
     def _differing_from(self, split: Split) -> Iterator[Path]:
-        """Files that are not what the shards hold, where nothing else says what they were made from."""
+        """Files that differ from the shards' contents; for shards without recorded sources."""
         by_name = {pair.name: pair for pair in self.pairs}
-        # As images were stored before there was the choice.
+        # Older shards, written before --exif existed, store images as `ignore` does.
         exif = records.IGNORE if self.exif == records.REFUSE else self.exif
         progress = Progress(f"comparing {split.name} with its files", split.num_examples, "images")
         for number, record in enumerate(tf.data.TFRecordDataset(split.shard_paths), 1):

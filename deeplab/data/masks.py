@@ -1,7 +1,7 @@
-"""Masks: what their pixels mean by the class table, and what is wrong with them.
+"""Masks: reads their pixels according to the class table, and names what is wrong with them.
 
 A mask is a PNG, or a BMP, GIF or TIFF, whose pixels are indices (of a palette, greyscale, or one bit) or colours (of a
-palette, RGB, RGBA). JPEG and WebP smear the edges, so that masks of them are refused.
+palette, RGB, RGBA). JPEG and WebP smear the edges, so masks in these formats are refused.
 """
 
 from collections.abc import Iterable
@@ -24,16 +24,16 @@ _ENCODINGS = ("PNG", "BMP", "DIB", "GIF", "TIFF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 Palette = tuple[tuple[int, int], ...]
-"""(index, colour 0xrrggbb) of those entries of a palette that a mask uses."""
+"""(index, colour 0xrrggbb) of the palette entries that a mask uses."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Labels of a mask, and what of a palette it uses.
+    """The labels of a mask, and the palette entries that it uses.
 
     Attributes:
-        labels: uint8 [height, width], the classes' indices, and 255 for void.
-        palette: empty where labels do not come from a palette's indices, or all its colours are shades of grey.
+        labels: uint8 [height, width], class indices, and 255 for void.
+        palette: empty if the labels are not palette indices, or if all colours are shades of grey.
     """
 
     labels: np.ndarray
@@ -42,12 +42,12 @@ class Mask:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What a mask's file holds.
+    """The content of a mask file.
 
     Attributes:
-        stored: indices or grey, uint8 [height, width], or RGB [height, width, 3].
-        palette: 0xrrggbb of each index, uint32 [256], if there is one.
-        is_one_bit: whether `stored` is 0 and 1 for black and white.
+        stored: indices or grey values, uint8 [height, width], or RGB [height, width, 3].
+        palette: 0xrrggbb of each index, uint32 [256]; None without a palette.
+        is_one_bit: whether `stored` holds 0 for black and 1 for white.
     """
 
     stored: np.ndarray
@@ -68,10 +68,10 @@ class _Pixels:
 
 
 def read_mask(path: Path, classes: ClassTable) -> Mask:
-    """A mask, by the table of its classes.
+    """Reads a mask according to the class table.
 
     Raises:
-        DataError: missing, unreadable, of another kind of picture, or a value or colour without a class.
+        DataError: missing, unreadable, an unsupported kind of image, or a value or colour without a class.
     """
     pixels = _read_pixels(path)
     if classes.colours is not None:
@@ -91,7 +91,7 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
 
 
 def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
-    """What is wrong if an index has one colour in one mask and another in another: a line that names both masks."""
+    """A message that names two masks whose palettes give an index different colours; None if all agree."""
     first: dict[int, tuple[int, Path]] = {}
     for path, palette in palettes:
         for index, colour in palette:
@@ -125,7 +125,7 @@ def _read_pixels(path: Path) -> _Pixels:
                 "(palette or greyscale) or colours, 8 bits per channel"
             )
         if is_png:
-            image.verify()  # the checksums, at which decoding does not look
+            image.verify()  # the checksums, which decoding ignores
     with images.opened(str(path), content) as image:
         if mode in ("RGB", "RGBA"):
             return _Pixels(np.asarray(image.convert("RGB")))

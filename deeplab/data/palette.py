@@ -7,7 +7,7 @@ IGNORE_LABEL = 255
 
 
 def palette() -> np.ndarray:
-    """VOC's colour map: uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
+    """VOC's colour map, uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
 
     The bits of an index are spread over the channels, most significant bit first (VOC devkit, VOClabelcolormap.m).
     """

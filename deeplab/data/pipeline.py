@@ -1,7 +1,7 @@
-"""The two tf.data chains, side by side: endless augmented crops to train on, whole images to score on.
+"""The two tf.data chains: endless augmented crops for training, and whole images for scoring.
 
-Both give batches {"image": uint8 [batch, height, width, 3], "label": uint8 [batch, height, width]} for one replica
-each. The part of the augmentation that belongs on the device is done by `Augmentation.finish` in the compiled step.
+Both give batches {"image": uint8 [batch, height, width, 3], "label": uint8 [batch, height, width]}, each for one
+replica. `Augmentation.finish` does the device's part of the augmentation in the compiled step.
 """
 
 import functools
@@ -23,20 +23,20 @@ from deeplab.data.split import Split
 INTERLEAVED_SHARDS = 16
 PREFETCHED_BATCHES = 4
 PARALLEL_CALLS = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-"""One for each core, and one that waits its turn."""
+"""One per core, and one waiting."""
 
 ALONE = tf.distribute.InputContext()
-"""One worker, and one replica for all of a batch."""
+"""One worker with one replica, which takes the whole batch."""
 
 _FILLER_SIZE = 33  # pixels: more than the output stride
 _SIDE_LIMIT = 2**31
 
 SHUFFLE_BUFFER = 2048
-"""Encoded examples held for shuffling: about 0.2 GB for VOC, whose JPEGs are about 100 kB."""
+"""Encoded examples held for shuffling: about 0.2 GB for VOC's JPEGs of about 100 kB."""
 
 
 class Crop(NamedTuple):
-    """What the network sees of an example: image (uint8 RGB [size, size, 3]) and mask (uint8 [size, size])."""
+    """An example as the network sees it: image (uint8 RGB [size, size, 3]) and mask (uint8 [size, size])."""
 
     name: str
     image: np.ndarray
@@ -51,13 +51,13 @@ def training_batches(
     first_example: int = 0,
     context: tf.distribute.InputContext = ALONE,
 ) -> tf.data.Dataset:
-    """Endless batches of what `augment` makes of an image, its label and a seed.
+    """Endless batches of the results of `augment`, which takes an image, its label and a seed.
 
-    Each epoch takes every example once, in its own order, and batches run across epochs. Order and augmentation depend
-    on `seed`, the epoch and the example's place in it alone, so that a run that starts at `first_example` (counted from
-    the start of training) sees exactly what an uninterrupted one sees. What is skipped is read, not decoded.
+    Each epoch takes every example once, in an order of its own; batches may span epochs. Order and augmentation depend
+    only on `seed`, the epoch and the example's place in it, so a run that starts at `first_example` (counted from the
+    start of training) sees exactly the same batches as an uninterrupted run. Skipped examples are read, not decoded.
 
-    Of each global batch the worker that `context` names decodes its part, and gets it in batches for one replica each.
+    The worker in `context` decodes only its part of each global batch, and gets it in batches for one replica each.
     """
 
     def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -78,13 +78,13 @@ def training_batches(
 
 
 def training_names(split: Split, seed: int, first_example: int, num_examples: int) -> list[str]:
-    """The names of the examples that `training_batches` takes from `first_example` on."""
+    """Names of the examples of `training_batches`, starting at `first_example`."""
     dataset = _training_records(split, seed, first_example).take(num_examples)
     return [records.parse_example(record)["id"].numpy().decode() for _, record in dataset.with_options(_options())]
 
 
 def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int) -> list[Crop]:
-    """The first crops of a run with this seed, with their colours shifted, as the network gets them."""
+    """The first crops of a run with this seed, with shifted colours, as the network sees them."""
     names = training_names(split, seed, 0, number)
     batch = augmentation.finish(next(iter(training_batches(split, augmentation, number, seed))))
     images = np.round(batch["image"].numpy()).astype(np.uint8)
@@ -92,7 +92,7 @@ def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int
 
 
 def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Dataset:
-    """Endless (index, record) from `first_example` on; the index counts from the start of training."""
+    """Endless (index, record), starting at `first_example`; the index counts from the start of training."""
     shard_paths, num_examples = split.shard_paths, split.num_examples
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -111,14 +111,14 @@ def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Da
 
 @dataclass(frozen=True)
 class EvaluationBatches:
-    """Every example of a split, once, at its own size; nothing is padded. `for_worker` makes the data set.
+    """Every example of a split, once, at its own size, without padding. `for_worker` makes the data set.
 
-    Images of one size share a batch of one replica, at most `max_images` and `max_pixels` in all, but at least one
-    image. Replicas, and workers, may see different sizes at a time. Each worker takes every n-th example; where one
-    has no batch left it gets a filler, so that all of them take the same number of steps.
+    Images of equal size share a replica's batch, up to `max_images` and `max_pixels` in total, but at least one image.
+    Replicas and workers may see different sizes at the same time. Each worker takes every n-th example; a worker
+    without further batches gets fillers, so that all workers take the same number of steps.
 
     Batches: "name" (string [batch]), "image" (uint8 [batch, height, width, 3]), "label" (uint8 [batch, height, width])
-    and "is_example" (int64 [batch]): 0 for fillers, which are void all over, else 1.
+    and "is_example" (int64 [batch]): 0 for fillers, which are entirely void, else 1.
     """
 
     split: Split
@@ -126,7 +126,7 @@ class EvaluationBatches:
     max_pixels: int = sys.maxsize
 
     def num_steps(self, context: tf.distribute.InputContext = ALONE) -> int:
-        """How often each replica, of all workers, takes a batch before every example was seen."""
+        """Number of batches that each replica of all workers takes until every example has been seen."""
         num_workers = context.num_input_pipelines
         if self.max_images == 1:
             batches = math.ceil(self.split.num_examples / num_workers)
@@ -136,12 +136,12 @@ class EvaluationBatches:
         return math.ceil(batches / _replicas_of_a_worker(context))
 
     def _num_batches(self, sizes: np.ndarray) -> int:
-        """Of a worker whose examples have these sizes (int64 [examples, 2])."""
+        """Number of batches of a worker whose examples have these sizes (int64 [examples, 2])."""
         counted = zip(*np.unique(sizes, axis=0, return_counts=True), strict=True)
         return sum(math.ceil(count / self._batch_size(int(height * width))) for (height, width), count in counted)
 
     def for_worker(self, context: tf.distribute.InputContext = ALONE) -> tf.data.Dataset:
-        """The batches of one worker's replicas, in a fixed order, over and over."""
+        """The batches of one worker's replicas, in a fixed order, repeated endlessly."""
         stored = _evaluation_records(self.split).shard(context.num_input_pipelines, context.input_pipeline_id)
         if self.max_images == 1:
             stored = stored.batch(1)
@@ -163,7 +163,7 @@ class EvaluationBatches:
         )
 
     def _batch_size(self, num_pixels: int | tf.Tensor) -> int | tf.Tensor:
-        """Images of so many pixels that share a batch."""
+        """Number of images of `num_pixels` pixels that share a batch."""
         if isinstance(num_pixels, tf.Tensor):
             return tf.clip_by_value(self.max_pixels // num_pixels, 1, self.max_images)  # int64, as group_by_window asks
         return min(max(self.max_pixels // num_pixels, 1), self.max_images)
@@ -175,7 +175,7 @@ class EvaluationBatches:
 
 @functools.lru_cache(maxsize=4)
 def _example_sizes(split: Split) -> np.ndarray:
-    """(height, width) of every example, int64 [examples, 2], in the order in which they are stored. Decodes nothing."""
+    """(height, width) of every example, int64 [examples, 2], in stored order. Decodes nothing."""
 
     def size(record: tf.Tensor) -> tf.Tensor:
         features = records.parse_example(record)
@@ -220,7 +220,7 @@ def _decode_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _filler() -> dict[str, tf.Tensor]:
-    """A batch of one small image that is void all over."""
+    """A batch of one small image that is entirely void."""
     return {
         "name": tf.constant([""]),
         "image": tf.zeros([1, _FILLER_SIZE, _FILLER_SIZE, 3], tf.uint8),
@@ -230,14 +230,14 @@ def _filler() -> dict[str, tf.Tensor]:
 
 
 def _is_mine(index: tf.Tensor, global_batch_size: int, context: tf.distribute.InputContext) -> tf.Tensor:
-    """Whether the example at this place in the stream of global batches is the worker's: it has a slice of each."""
+    """Whether this example of the stream of global batches belongs to the worker, which has a slice of each batch."""
     return index % global_batch_size // (global_batch_size // context.num_input_pipelines) == context.input_pipeline_id
 
 
 def _options() -> tf.data.Options:
-    """In a fixed order always: workers agree on who takes which record, and a restart goes on where the run was.
+    """The order is fixed: workers agree on which worker takes which record, and a restart continues where it stopped.
 
-    Not tuned by tf.data, since the number of parallel calls is known, and to end the thread that tunes can take long
+    tf.data's autotuning is off: the number of parallel calls is known, and ending the tuning thread can take long
     (docs/design.md, data).
     """
     options = tf.data.Options()

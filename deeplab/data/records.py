@@ -16,7 +16,7 @@ from deeplab.data.voc import Pair
 from deeplab.errors import DataError
 
 REFUSE, TURN, IGNORE = EXIF_CHOICES = ("refuse", "turn", "ignore")
-"""Of an image that EXIF turns, and whose mask fits it before and after: an error, or which of the two it belongs to."""
+"""For an image that EXIF turns and whose mask fits it either way: refuse it, or say which view the mask belongs to."""
 
 FEATURES = {
     "id": tf.io.FixedLenFeature([], tf.string),
@@ -34,7 +34,7 @@ def encode_example(pair: Pair, classes: ClassTable, exif: str = REFUSE) -> tuple
     `exif` is one of `EXIF_CHOICES`.
 
     Raises:
-        DataError: names the file and what is wrong with it.
+        DataError: names the file and the problem.
     """
     if pair.problem:
         raise DataError(pair.problem)
@@ -59,7 +59,7 @@ def encode_example(pair: Pair, classes: ClassTable, exif: str = REFUSE) -> tuple
 
 
 def _is_turned(image: ImageFile, pair: Pair, mask_shape: tuple[int, ...], exif: str) -> bool:
-    """Whether the mask belongs to the image as EXIF turns it, and not as it is stored."""
+    """Whether the mask belongs to the image as turned by EXIF, not as stored."""
     height, width = mask_shape
     stored = image.size
     turned = stored[::-1] if image.orientation >= 5 else stored
@@ -86,8 +86,8 @@ def parse_example(record: tf.Tensor) -> dict[str, tf.Tensor]:
 def decode_image(content: tf.Tensor) -> tf.Tensor:
     """The bytes of a JPEG or PNG file (string scalar) -> uint8 RGB [height, width, 3].
 
-    By the accurate inverse DCT, with which Pillow's values are the same: TensorFlow's default, the fast one, changes
-    most values, by up to 20, and with them the class of some pixels.
+    Uses the accurate inverse DCT, which gives the same values as Pillow. TensorFlow's default, the fast one, changes
+    most values, by up to 20, and thereby the class of some pixels.
     """
     return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")  # the same operation reads PNG
 

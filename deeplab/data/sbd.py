@@ -1,8 +1,8 @@
-"""SBD's annotations (Hariharan et al., ICCV 2011) as index masks, beside VOC's own: the masks of trainaug.
+"""SBD's annotations (Hariharan et al., ICCV 2011) as index masks, together with VOC's own: the masks of trainaug.
 
 python -m deeplab.data.sbd --sbd_dir=benchmark_RELEASE/dataset --voc_dir=VOC2012 --mask_dir=SegmentationClassAug
 
-Needs scipy, which the extra `sbd` brings.
+Needs scipy (the extra `sbd`).
 """
 
 import logging
@@ -29,7 +29,7 @@ class SBDSettings:
     """SBD's masks."""
 
     sbd_dir: Path = setting(None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
-    voc_dir: Path = setting(None, "Folder of VOC 2012: its masks of train, and what is in val.")
+    voc_dir: Path = setting(None, "Folder of VOC 2012, for its masks of train and its list of val.")
     mask_dir: Path = setting(None, "Folder to write; it must not exist.")
 
 
@@ -39,26 +39,26 @@ SETTINGS: Classes = (SBDSettings,)
 def main(argv: list[str]) -> None:
     """SBD's cls/*.mat and VOC's masks of train -> --mask_dir/NAME.png."""
     if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: flags alone are taken")
+        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     folders = settings.read(SBDSettings)
     settings.require(folders, "sbd_dir", "voc_dir", "mask_dir")
     write_masks(folders.sbd_dir, folders.voc_dir, folders.mask_dir)
 
 
 def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
-    """Writes a mask for each image of VOC's train or SBD that is not in VOC's val. `mask_dir` is whole or absent.
+    """Writes a mask for each image of VOC's train or SBD that is not in VOC's val. `mask_dir` is complete or absent.
 
-    VOC's own masks are taken where there are any: they have void at the borders, which SBD's lack.
+    Prefers VOC's own masks: they have void at the borders, which SBD's lack.
 
     Raises:
         UsageError: `mask_dir` exists.
-        DataError: a file is missing or not what it should be.
+        DataError: a file is missing or invalid.
     """
     if mask_dir.exists():
-        raise UsageError(f"--mask_dir={mask_dir}: exists already; name another folder, or delete it")
+        raise UsageError(f"--mask_dir={mask_dir}: exists already; choose another folder, or delete it")
     annotations = sorted((sbd_dir / "cls").glob("*.mat"))
     if not annotations:
-        raise DataError(f"{sbd_dir}: no cls/*.mat in it; it is the folder `dataset` of SBD's benchmark_RELEASE")
+        raise DataError(f"{sbd_dir}: contains no cls/*.mat; give the folder `dataset` of SBD's benchmark_RELEASE")
     train = voc.pairs(voc_dir, "train")
     in_train, in_val = {pair.name for pair in train}, set(voc.read_split(voc_dir, "val"))
     wanted = [path for path in annotations if path.stem not in in_train | in_val]
@@ -74,7 +74,7 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
             progress.update(number)
         progress.close()
     logger.info(
-        "%d of VOC's train and %d of SBD; of SBD's %d, %d are in VOC's val and left out, for %d VOC's own are taken",
+        "%d masks of VOC's train and %d of SBD; of SBD's %d, %d in VOC's val are left out, %d are replaced by VOC's",
         len(train),
         len(wanted),
         len(annotations),
@@ -87,7 +87,7 @@ def read_annotation(path: Path) -> np.ndarray:
     """Class indices of one of SBD's cls/*.mat: uint8 [height, width], 0..20.
 
     Raises:
-        DataError: unreadable, no annotation of SBD, or an index without a class.
+        DataError: unreadable, not an annotation of SBD, or an index without a class.
         UsageError: scipy is not installed.
     """
     try:
@@ -96,10 +96,10 @@ def read_annotation(path: Path) -> np.ndarray:
         raise UsageError("scipy is needed to read SBD's .mat files: pip install '.[sbd]'") from error
     try:
         mask = scipy.io.loadmat(str(path), squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
-    except Exception as error:  # scipy raises many kinds for what is no such file
+    except Exception as error:  # scipy raises many kinds for other files
         raise DataError(f"{path}: not an annotation of SBD ({type(error).__name__}: {error})") from error
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or mask.dtype != np.uint8:
-        raise DataError(f"{path}: GTcls.Segmentation is no 8-bit image")
+        raise DataError(f"{path}: GTcls.Segmentation is not an 8-bit image")
     if mask.max() >= len(voc.CLASS_NAMES):
         raise DataError(f"{path}: label {mask.max()}, but VOC has {len(voc.CLASS_NAMES)} classes")
     return mask

@@ -1,7 +1,7 @@
-"""A small synthetic data set in VOC layout, so that the program runs where no data is.
+"""A small synthetic data set in VOC layout, for running the program without real data.
 
-Five textured shapes on textured backgrounds are its classes, named in class_names.txt; every object has a void border,
-as VOC's have. The same seed gives the same files. `python -m deeplab.data.shapes FOLDER` writes it.
+Its classes, listed in class_names.txt, are background and five textured shapes; every object has a void border, as in
+VOC. The same seed gives the same files. `python -m deeplab.data.shapes FOLDER` writes it.
 """
 
 import sys
@@ -25,9 +25,9 @@ CLASS_NAMES = ("background", *_COLOURS)
 
 
 def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: int = 0) -> None:
-    """Writes `num_train` + `num_val` images of about SIZE x SIZE pixels below `voc_dir`; nothing if it exists.
+    """Writes `num_train` + `num_val` images of about SIZE x SIZE pixels to `voc_dir`; does nothing if it exists.
 
-    Sizes vary by up to an eighth, so that nothing downstream may rely on one size. JPEG quality is 92.
+    Sizes vary by up to an eighth, so that nothing downstream relies on a fixed size. JPEG quality is 92.
     """
     if voc_dir.exists():
         return

@@ -1,6 +1,6 @@
-"""Writing the TFRecord shards of a split: once, whole or not at all; afterwards they are only read.
+"""Writes the TFRecord shards of a split: once and atomically; afterwards they are only read.
 
-The manifest is written last: a split without one has not been written.
+The manifest is written last: without a manifest, a split has not been written.
 """
 
 import concurrent.futures
@@ -34,7 +34,7 @@ from deeplab.settings import setting
 logger = logging.getLogger("deeplab")
 
 EXAMPLES_PER_PROCESS = 100
-"""Another process costs about four seconds of imports, which pays from about this many examples on."""
+"""Another process costs about four seconds of imports, which pays off from about this many examples."""
 
 _SHOWN_PROBLEMS = 20
 
@@ -44,39 +44,39 @@ class ShardSettings:
     """Data set and shards to write."""
 
     voc_dir: Path | None = setting(
-        None, "Folder in VOC layout (VOCdevkit/VOC2012); shards are written from it.", compared=False
+        None, "Folder in VOC layout (VOCdevkit/VOC2012) to write shards from.", compared=False
     )
     class_names: Path | None = setting(
         None,
-        "Text file of class names, one a line, class 0 first; or a table of them with the values or colours that masks "
-        "have (`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
-        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21.",
+        "Text file of class names, one per line, class 0 first; or a table of names and mask values or colours "
+        "(`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
+        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
         compared=False,
     )
     mask_dir: Path | None = setting(
         None,
-        "Folder of index masks of --train_split, if they are not in VOC_DIR/SegmentationClass; for trainaug.",
+        "Folder of the masks of --train_split, if not VOC_DIR/SegmentationClass; for trainaug.",
         compared=False,
     )
     train_split: str = setting("train", "Split to train on: a list in ImageSets/Segmentation.")
-    val_split: str = setting("val", "Split to evaluate on while training; empty for none.")
+    val_split: str = setting("val", "Split to evaluate on during training; empty: none.")
     exif: str = setting(
         REFUSE,
-        "Of an image that EXIF turns, where its mask's size does not tell whether the mask was drawn on the turned "
-        "image: refuse it; turn it, as most tools show it; or ignore EXIF.",
+        "If EXIF turns an image and the size of its mask does not show whether the mask was drawn on the turned image: "
+        "refuse the image; turn it, as most tools show it; or ignore EXIF.",
         choices=EXIF_CHOICES,
         compared=False,
     )
-    num_shards: int = setting(16, "Shard files per split, when they are written.", lower=1, compared=False)
+    num_shards: int = setting(16, "Number of shard files to write per split.", lower=1, compared=False)
     max_bad_examples: int = setting(
         0,
-        "Bad images or masks of a split that are left out when its shards are written, and named in "
-        "SPLIT.bad_examples.txt; one more is an error.",
+        "Number of bad images or masks per split to leave out of its shards and list in SPLIT.bad_examples.txt; more "
+        "are an error.",
         lower=0,
         compared=False,
     )
     prepare_only: bool = setting(
-        False, "Write the shards (and download) and stop; needs no --model_dir.", compared=False
+        False, "Write the shards (after any download) and stop; --model_dir is not needed.", compared=False
     )
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class ShardSettings:
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to write: its file, its examples, and how masks and EXIF are read."""
+    """One shard to write: its file, its examples, and how to read masks and EXIF."""
 
     path: Path
     pairs: list[voc.Pair]
@@ -96,7 +96,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _ShardReport:
-    """The shard that was written, statistics and sources of its examples, and the problems of those left out.
+    """The written shard, statistics and sources of its examples, and the problems of the examples left out.
 
     `palettes` has one mask for each palette in the shard.
     """
@@ -113,7 +113,7 @@ class _ShardReport:
 
 
 def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> bool:
-    """Writes the shards of the training and validation splits unless they exist; whether any were written.
+    """Writes the shards of the training and validation splits unless they exist; returns whether it wrote any.
 
     Does nothing without --voc_dir. The data set is downloaded first if the flags say so.
 
@@ -136,7 +136,7 @@ def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_d
 def prepare(
     settings: ShardSettings, tfrecord_dir: Path, split_name: str, classes: ClassTable | tuple[str, ...]
 ) -> Split:
-    """`prepare_splits` of one split."""
+    """`prepare_splits` for one split."""
     return prepare_splits(settings, tfrecord_dir, [split_name], classes)[0]
 
 
@@ -149,14 +149,14 @@ def prepare_splits(
 
     Args:
         settings: the data set and how to write it; its `mask_dir` applies to its `train_split` only, and its
-            `max_bad_examples` of each split are left out at most and named in SPLIT.bad_examples.txt.
-        tfrecord_dir: where the shards go.
-        split_names: as `voc.read_split` takes them.
-        classes: the class table; or the names alone, class 0 first, where masks hold their indices.
+            `max_bad_examples` limits how many of each split are left out and named in SPLIT.bad_examples.txt.
+        tfrecord_dir: folder of the shards.
+        split_names: as for `voc.read_split`.
+        classes: the class table; or only the names, class 0 first, if masks hold class indices.
 
     Raises:
-        DataError: too many bad examples (all are logged, no manifest is written), masks that are not by the class
-            table, or shards made from something else.
+        DataError: too many bad examples (all are logged, no manifest is written), masks that do not match the class
+            table, or shards made from other files or settings.
         UsageError: the settings name no data set.
     """
     table = classes if isinstance(classes, ClassTable) else ClassTable.of_names(classes)
@@ -179,9 +179,9 @@ def _job(settings: ShardSettings, tfrecord_dir: Path, name: str, classes: ClassT
 
 
 def _write(settings: ShardSettings, jobs: list[Job]) -> None:
-    """Writes all shards of the jobs, and then, if nothing is wrong with any, their manifests."""
+    """Writes all shards of the jobs and then, if there are no problems, their manifests."""
     for job in jobs:
-        for leftover in job.folder.glob(f".{job.name}-*.part"):  # of a run that was killed
+        for leftover in job.folder.glob(f".{job.name}-*.part"):  # from a killed run
             leftover.unlink(missing_ok=True)
     tasks = [_tasks(job, settings.num_shards) for job in jobs]
     names = " and ".join(job.name for job in jobs)
@@ -204,7 +204,7 @@ def _tasks(job: Job, num_shards: int) -> list[_Task]:
 
 
 def _problems(jobs: list[Job], reports: list[list[_ShardReport]], max_bad_examples: int) -> list[str]:
-    """All that is wrong with the data set, unless it is bad examples that may be left out."""
+    """Everything wrong with the data set, except bad examples that may be left out."""
     all_reports = [report for of_job in reports for report in of_job]
     palettes = ((path, palette) for report in all_reports for palette, path in report.palettes.items())
     found = [masks.find_disagreement(palettes), _void_for_object(jobs[0], all_reports)]
@@ -217,7 +217,7 @@ def _problems(jobs: list[Job], reports: list[list[_ShardReport]], max_bad_exampl
 
 
 def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
-    """What to do if plain masks hold 0 and 255 alone, of which 255 would be void."""
+    """A message if plain masks hold only 0 and 255, so that 255 would be void; otherwise None."""
     pixels = np.sum([report.class_pixels for report in reports], 0)
     has_void = any(report.void_pixels for report in reports)
     names = job.classes.names
@@ -231,13 +231,11 @@ def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
 
 
 def _finish(job: Job, reports: list[_ShardReport]) -> None:
-    """Writes the manifest, and what goes with it; warns of what is odd."""
+    """Writes the manifest and the files that belong to it; warns about bad examples and absent classes."""
     problems = [problem for report in reports for problem in report.problems]
     if problems:
         write_text(job.bad_examples_path, "".join(f"{problem}\n" for problem in problems))
-        logger.warning(
-            "%d bad examples of %s are left out: %s names them", len(problems), job.name, job.bad_examples_path
-        )
+        logger.warning("%d bad examples of %s are left out, see %s", len(problems), job.name, job.bad_examples_path)
     sources.write_sources(job.sources_path, {key: each for report in reports for key, each in report.sources.items()})
     split = Split(
         folder=job.folder,
@@ -259,7 +257,7 @@ def _finish(job: Job, reports: list[_ShardReport]) -> None:
 
 
 def _warn_of_overlap(settings: ShardSettings, tfrecord_dir: Path) -> None:
-    """Counts the images of val that are in train, too, by name or by contents."""
+    """Counts the images of val that are also in train, by their contents."""
     train, val = (
         sources.read_sources(sources.sources_path(tfrecord_dir, name)) or {}
         for name in (settings.train_split, settings.val_split)
@@ -300,7 +298,9 @@ def _run_tasks(tasks: list[_Task], num_examples: int, label: str) -> list[_Shard
             try:
                 collect(pool.map(_write_shard, tasks))
             except concurrent.futures.process.BrokenProcessPool as error:
-                raise DeepLabError(f"{label}: a process died (killed, or out of memory?); start again") from error
+                raise DeepLabError(
+                    f"{label}: a process died (killed, or out of memory?); run the same command again"
+                ) from error
     progress.close()
     return reports
 

@@ -1,8 +1,8 @@
-"""What the shards of a split were made from, so that files that changed since are noticed.
+"""Records the files that the shards of a split were made from, so that later changes are noticed.
 
-The manifest holds a fingerprint of the class table and of all files' sizes. Beside it, SPLIT.sources.txt holds a
-digest of each file's contents, and what the file system said about the file at that time. As long as that is the same,
-the contents are not read again; else the digest decides.
+The manifest holds a fingerprint of the class table and of all file sizes. Next to it, SPLIT.sources.txt holds a digest
+of each file's contents and the file system's data about the file at that time (its stamp). While the stamp is the same,
+the contents are not read again; otherwise the digest decides.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the file system says about a file; the change time cannot be set, so that no rewrite leaves it as it was."""
+    """The file system's data about a file; programs cannot set the change time, so every rewrite alters it."""
 
     size: int
     modified_ns: int
@@ -29,7 +29,7 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp | None":
-        """None without such a file."""
+        """None if the file does not exist."""
         try:
             found = path.stat()
         except OSError:
@@ -39,15 +39,15 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Source:
-    """A file as it was when it was read: its stamp and its contents' SHA-256."""
+    """A file when it was read: its stamp and the SHA-256 of its contents."""
 
     stamp: Stamp
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> "Source | None":
-        """None without such a file."""
-        stamp = Stamp.of(path)  # before the contents: what is written meanwhile is noticed next time
+        """None if the file does not exist."""
+        stamp = Stamp.of(path)  # before the contents, so that a write in between is noticed next time
         return Source(stamp, digest(path, "sha256")) if stamp is not None and path.is_file() else None
 
 
@@ -55,9 +55,9 @@ Sources = dict[Key, Source]
 
 
 def fingerprint(pairs: Iterable[Pair], classes: ClassTable, choices: str = "") -> str:
-    """SHA-256 over the class table and each example's name and file sizes; contents are not read.
+    """SHA-256 over the class table and each example's name and file sizes; does not read the contents.
 
-    `choices` are what else the shards depend on, if it is not the default.
+    `choices` holds other settings that the shards depend on, unless they have their defaults.
     """
     checksum = hashlib.sha256(f"{classes.as_text()}{choices}".encode())
     for pair in pairs:
@@ -74,13 +74,13 @@ def files(pairs: Iterable[Pair]) -> Iterator[tuple[Key, Path]]:
 
 
 def look_at(pairs: Iterable[Pair]) -> Sources:
-    """The files of the examples as they are; those that are missing are left out."""
+    """The current sources of the examples, without missing files."""
     found = ((key, Source.of(path)) for key, path in files(pairs))
     return {key: source for key, source in found if source is not None}
 
 
 def compare(pairs: Iterable[Pair], before: Sources) -> tuple[list[Path], Sources]:
-    """Files whose contents are not what they were, and the sources as they are now. Reads what has another stamp."""
+    """The files whose contents changed, and the current sources. Reads only files with another stamp."""
     changed, now = [], {}
     for key, path in files(pairs):
         old = before.get(key)
@@ -93,12 +93,12 @@ def compare(pairs: Iterable[Pair], before: Sources) -> tuple[list[Path], Sources
 
 
 def sources_path(folder: Path, split_name: str) -> Path:
-    """Where the sources of a split's shards are."""
+    """The file that holds the sources of a split's shards."""
     return folder / f"{split_name}.sources.txt"
 
 
 def write_sources(path: Path, sources: Sources) -> None:
-    """A line for each file: SHA-256, stamp, kind and name."""
+    """Writes a line for each file: SHA-256, stamp, kind and name."""
     lines = (
         f"{source.sha256} {' '.join(map(str, astuple(source.stamp)))} {kind} {name}\n"
         for (kind, name), source in sources.items()
@@ -107,7 +107,7 @@ def write_sources(path: Path, sources: Sources) -> None:
 
 
 def read_sources(path: Path) -> Sources | None:
-    """None if there is no such file, or none that `write_sources` wrote."""
+    """None if the file is missing or was not written by `write_sources`."""
     sources: Sources = {}
     try:
         for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
@@ -119,6 +119,6 @@ def read_sources(path: Path) -> Sources | None:
 
 
 def num_images_in_both(first: Sources, second: Sources) -> int:
-    """How many images of the second have the contents of one of the first, whatever their names."""
+    """Number of images of the second whose contents equal an image of the first, under any name."""
     digests = {source.sha256 for (kind, _), source in first.items() if kind == "image"}
     return sum(source.sha256 in digests for (kind, _), source in second.items() if kind == "image")

@@ -1,4 +1,4 @@
-"""A split: a folder of TFRecord shards together with the JSON manifest that says what they hold."""
+"""A split: a folder of TFRecord shards with a JSON manifest that describes them."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class SplitSettings:
 
     tfrecord_dir: Path = setting(None, "Folder of the TFRecord shards and their manifests.", compared=False)
     verify: bool = setting(
-        False, "Check the shards' SHA-256 before they are used; sizes are checked always.", compared=False
+        False, "Check the shards' SHA-256 before using them; sizes are always checked.", compared=False
     )
 
 
@@ -42,11 +42,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split and what they hold.
+    """The shards of one split and their contents.
 
-    `class_pixels[c]` counts the pixels of class c, `void_pixels` those labelled 255, over the whole split.
-    `max_height` and `max_width` are in pixels. `source` is a fingerprint of the files that the shards were made from,
-    and `num_bad_examples` says how many of them were left out.
+    `class_pixels[c]` counts the pixels of class c over the whole split, `void_pixels` the pixels labelled 255.
+    `max_height` and `max_width` are in pixels. `source` is a fingerprint of the files that the shards were made from;
+    `num_bad_examples` is the number of examples that were left out.
     """
 
     folder: Path
@@ -63,10 +63,10 @@ class Split:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Split":
-        """Reads a split's manifest and checks that its shards exist and have the sizes it gives.
+        """Reads a split's manifest and checks that its shards exist and have the sizes listed in it.
 
         Raises:
-            DataError: no manifest, a damaged or foreign one, a shard missing or of another size.
+            DataError: the manifest is missing, damaged or foreign, or a shard is missing or has another size.
         """
         path = manifest_path(folder, name)
         if not path.exists():
@@ -75,19 +75,19 @@ class Split:
             raise DataError(f"{path}: no such manifest, so no shards of split {name!r}; {hint}")
         split = _parse(path)
         if split.name != name:
-            raise DataError(f"{path}: the manifest of another split, {split.name!r}; was it renamed?")
+            raise DataError(f"{path}: this is the manifest of another split, {split.name!r}; was it renamed?")
         for shard in split.shards:
             file = folder / shard.name
             if not file.is_file():
                 raise DataError(f"{file}: missing, though {path.name} lists it")
             size = file.stat().st_size
             if size != shard.num_bytes:
-                raise DataError(f"{file}: {size:,} bytes, {path.name} says {shard.num_bytes:,}; damaged")
+                raise DataError(f"{file}: damaged: {size:,} bytes, {path.name} says {shard.num_bytes:,}")
         return split
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, void not counted."""
+        """Number of classes, without void."""
         return len(self.class_names)
 
     @property
@@ -101,7 +101,7 @@ class Split:
         return manifest_path(self.folder, self.name)
 
     def write(self) -> None:
-        """Writes the manifest, whole or not at all; the shards must exist."""
+        """Writes the manifest atomically; the shards must exist."""
         fields = asdict(self)
         del fields["folder"]
         fields = {"format_version": FORMAT_VERSION, "split": fields.pop("name"), **fields}
@@ -109,21 +109,21 @@ class Split:
         write_text(self.manifest_path, text + "\n")
 
     def verify(self) -> None:
-        """Compares every shard's SHA-256 with the manifest's; raises DataError that names those that differ."""
+        """Compares every shard's SHA-256 with the manifest; raises DataError that names the shards that differ."""
         damaged = [shard.name for shard in self.shards if digest(self.folder / shard.name, "sha256") != shard.sha256]
         if damaged:
             raise DataError(
-                f"{self.folder}: not what was written, by its SHA-256: {', '.join(damaged)}; delete "
-                f"{self.manifest_path.name} and these, and write the shards anew"
+                f"{self.folder}: SHA-256 mismatch: {', '.join(damaged)}; delete {self.manifest_path.name} and these "
+                "files, and write the shards again"
             )
         logger.info("%s: %d shards of %s verified", self.folder, len(self.shards), self.name)
 
     def check_two_classes(self) -> None:
-        """Raises DataError where nothing can be learnt, since all pixels are of one class or void."""
+        """Raises DataError if all pixels are of one class or void, so that nothing can be learnt."""
         if sum(pixels > 0 for pixels in self.class_pixels) < 2:
             raise DataError(
                 f"{self.manifest_path}: all pixels are of one class or void (255); "
-                "masks hold class indices, so those of two classes are 0 and 1, not 0 and 255"
+                "masks hold class indices, so two classes are 0 and 1, not 0 and 255"
             )
 
 
@@ -135,11 +135,11 @@ def manifest_path(folder: Path, name: str) -> Path:
 def read_splits(
     settings: SplitSettings, train_split: str, val_split: str, class_names: Path | None
 ) -> tuple[Split, Split | None]:
-    """The splits to train and to validate on, the latter None if `val_split` is empty; verified if --verify says so.
+    """The training split, and the validation split or None if `val_split` is empty; verified with --verify.
 
     Raises:
-        DataError: as `Split.read` and `Split.verify`, or a `class_names` file that cannot be read.
-        UsageError: classes that are not those of the `class_names` file, or not the same in both splits.
+        DataError: as `Split.read` and `Split.verify`, or the `class_names` file cannot be read.
+        UsageError: the classes differ from the `class_names` file, or between the splits.
     """
 
     def read(name: str) -> Split:
@@ -159,7 +159,7 @@ def read_splits(
 
 @contextmanager
 def damage_named(splits: Sequence[Split]) -> Iterator[None]:
-    """Turns TensorFlow's error about a damaged record, which names no file, into a DataError that names both."""
+    """Turns TensorFlow's error about a damaged record, which names no file, into a DataError with file and record."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
@@ -169,20 +169,22 @@ def damage_named(splits: Sequence[Split]) -> Iterator[None]:
                 if record is not None:
                     raise DataError(
                         f"{path}: damaged at record {record}; delete {split.manifest_path.name} and "
-                        "this file, and write the shards anew"
+                        "this file, and write the shards again"
                     ) from error
         raise
 
 
 def _parse(path: Path) -> Split:
-    """The split that a manifest describes; its shards are not looked at."""
+    """The split that a manifest describes; does not check its shards."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields["format_version"]
         if version != FORMAT_VERSION:
-            raise DataError(f"{path}: format {version}, this program reads {FORMAT_VERSION}; write the shards anew")
+            raise DataError(f"{path}: format {version}, this program reads {FORMAT_VERSION}; write the shards again")
         if fields.pop("checksum") != _checksum(fields):
-            raise DataError(f"{path}: changed or damaged since it was written, by its checksum; write the shards anew")
+            raise DataError(
+                f"{path}: checksum mismatch: changed or damaged since it was written; write the shards again"
+            )
         del fields["format_version"]
         fields["name"] = fields.pop("split")
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
@@ -190,14 +192,14 @@ def _parse(path: Path) -> Split:
         split = Split(folder=path.parent, **fields)
         plain = all(is_plain_name(shard.name) for shard in split.shards)
     except (OSError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards anew") from error
+        raise DataError(f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards again") from error
     if not plain:
-        raise DataError(f"{path}: names a shard in another folder; a manifest that this program did not write")
+        raise DataError(f"{path}: names a shard in another folder; this program did not write this manifest")
     return split
 
 
 def _checksum(fields: dict) -> str:
-    """SHA-256 of a manifest's other fields, whatever the file's white space."""
+    """SHA-256 of a manifest's other fields; the file's white space does not matter."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

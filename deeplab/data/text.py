@@ -1,4 +1,4 @@
-"""Text files as people's editors and tools write them."""
+"""Text files as written by various editors and tools."""
 
 import codecs
 from pathlib import Path
@@ -7,10 +7,10 @@ from deeplab.errors import DataError
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file in UTF-8 or UTF-16, with or without a byte order mark; blanks at both ends are cut off.
+    """The lines of a text file in UTF-8 or UTF-16, with or without a byte order mark; surrounding blanks are removed.
 
     Raises:
-        DataError: missing, unreadable or no text; the line says `what` the file is.
+        DataError: missing, unreadable or not text; the message says `what` the file is.
     """
     try:
         content = path.read_bytes()

@@ -1,9 +1,9 @@
-"""Augmentation: pure functions, all of them C++ ops of TensorFlow, the cheaper ones of equal result.
+"""Augmentation: pure functions built from TensorFlow's C++ ops; of ops with equal results, the cheaper one.
 
 image: uint8 [height, width, 3], RGB. label: uint8 [height, width, 1], class indices and `ignore_label`.
-draws: float32, uniform in [0, 1); the same draws give the same result, whatever thread runs it.
+draws: float32, uniform in [0, 1); the same draws give the same result in any thread.
 
-`shift_colours` takes what was drawn, since it runs on the device that trains.
+`shift_colours` takes the shifts themselves instead of draws, since it runs on the device that trains.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow as tf
 from deeplab.data.palette import IGNORE_LABEL
 
 MEAN_COLOUR = (124, 117, 104)
-"""ImageNet's mean RGB, rounded; what is padded with it is close to 0 once the backbone has subtracted the mean."""
+"""ImageNet's mean RGB, rounded; padding with it is close to 0 after the backbone has subtracted the mean."""
 
 
 def pad(image: tf.Tensor, label: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -34,15 +34,15 @@ def resize(
     width: tf.Tensor | int,
     mirrored: tf.Tensor | bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Image bilinear (half-pixel centres, rounded), label by nearest neighbour, so that no index is invented.
+    """Resizes the image bilinearly (half-pixel centres, rounded), the label by nearest neighbour (no new indices).
 
-    Both are turned around from left to right if `mirrored`.
+    Both are mirrored from left to right if `mirrored`.
     """
-    # The kernel is twice as fast on floats. Weights add up to 1: what is added before is there after, and rounds.
+    # The kernel is twice as fast on floats. Its weights add up to 1, so adding 0.5 first makes the cast round.
     values = tf.cast(tf.reverse(image, [1]) if mirrored else image, tf.float32) + 0.5
     values = tf.raw_ops.ResizeBilinear(images=values[tf.newaxis], size=[height, width], half_pixel_centers=True)
     image = tf.cast(values[0], tf.uint8)
-    # Whole rows are copied, which takes a sixth of the time of TensorFlow's resize by nearest neighbour.
+    # Copies whole rows, in a sixth of the time of TensorFlow's nearest-neighbour resize.
     columns = _nearest_rows(tf.transpose(label[..., 0]), width)
     columns = tf.reverse(columns, [0]) if mirrored else columns
     label = _nearest_rows(tf.transpose(columns), height)[..., tf.newaxis]
@@ -58,7 +58,7 @@ def _nearest_rows(pixels: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
 def random_window(
     image: tf.Tensor, label: tf.Tensor, size: tf.Tensor | int, draws: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """A uniformly placed `size` x `size` window by two draws; all of a side that is not that long."""
+    """A `size` x `size` window placed uniformly by two draws; a shorter side is kept whole."""
     room = tf.maximum(tf.shape(image)[:2] - size, 0)
     offset = tf.cast(draws * (tf.cast(room, tf.float32) + 1), tf.int32)
     top, left = tf.unstack(tf.minimum(offset, room))
@@ -70,10 +70,10 @@ def random_window(
 def random_scale_crop(
     image: tf.Tensor, label: tf.Tensor, crop_size: int, min_scale: float, max_scale: float, draws: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Scales by a uniform factor, crops at random, mirrors every other, pads to `crop_size` x `crop_size`; four draws.
+    """Scales by a uniform factor, crops at random, mirrors half of the images, pads to `crop_size`; four draws.
 
-    Source: arXiv 1706.05587, section 4.1. The window of `crop_size / scale` source pixels is cropped first and only
-    that is resized, which gives what resizing the whole image would, up to rounding of the window to whole pixels.
+    Source: arXiv 1706.05587, section 4.1. A window of `crop_size / scale` source pixels is cropped first, and only the
+    window is resized; up to its rounding to whole pixels, this equals resizing the whole image.
     """
     scale = min_scale + draws[0] * (max_scale - min_scale)
     window = tf.cast(tf.round(crop_size / scale), tf.int32)
@@ -86,9 +86,9 @@ def random_scale_crop(
 def random_resize_or_crop(
     image: tf.Tensor, label: tf.Tensor, crop_size: int, resize_size: int, draws: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The textbook's: one half of the images squashed to the crop size, the others to `resize_size` and cropped.
+    """The textbook's: squashes half of the images to the crop size, the others to `resize_size`, and crops those.
 
-    Every other is mirrored, too; four draws. Source: TensorFlow in Action (T. Ganegedara), chapter 8: 444 and 384.
+    Also mirrors half of the images; four draws. Source: TensorFlow in Action (T. Ganegedara), chapter 8: 444 and 384.
     """
     size = crop_size if draws[0] < 0.5 else resize_size
     image, label = resize(image, label, size, size, draws[3] < 0.5)
@@ -97,13 +97,13 @@ def random_resize_or_crop(
 
 
 def shift_colours(image: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
-    """Turns the hue, then adds brightness, then moves each channel away from its mean by that part of the distance.
+    """Turns the hue, then adds brightness, then scales each channel's distance from its mean by 1 + `contrast`.
 
-    uint8 -> float32 in [0, 255]. The shifts are float32 scalars; 0 leaves all as it is. The hue's is a part of a full
-    circle, the brightness's a part of the range of values. Values are clipped to their range after each operation.
+    uint8 -> float32 in [0, 255]. The shifts are float32 scalars; 0 changes nothing. Hue is a fraction of the full
+    circle, brightness a fraction of the range of values. Values are clipped to their range after each operation.
     """
-    values = tf.image.adjust_hue(tf.cast(image, tf.float32), hue)  # keeps what scale its values have
+    values = tf.image.adjust_hue(tf.cast(image, tf.float32), hue)  # works for values of any scale
     values = tf.clip_by_value(values + 255.0 * brightness, 0.0, 255.0)
-    # tf.image.adjust_contrast does not work on GPUs where deterministic kernels are asked for. Row by row: vectorised.
+    # tf.image.adjust_contrast fails on GPUs with deterministic kernels. Mean by rows, then columns: vectorised.
     means = tf.reduce_mean(tf.reduce_mean(values, 0), 0)
     return tf.clip_by_value(values + contrast * (values - means), 0.0, 255.0)

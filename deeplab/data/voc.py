@@ -1,8 +1,8 @@
 """The PASCAL VOC layout: class names, split lists, image and mask files.
 
-A list has a name a line, as VOC's: `2007_000032`. So that lists of other tools can be taken as they are, an image's
-ending may follow (`img_004.jpg`), subfolders may precede it (`day1/img_000`, which is then the example's name), or a
-line has two paths from the data set's folder, of an image and its mask (`/JPEGImages/a.jpg /SegmentationClass/a.png`).
+A list has one name per line, like VOC's: `2007_000032`. To accept lists of other tools unchanged, a name may have an
+image's ending (`img_004.jpg`) or subfolders (`day1/img_000`, which is then the example's name), or a line may give two
+paths from the data set's folder, of an image and its mask (`/JPEGImages/a.jpg /SegmentationClass/a.png`).
 """
 
 import logging
@@ -47,7 +47,7 @@ CLASS_NAMES = (
 IMAGE_FOLDER = "JPEGImages"
 MASK_FOLDER = "SegmentationClass"
 MASK_ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff")
-"""By which masks are found; in any case."""
+"""Endings of mask files, in lower or upper case."""
 
 _SPLIT_HALVES = {"val_half": 0, "test_half": 1}
 
@@ -60,7 +60,7 @@ class Pair:
         name: its name in the split's list, with slashes for subfolders and without an ending.
         image: where its image is, or should be.
         mask: where its mask is, or should be.
-        problem: why one of them is not there, with what is there instead; else empty.
+        problem: why one of the files was not found, and what was found instead; empty if both were found.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of a list: the example's name, and the files if the line says which they are."""
+    """A line of a list: the example's name, and the files if the line gives their paths."""
 
     name: str
     image: Path | None = None
@@ -81,22 +81,22 @@ class _Entry:
 def read_split(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[str]:
     """Names of a split's examples, in the order of its list file.
 
-    `split` names a file in ImageSets/Segmentation without `.txt`. Where there is no such file: `trainval` is
-    `train` followed by `val`; `val_half` and `test_half` are the two halves of `val` after
-    `random.seed(42); random.shuffle(names)` (TensorFlow in Action, chapter 8); `trainaug` is all that has a mask in
-    `mask_dir`. What is in `val` is left out of `trainaug` in any case.
+    `split` names a file in ImageSets/Segmentation without `.txt`. Without such a file, `trainval` is `train` followed
+    by `val`; `val_half` and `test_half` are the two halves of `val` after `random.seed(42); random.shuffle(names)`
+    (TensorFlow in Action, chapter 8); `trainaug` is every image with a mask in `mask_dir`. `trainaug` never includes
+    examples of `val`.
 
     Raises:
-        DataError: no such split, an empty one, an unsafe or repeated name, a line that is no name.
+        DataError: no such split, an empty split, an unsafe or duplicate name, or a line that is not a name.
     """
     return [entry.name for entry in _read_entries(voc_dir, split, mask_dir, Folder(voc_dir / IMAGE_FOLDER))]
 
 
 def pairs(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[Pair]:
-    """Where image and mask of every example of a split are; masks in `voc_dir`/SegmentationClass or in `mask_dir`.
+    """The image and mask of every example of a split; masks are in `voc_dir`/SegmentationClass or in `mask_dir`.
 
     Raises:
-        DataError: as `read_split`. That a file is missing is in `Pair.problem`.
+        DataError: as `read_split`. `Pair.problem` reports a missing file.
     """
     image_folder = Folder(voc_dir / IMAGE_FOLDER)
     mask_folder = Folder(mask_dir or voc_dir / MASK_FOLDER, MASK_ENDINGS)
@@ -164,14 +164,14 @@ def _check_names(path: Path, names: list[str]) -> None:
     seen = set()
     for name in names:
         if normal_form(name) in seen:
-            raise DataError(f"{path}: the name {name!r} stands twice")
+            raise DataError(f"{path}: duplicate name {name!r}")
         if not is_relative_name(name):
             raise DataError(f"{path}: {name!r} is not a plain file name or one in a subfolder")
         seen.add(normal_form(name))
 
 
 class _ListLine:
-    """A line of a split's list, and what it names."""
+    """A line of a split's list, which names an example."""
 
     def __init__(self, path: Path, number: int, line: str, image_folder: Folder) -> None:
         self._where = f"{path}: line {number}"
@@ -179,7 +179,7 @@ class _ListLine:
         self._images = image_folder
 
     def entry(self, voc_dir: Path) -> _Entry:
-        """Raises DataError for a line that is neither a name nor two paths."""
+        """The entry of this line; raises DataError if the line is neither a name nor two paths."""
         if entry := self._named(self._text):
             return entry
         columns = re.split(r"[\s,;]+", self._text)
@@ -195,7 +195,7 @@ class _ListLine:
         return _Entry(_without_ending(self._text))
 
     def _named(self, text: str) -> _Entry | None:
-        """The entry of a name that an image has."""
+        """The entry if the text names an image that exists; else None."""
         if not is_relative_name(text := text.removeprefix("./")):
             return None
         for name in (text, text.removeprefix(f"{IMAGE_FOLDER}/")):
@@ -208,7 +208,7 @@ class _ListLine:
         return None
 
     def _files(self, columns: list[str], voc_dir: Path) -> list[Path] | None:
-        """The files whose paths the columns are, from the data set's folder or the root; None if one is not there."""
+        """The files at the columns' paths, from the data set's folder or the root; None if one does not exist."""
         files = []
         for column in columns:
             candidates = [voc_dir / column.lstrip("/"), Path(column)][: 2 if column.startswith("/") else 1]

@@ -3,15 +3,15 @@
 import keras
 import tensorflow as tf
 
-_FLOATS_PER_COUNT = 4  # that one count of the Philox generator yields
+_FLOATS_PER_COUNT = 4  # yielded by one count of the Philox generator
 _PHILOX = 1
 
 
 class GlobalDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` whose mask is drawn for the global batch; each replica takes the rows of its examples.
 
-    Keras's own layer draws the same mask on every replica. The seed and the draw's number are Keras's state, which
-    checkpoints hold, so a run that continues with another number of replicas sees the same masks as without the change.
+    Keras's own layer draws the same mask on every replica. The seed and the draw's number are Keras state, which is
+    saved in checkpoints, so a run sees the same masks even if it resumes with another number of replicas.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -13,12 +13,12 @@ from deeplab.settings import setting
 class Inference:
     """Inference.
 
-    The views to average over; the default is one pass over the whole image. Table 6 of the paper has its scales.
+    The views to average over; the default is one pass over the whole image. The paper's scales are in its table 6.
     """
 
     scales: tuple[float, ...] = setting(
         (1.0,),
-        "Scales to average probabilities over; the paper's: 0.5,0.75,1.0,1.25,1.5,1.75.",
+        "Scales to average probabilities over; in the paper 0.5,0.75,1.0,1.25,1.5,1.75.",
         lower=0.1,
         upper=10.0,
         compared=False,
@@ -95,7 +95,7 @@ def segmentation(scores: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _log_mean(views: list[tf.Tensor]) -> tf.Tensor:
-    """Log of the mean probability of log-probabilities."""
+    """The log of the mean probability, from log-probabilities."""
     total = tf.exp(views[0])
     for view in views[1:]:
         total += tf.exp(view)
@@ -145,5 +145,5 @@ def _window_starts(length: tf.Tensor, window_size: int, overlap: float) -> tuple
 
 
 def _log(probabilities: tf.Tensor) -> tf.Tensor:
-    """Finite even where a probability is 0."""
+    """A log that is finite even if a probability is 0."""
     return tf.math.log(tf.maximum(probabilities, 1e-30))

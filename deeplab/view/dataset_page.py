@@ -1,4 +1,4 @@
-"""The HTML page about a data set: oddities, classes and sizes, images with masks, and crops to train on."""
+"""The HTML page about a data set: possible problems, classes and sizes, images with masks, and training crops."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,19 +25,21 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
     odd = [*survey.odd(), *_odd_crops(crops)]
     items = Markup.joined(_TEMPLATE.fill("odd_item", text=text) for text in odd)
     sections = {
-        "What is odd": _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="Nothing was found."),
+        "Possible problems": (
+            _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="None were found.")
+        ),
         "Images and masks": _sheet(
-            "Largest and smallest images, some at random, those with most void, and every class at least once. "
+            "The largest and smallest images, some random ones, those with most void, and every class at least once. "
             f"{survey.class_names[0].capitalize()} (class 0) is not coloured.",
             [_example(shown, survey.class_names) for shown in survey.examples()],
         ),
         "What the network sees": _sheet(
-            "The first training crops: random scales, places and colours. Nothing is learnt from void and padding.",
+            "The first training crops, with random scales, places and colours. Void and padding are not trained on.",
             [_crop(crop, survey.class_names) for crop in crops],
         ),
         "Classes": _classes(survey),
         "Sizes": _sizes(survey),
-        "What was looked at": page.facts(facts),
+        "Source": page.facts(facts),
     }
     return page.render(title, tiles, sections)
 
@@ -46,7 +48,7 @@ def _odd_crops(crops: Sequence[Crop]) -> list[str]:
     share = float(np.mean([crop.mask == IGNORE_LABEL for crop in crops]))
     if share <= _MUCH_VOID:
         return []
-    return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may leave less of it."]
+    return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may reduce it."]
 
 
 def _labelled_and_void(survey: Survey) -> tuple[int, int]:
@@ -91,7 +93,7 @@ def _figure(
 
 
 def _classes(survey: Survey) -> Markup:
-    """A table of the classes and void: for each split, their share of the pixels and the number of images."""
+    """A table of the classes and void, with their share of the pixels and number of images in each split."""
     heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
     total = np.sum([part.pixels for part in survey.splits.values()], 0)
     rows = []
@@ -113,7 +115,7 @@ def _classes(survey: Survey) -> Markup:
         "classes",
         head=Markup.joined(_TEMPLATE.fill("head", text=text) for text in heads),
         rows=Markup.joined(rows),
-        note="Shares of the labelled pixels; that of void is of all pixels.",
+        note="Shares are of the labelled pixels; the share of void is of all pixels.",
     )
 
 

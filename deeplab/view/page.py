@@ -1,4 +1,4 @@
-"""Shared by all HTML pages: each is one file, which loads nothing from outside."""
+"""Parts shared by all HTML pages; each page is one file that loads nothing from outside."""
 
 import base64
 import io
@@ -42,14 +42,14 @@ def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
 
 
 def class_name(index: int, class_names: Sequence[str]) -> Markup:
-    """The name of a class, or of void, after a square in its colour."""
+    """A square in the colour of a class, or of void, followed by the name."""
     red, green, blue = palette()[index]
     name = "void" if index == IGNORE_LABEL else class_names[index]
     return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=name)
 
 
 def image(picture: Image.Image, text: str, file_format: str, css_class: str = "") -> Markup:
-    """A picture inside the page, with an alternative text; a JPEG is shrunk to `_LARGEST_SIDE`."""
+    """A picture embedded in the page, with an alternative text; a JPEG is shrunk to `_LARGEST_SIDE`."""
     if file_format == "JPEG":
         picture = picture.convert("RGB")
         picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))

@@ -1,4 +1,4 @@
-"""The contents of a data set, image by image: sizes, pixels per class, oddities, and examples worth looking at."""
+"""Surveys a data set, image by image: sizes, pixels per class, possible problems, and examples worth looking at."""
 
 import hashlib
 import heapq
@@ -38,7 +38,7 @@ class Shown:
 
 @dataclass
 class SplitSurvey:
-    """One split: its images' sizes (width, height); per class index (int64 [256]), its pixels and images with them."""
+    """One split: image sizes (width, height); per class index (int64 [256]), the number of pixels and of images."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -46,7 +46,7 @@ class SplitSurvey:
 
 
 class Survey:
-    """Takes every example once; keeps statistics, and the pixels of the few examples that will be shown."""
+    """Takes every example once; keeps statistics, and the pixels of the few examples to show."""
 
     def __init__(self, class_names: Sequence[str], seed: int = 0) -> None:
         self.class_names = tuple(class_names)
@@ -77,7 +77,7 @@ class Survey:
         self._keep(split, name, image, mask, pixels)
 
     def _keep(self, split: str, name: str, image: np.ndarray, mask: np.ndarray, pixels: np.ndarray) -> None:
-        """Keeps the example for each reason for which it is among the best."""
+        """Keeps the example for every reason to show it for which it is among the best."""
         scores = {
             "largest": float(mask.size),
             "smallest": -float(mask.size),
@@ -104,7 +104,7 @@ class Survey:
             for _, _, shown in sorted(kept, key=lambda item: item[:2], reverse=True):
                 key = shown.split, shown.name
                 index = self.class_names.index(reason[5:]) if reason[5:] in self.class_names else None
-                # A class that is already visible needs no image of its own.
+                # A class that is already visible needs no further image.
                 if index is None or not any(other.class_pixels[index] >= SMALL_AREA for other in chosen.values()):
                     chosen.setdefault(key, shown)
                 if key in chosen:
@@ -115,7 +115,7 @@ class Survey:
         ]
 
     def odd(self) -> list[str]:
-        """Possible problems, in sentences."""
+        """Possible problems, as sentences."""
         return [*self._odd_classes(), *self._odd_images(), *self._repeated_images()]
 
     def _odd_classes(self) -> Iterable[str]:
@@ -139,10 +139,10 @@ class Survey:
             yield f"More than half void: {_count(len(self._mostly_void), 'image')}: {_listed(self._mostly_void)}."
         if self._only_background:
             number = _count(len(self._only_background), "image")
-            yield f"Nothing but background: {number}: {_listed(self._only_background)}."
+            yield f"Only background: {number}: {_listed(self._only_background)}."
 
     def _repeated_images(self) -> Iterable[str]:
-        """Images with equal pixels, those across splits first."""
+        """Images with equal pixels; first the ones in several splits."""
         across: list[str] = []
         within: list[str] = []
         unlike: list[str] = []
@@ -162,7 +162,7 @@ class Survey:
 
 
 def fit(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask at a size for the page: large ones shrunk, tiny ones enlarged by a whole factor."""
+    """Image and mask at a size for the page: shrinks large ones, enlarges tiny ones by a whole factor."""
     height, width = mask.shape
     longest = max(height, width)
     scale = min(_LARGEST_SIDE / longest, 1) if longest >= _SMALLEST_SIDE else -(-_SMALLEST_SIDE // longest)

@@ -34,7 +34,7 @@ Entry = dict[str, Any]  # of one of the file's lists
 
 @dataclass(frozen=True)
 class InstancesFile:
-    """A COCO JSON file, the folder that its file names start from, and the split that its images are in, or ''."""
+    """A COCO JSON file, the folder that its file names are relative to, and the split of its images, or ''."""
 
     path: Path
     image_dir: Path
@@ -63,7 +63,7 @@ class _Content:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What all files are read with: where problems and omissions go, and what boxes are."""
+    """Shared by all files while reading: problems, omissions, and the meaning of boxes."""
 
     problems: Problems
     left_out: LeftOut
@@ -74,13 +74,13 @@ class _Findings:
 
 
 def read_coco(files: list[InstancesFile], boxes: str | None = None) -> Dataset:
-    """The images and objects of COCO files, whose categories are the classes, by name; smaller objects lie in front.
+    """The images and objects of COCO files; their category names are the classes; smaller objects lie in front.
 
     Crowds are drawn like other objects. Pixels are in memory for one image at a time.
 
     Args:
         files: one, or one per split.
-        boxes: what an object with a box but no outline means, of `boxes.MEANINGS`; None refuses such objects.
+        boxes: the meaning of a box without an outline, one of `boxes.MEANINGS`; None refuses such objects.
 
     Raises:
         DataError: unreadable files, unknown categories or images, missing images, boxes if `boxes` is None.
@@ -97,7 +97,7 @@ def read_coco(files: list[InstancesFile], boxes: str | None = None) -> Dataset:
     examples = [example for content in contents for example in _examples(content, indices, problems)]
     problems.raise_if_any()
     if not num_objects:
-        raise DataError(f"{', '.join(str(file.path) for file in files)}: no object that covers an area")
+        raise DataError(f"{', '.join(str(file.path) for file in files)}: no object covers an area")
     return Dataset(class_names, examples, left_out)
 
 
@@ -107,13 +107,13 @@ def instances_files(folder: Path) -> list[InstancesFile]:
     The images are in the folder of the JSON; or, for annotations/instances_NAME.json, in images/NAME, NAME, or images.
 
     Raises:
-        DataError: neither.
+        DataError: neither exists.
     """
     files = []
     for split, subfolder in split_folders(folder).items():
         found = visible(subfolder, "*.json")
         if len(found) > 1:
-            raise DataError(f"{subfolder}: {len(found)} *.json; name the right one with --coco_json")
+            raise DataError(f"{subfolder}: {len(found)} *.json; choose one with --coco_json")
         files += [InstancesFile(path, subfolder, split) for path in found]
     if files:
         return files
@@ -178,7 +178,7 @@ def _entries(path: Path, content: Entry, key: str, needed: tuple[str, ...], prob
 
 
 def _labels(path: Path, content: Entry, problems: Problems) -> dict[Any, str]:
-    """Label by category id; without the unused group that Roboflow puts before the categories that belong to it."""
+    """Label by category id, without the unused group that Roboflow puts before the categories in it."""
     entries = _entries(path, content, "categories", ("id", "name"), problems)
     groups = {entry.get("supercategory") for entry in entries if entry["name"] != entry.get("supercategory")}
     used = {entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict)}
@@ -195,7 +195,7 @@ def _labels(path: Path, content: Entry, problems: Problems) -> dict[Any, str]:
 
 
 def _object(entry: Entry, label: str, image: Entry, findings: _Findings) -> list[_Object]:
-    """What to draw for an annotation: one object, or none, which is noted. Raises ValueError, TypeError, KeyError."""
+    """The objects to draw for an annotation: one, or none (noted). Raises ValueError, TypeError, KeyError."""
     segmentation, name = entry.get("segmentation"), str(image["file_name"])
     if isinstance(segmentation, dict) and segmentation:
         return [_Object(label, run_lengths=_checked_run_lengths(segmentation, image))]
@@ -219,12 +219,12 @@ def _object(entry: Entry, label: str, image: Entry, findings: _Findings) -> list
 
 
 def _checked_run_lengths(segmentation: Entry, image: Entry) -> Entry:
-    """Run lengths, as a list or compressed, of the size that the image is said to have."""
+    """Run lengths, as a list or compressed, checked against the stated size of the image."""
     height, width = (int(side) for side in segmentation["size"])
     counts, stated = segmentation["counts"], _stated_size(image)
     if stated is not None and stated != (width, height):
         size = f"{stated[0]}x{stated[1]}"
-        raise ValueError(f"its run lengths are for {width}x{height} pixels, the image is said to have {size}")
+        raise ValueError(f"its run lengths are for {width}x{height} pixels, but the stated image size is {size}")
     is_list = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
     if not is_list and not isinstance(counts, str):
         raise ValueError("its run lengths are neither a list of numbers nor a text")
@@ -261,7 +261,7 @@ def _examples(content: _Content, indices: dict[str, int], problems: Problems) ->
 
 
 def _draw(path: Path, objects: list[_Object], indices: dict[str, int], height: int, width: int) -> np.ndarray:
-    """Class indices, uint8 [height, width]: boxes that are void first, then objects, the largest first."""
+    """Class indices, uint8 [height, width]: draws void boxes first, then objects, largest first."""
     mask_api = _pycocotools_mask()
     layers = []
     for found in objects:
@@ -288,7 +288,7 @@ def _encode(mask_api: ModuleType, found: _Object, height: int, width: int) -> En
         return mask_api.merge(mask_api.frPyObjects(found.polygons or np.array([box]), height, width))
     size, counts = found.run_lengths["size"], found.run_lengths["counts"]
     if size != [height, width]:
-        raise ValueError(f"its run lengths are for {size[1]}x{size[0]} pixels, the image has {width}x{height}")
+        raise ValueError(f"its run lengths are for {size[1]}x{size[0]} pixels, but the image is {width}x{height}")
     if sum(_decompressed(counts) if isinstance(counts, str) else counts) != height * width:
         raise ValueError(f"its run lengths do not add up to {width}x{height} pixels")  # pycocotools would not notice
     return found.run_lengths if isinstance(counts, str) else mask_api.frPyObjects(found.run_lengths, height, width)

@@ -1,4 +1,4 @@
-"""What every reader returns: classes, examples that can draw their masks, and what was left out."""
+"""The result of every reader: classes, examples that can draw their masks, and a record of what was left out."""
 
 import json
 import logging
@@ -21,12 +21,12 @@ logger = logging.getLogger("deeplab")
 BACKGROUND = "background"
 VOID = "void"
 _VOID_WORDS = (VOID, "ignore", "ignored")
-_NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # what tells a table of classes from plain names
+_NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # characters that distinguish a class table from plain names
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _MAX_SHOWN = 200
 
 LeftOut = dict[str, list[str]]
-"""Why objects were left out -> the files that they are in, one entry per object."""
+"""Reason why objects were left out -> their files, one entry per object."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Example:
     """An image and the way to draw its mask.
 
     Attributes:
-        name: of its files in the VOC folder: a path with `/`, without an ending.
-        image: its file, or the annotation file that holds it.
+        name: name of its files in the VOC folder: a path with `/`, without an ending.
+        image: the image file, or the annotation file that contains the image.
         draw: (height, width) -> class indices, uint8 [height, width]; raises DataError.
-        num_objects: that `draw` draws; 0 where the format knows only pixels.
-        split: that the data set puts it in; empty if it does not say.
-        stated_size: (width, height) that the annotation gives, or that the mask file has; None if there is neither.
-        is_mask: whether the annotation is a mask file, so that only its size can tell whether EXIF turns are meant.
-        embedded: opens an image that `image` holds; None if `image` is one.
+        num_objects: number of objects that `draw` draws; 0 if the format has only pixels.
+        split: its split in the data set; empty if unknown.
+        stated_size: (width, height) in the annotation, or of the mask file; None without either.
+        is_mask: whether the annotation is a mask file, so that only its size can show whether it is turned by EXIF.
+        embedded: opens the image inside `image`; None if `image` is an image file.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Example:
     embedded: Callable[[], BinaryIO] | None = None
 
     def open_image(self) -> ImageFile:
-        """The image, of which only the header was decoded; raises DataError."""
+        """The image with only its header decoded; raises DataError."""
         return ImageFile(self.image if self.embedded is None else self.embedded())
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All examples of a data set, and what of it was left out."""
+    """All examples of a data set, and a record of what was left out."""
 
     class_names: tuple[str, ...]
     examples: list[Example]
@@ -68,7 +68,7 @@ class Dataset:
 
 
 class Problems:
-    """Collects everything that is wrong with a data set, so that it is reported at once."""
+    """Collects everything that is wrong with a data set, to report it all at once."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -79,7 +79,7 @@ class Problems:
         self._found.append(text)
 
     def add_missing(self, path: Path, named_by: str) -> None:
-        """Adds a file that `named_by` needs; all missing files are one problem."""
+        """Adds a file that `named_by` needs; all missing files together are one problem."""
         self._missing.append(f"{path} (of {named_by})")
 
     def raise_if_any(self) -> None:
@@ -99,18 +99,18 @@ class Problems:
 
 
 def clean_label(label: object) -> str:
-    """The label as the name of a class: all spellings of background are one, and those of void.
+    """The label as the name of a class; unifies the spellings of background, and the spellings of void.
 
-    Without surrounding blanks, in one Unicode form, and `_` for what separates the columns of a table of classes.
+    Removes surrounding blanks, normalises Unicode, and replaces characters reserved for class tables by `_`.
 
     Raises:
-        ValueError: no text, or nothing but blanks.
+        ValueError: not text, or only blanks.
     """
     if isinstance(label, bool) or not isinstance(label, str | int):
-        raise ValueError(f"the label {label!r} is not a text")
+        raise ValueError(f"the label {label!r} is not text")
     text = unicodedata.normalize("NFC", str(label)).strip()
     if not text or not text.isprintable():
-        raise ValueError(f"the label {label!r} is empty or holds control characters")
+        raise ValueError(f"the label {label!r} is empty or contains control characters")
     word = text.strip("_ ").casefold()
     if word == BACKGROUND:
         return BACKGROUND
@@ -134,26 +134,26 @@ def class_table(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]
         alike.setdefault(look(name), []).append(name)
     for group in alike.values():
         if len(group) > 1:
-            logger.warning("classes that look alike: %s; each is a class of its own", ", ".join(map(repr, group)))
+            logger.warning("classes that look alike: %s; each becomes a separate class", ", ".join(map(repr, group)))
     indices = {name: index for index, name in enumerate(names)}
     return names, indices | {BACKGROUND: 0, VOID: IGNORE_LABEL}
 
 
 def split_name(name: str) -> str:
-    """The split that a folder or a file stands for: `valid` -> val, `train2017` -> train; others are kept."""
+    """The split that the name of a folder or file means: `valid` -> val, `train2017` -> train; others are kept."""
     word = name.casefold().rstrip("0123456789_-")
     word = _SPLIT_NAMES.get(word, word)
     return word if word in ("train", "val", "test") else name
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The folders train, val (or valid) and test in `folder` by the name of their split; those that exist."""
+    """The existing folders train, val (or valid) and test in `folder`, by split name."""
     found = {split_name(path.name): path for path in visible(folder) if path.is_dir()}
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
-    """Files and folders that match, sorted, without hidden ones (`._a.json` of macOS) and those in hidden folders.
+    """Files and folders that match, sorted, without hidden ones (`._a.json` of macOS) and contents of hidden folders.
 
     Raises:
         DataError: no such folder.
@@ -178,25 +178,24 @@ def _is_hidden(relative: Path) -> bool:
 
 
 def name_in_voc(path: str) -> str:
-    """The name of an example for an image's path as an annotation gives it: relative, no `..`, no ending."""
+    """The name of an example for an image's path in an annotation: relative, no `..`, no ending."""
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
-    if path.startswith(("/", "\\")) or ":" in path:  # absolute, a drive, or an address: folders mean nothing here
+    if path.startswith(("/", "\\")) or ":" in path:  # absolute, a drive, or an address: its folders do not matter
         parts = parts[-1:]
     return str(PurePosixPath(*parts).with_suffix("")) if parts else ""
 
 
 class ImageFinder:
-    """Finds images by the paths that annotations give."""
+    """Finds images by the paths in annotations."""
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
         self._folders: dict[Path, Folder] = {}
 
     def find(self, folder: Path, path: str, named_by: str, needed: bool = True) -> Path | None:
-        """The image at `path` in `folder`; else of that file name in it; else the same with another ending.
+        """The image at `path` in `folder`, else one with its file name, else one with another ending.
 
-        A path may be one of Windows. If there is no image, or if there are several, that is a problem, unless the
-        image is not `needed`.
+        Windows paths are allowed. Several images are a problem; no image is one too if the image is `needed`.
         """
         path = path.replace("\\", "/")
         names = [path, PurePosixPath(path).name]
@@ -218,7 +217,7 @@ class ImageFinder:
 
 
 def check_near_image(points: Iterable[tuple[float, float]], height: int, width: int) -> None:
-    """Raises ValueError for a point that is further outside the image than the image is long."""
+    """Raises ValueError for a point further outside the image than the image's longer side."""
     longest = max(height, width)
     for x, y in points:
         if not (-longest <= x <= 2 * longest and -longest <= y <= 2 * longest):

@@ -1,4 +1,4 @@
-"""Annotations of labelme (versions 3 to 6) and of X-AnyLabeling, which writes the same files: one JSON per image."""
+"""Annotations of labelme (versions 3 to 6) and X-AnyLabeling, which writes the same files: one JSON per image."""
 
 import base64
 import binascii
@@ -37,7 +37,7 @@ _NUM_POINTS = {
     "rotation": (4,),
     "quadrilateral": (4,),
 }
-"""Shapes that cover an area, and the numbers of points that they may have."""
+"""Shapes that cover an area, and their allowed numbers of points."""
 
 _NO_AREA = ("line", "linestrip", "point", "points")
 
@@ -54,7 +54,7 @@ class _Shape:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """One file: the image that it names, whether it also holds that image, the image's (width, height), the shapes."""
+    """One file: the image it names, whether it also contains that image, the image's (width, height), the shapes."""
 
     path: Path
     image_path: str
@@ -66,8 +66,8 @@ class _Annotation:
 def read_labelme(folder: Path) -> Dataset:
     """All *.json in a folder and its subfolders; later shapes lie in front, as labelme draws them.
 
-    The image is the file that the annotation names, else the one that it holds (`imageData`). Shapes without an area
-    are left out.
+    The image is the file named in the annotation, else the image inside it (`imageData`). Shapes without an area are
+    left out.
 
     Raises:
         DataError: no *.json, files that are not annotations, or missing images.
@@ -88,7 +88,7 @@ def read_labelme(folder: Path) -> Dataset:
     examples = [example for example in found if example is not None]
     problems.raise_if_any()
     if not any(annotation.shapes for annotation in annotations):
-        raise DataError(f"{folder}: no *.json with a shape that covers an area in it")
+        raise DataError(f"{folder}: no *.json contains a shape that covers an area")
     annotated = {example.image for example in examples}
     if unused := [str(image.relative_to(folder)) for image in images_in(folder) if image not in annotated]:
         left_out["image without a *.json"] = unused
@@ -96,7 +96,7 @@ def read_labelme(folder: Path) -> Dataset:
 
 
 def _read_annotation(path: Path, name: str, left_out: LeftOut) -> _Annotation:
-    """Raises DataError, or KeyError, TypeError, ValueError and AttributeError for what is not an annotation."""
+    """Raises DataError; or KeyError, TypeError, ValueError or AttributeError if it is not an annotation."""
     content = read_json(path)
     shapes = _shapes(content["shapes"], left_out, name)
     image_path = content.get("imagePath") or path.stem
@@ -124,17 +124,17 @@ def _example(annotation: _Annotation, folder: Path, indices: dict[str, int], fin
 
 
 def _shapes(content: list[dict[str, Any]], left_out: LeftOut, name: str) -> list[_Shape]:
-    """The shapes that cover an area; the others are noted in `left_out`."""
+    """The shapes that cover an area; adds the others to `left_out`."""
     shapes = []
     for entry in content:
-        kind = entry.get("shape_type") or "polygon"  # version 3 knows nothing else
+        kind = entry.get("shape_type") or "polygon"  # version 3 has only polygons
         points = [(float(x), float(y)) for x, y in entry["points"]]
         if not all(math.isfinite(value) for point in points for value in point):
             raise ValueError(f"a {kind} with a point that is not finite")
         if kind in _NO_AREA:
             left_out.setdefault(f"{kind}: covers no area", []).append(name)
         elif kind not in _NUM_POINTS:
-            raise ValueError(f"shape {kind!r}; known are {', '.join((*_NUM_POINTS, *_NO_AREA))}")
+            raise ValueError(f"shape {kind!r} is unknown; known: {', '.join((*_NUM_POINTS, *_NO_AREA))}")
         elif len(points) not in _NUM_POINTS[kind]:
             left_out.setdefault(f"{kind} with {len(points)} points", []).append(name)
         elif kind == "mask" and not entry.get("mask"):
@@ -154,7 +154,7 @@ def _embedded_image(path: Path) -> BinaryIO:
 
 
 def _draw(path: Path, shapes: list[_Shape], indices: dict[str, int], height: int, width: int) -> np.ndarray:
-    """Class indices, uint8 [height, width], by the calls of Pillow that labelme makes (utils/shape.py)."""
+    """Class indices, uint8 [height, width], drawn with the same calls of Pillow as labelme (utils/shape.py)."""
     canvas = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     for shape in shapes:
@@ -178,7 +178,7 @@ def _draw(path: Path, shapes: list[_Shape], indices: dict[str, int], height: int
 
 
 def _paste_mask(canvas: Image.Image, shape: _Shape, index: int, path: Path) -> None:
-    """Sets the non-zero pixels of a shape's PNG; its two points are its first and its last pixel."""
+    """Draws the non-zero pixels of a shape's PNG; its two points are its first and last pixel."""
     corners = np.sort(np.array(shape.points).astype(int), 0)
     width, height = (corners[1] - corners[0] + 1).tolist()
     try:
@@ -186,7 +186,7 @@ def _paste_mask(canvas: Image.Image, shape: _Shape, index: int, path: Path) -> N
             pixels = np.asarray(image).astype(bool)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: a mask of {shape.label!r} cannot be decoded: {error}") from error
-    # One pixel of tolerance: tools differ in whether the second point is inside.
+    # One pixel of tolerance: tools differ in whether the second point belongs to the mask.
     if pixels.ndim != 2 or abs(pixels.shape[0] - height) > 1 or abs(pixels.shape[1] - width) > 1:
         found = "x".join(map(str, pixels.shape[1::-1]))
         raise DataError(f"{path}: a mask of {shape.label!r} has {found} pixels, its points say {width}x{height}")

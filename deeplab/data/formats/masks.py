@@ -1,4 +1,4 @@
-"""Data sets whose masks are images of class numbers already: Roboflow's export, Cityscapes, ADE20K."""
+"""Data sets whose masks already are images of class numbers: Roboflow's export, Cityscapes, ADE20K."""
 
 import functools
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from deeplab.errors import DataError
 
 ROBOFLOW_CLASSES = "_classes.csv"
 
-# From cityscapesscripts/helpers/labels.py, version 2.2: the ids of the 19 classes that are scored, in their order.
+# From cityscapesscripts/helpers/labels.py, version 2.2: the ids of the 19 scored classes, in order.
 CITYSCAPES_CLASSES = {
     "road": 7,
     "sidewalk": 8,
@@ -54,7 +54,7 @@ def read_roboflow(folder: Path) -> Dataset:
     """Roboflow's "Semantic Segmentation Masks": train/, valid/, test/ with NAME.jpg, NAME_mask.png and _classes.csv.
 
     Raises:
-        DataError: no such export, a missing mask or class list, or class lists that differ.
+        DataError: not such an export, a missing mask or class list, or class lists that differ.
     """
     problems = Problems()
     folders: Mapping[str, Path] = split_folders(folder) or {"": folder}
@@ -62,7 +62,7 @@ def read_roboflow(folder: Path) -> Dataset:
     classes = next(iter(tables.values()))
     for split, table in tables.items():
         if table != classes:
-            raise DataError(f"{folders[split] / ROBOFLOW_CLASSES}: other classes than in the other splits")
+            raise DataError(f"{folders[split] / ROBOFLOW_CLASSES}: classes differ from the other splits")
     examples = []
     for split, place in folders.items():
         for image in images_in(place):
@@ -78,7 +78,7 @@ def read_roboflow(folder: Path) -> Dataset:
 
 
 def read_cityscapes(folder: Path) -> Dataset:
-    """Cityscapes: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; its 19 scored classes, all else is void.
+    """Cityscapes: leftImg8bit/SPLIT/CITY and gtFine/SPLIT/CITY; its 19 scored classes, everything else is void.
 
     The masks are *_gtFine_labelTrainIds.png, else *_gtFine_labelIds.png. `test` is left out: its labels are not public.
 
@@ -114,7 +114,7 @@ def read_ade20k(folder: Path) -> Dataset:
     """ADE20K as ADEChallengeData2016: images/training, annotations/training, ..., objectInfo150.txt; 0 is void.
 
     Raises:
-        DataError: no images, a missing mask, or no list of classes.
+        DataError: no images, a missing mask, or no class list.
     """
     class_names = _ade20k_classes(folder / "objectInfo150.txt")
     classes = ClassTable(class_names, {0: IGNORE_LABEL} | {index + 1: index for index in range(len(class_names))})
@@ -140,7 +140,7 @@ def _ade20k_classes(path: Path) -> tuple[str, ...]:
         names = [row[-1].split(",")[0].strip() for row in rows[1:]]
         numbers = [int(row[0]) for row in rows[1:]]
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: the class names of ADE20K (it is in the archive): {error}") from error
+        raise DataError(f"{path}: class names of ADE20K cannot be read (the archive has them): {error}") from error
     if numbers != [*range(1, len(names) + 1)] or not names:
         raise DataError(f"{path}: not the class names of ADE20K: the first column is not 1, 2, 3, ...")
     full = [row[-1].split(",") for row in rows[1:]]

@@ -1,4 +1,4 @@
-"""Writes a data set in VOC's layout, whole or not at all."""
+"""Writes a data set in VOC's layout, completely or not at all."""
 
 import logging
 import random
@@ -27,7 +27,7 @@ _PNG_SIGNATURE = b"\x89PNG"
 
 @dataclass(frozen=True)
 class _Plan:
-    """How an example is written: under which name, in which split, with which size, and whether EXIF turns it."""
+    """How to write an example: its name, its split, and whether EXIF turns it."""
 
     example: Example
     name: str
@@ -36,16 +36,16 @@ class _Plan:
 
 
 def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) -> None:
-    """Writes images, masks, split lists and class_names.txt below `voc_dir`, and logs what they hold.
+    """Writes images, masks, split lists and class_names.txt to `voc_dir`, and logs their statistics.
 
-    The splits that the data set has are kept. Without a split val, a random `val_share` of train becomes val, at least
-    one image and not all. Images keep their folders in their names. JPEGs and 8-bit RGB PNGs are copied as they are;
-    others, and those that EXIF turns, become PNGs without loss.
+    Existing splits are kept. Without a split val, a random `val_share` of train becomes val, at least one image and not
+    all. Images keep their folders in their names. JPEGs and 8-bit RGB PNGs are copied unchanged; others, and images
+    that EXIF turns, become lossless PNGs.
 
     Raises:
         UsageError: `voc_dir` exists.
-        DataError: images that are missing, unreadable, of 16 bits or of another size than stated, or masks that cannot
-            be drawn; all of them are logged, and `voc_dir` does not exist.
+        DataError: images are missing, unreadable, of 16 bits or differ from their stated size, or masks cannot be
+            drawn; all problems are logged, and `voc_dir` does not exist.
     """
     if voc_dir.exists():
         raise UsageError(f"--voc_dir={voc_dir}: exists already; choose another folder, or delete it")
@@ -72,7 +72,7 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
 
 
 def _plan(dataset: Dataset, val_share: float, seed: int) -> list[_Plan]:
-    """Names, splits and sizes of all examples; raises DataError with all that is wrong with them."""
+    """Plans all examples; raises DataError with all their problems."""
     splits = _splits(dataset.examples, val_share, seed)
     problems = Problems()
     names = _names(dataset.examples, splits, problems)
@@ -101,7 +101,7 @@ def _splits(examples: list[Example], val_share: float, seed: int) -> list[str]:
 
 
 def _names(examples: list[Example], splits: list[str], problems: Problems) -> list[str]:
-    """A unique name for each example: its own one, in a folder named after its split if another split has it, too."""
+    """A unique name for each example: its own, in a folder named after its split if other splits also have it."""
     names = [_safe_name(example.name) for example in examples]
     splits_of: dict[str, set[str]] = {}
     for name, example in zip(names, examples, strict=True):
@@ -123,7 +123,7 @@ def _names(examples: list[Example], splits: list[str], problems: Problems) -> li
 
 
 def _safe_name(name: str) -> str:
-    """A name that a split list can hold: in one Unicode form, no control characters, and no ending of an image."""
+    """A name for split lists: normalised Unicode, no control characters, and no ending of an image."""
     parts = unicodedata.normalize("NFC", name).split("/")
     name = "/".join("".join(each if each.isprintable() else "_" for each in part.strip()) for part in parts)
     stem, dot, ending = name.rpartition(".")
@@ -131,10 +131,10 @@ def _safe_name(name: str) -> str:
 
 
 def _is_turned(example: Example, image: ImageFile) -> bool:
-    """Whether the annotation is on the image as EXIF turns it. The stated size decides, else annotation tools turn.
+    """Whether the annotation fits the image as turned by EXIF. The stated size decides; by default tools turn images.
 
     Raises:
-        DataError: the annotation is for another size, or is a mask whose size does not tell.
+        DataError: the annotation is for another size, or is a mask whose size does not decide.
     """
     stated = example.stated_size
     shown_size = image.size[::-1] if image.orientation >= 5 else image.size
@@ -146,8 +146,8 @@ def _is_turned(example: Example, image: ImageFile) -> bool:
         )
     if example.is_mask and fits and fits_turned and image.orientation != 1:
         raise DataError(
-            f"{image.name}: EXIF turns it (orientation {image.orientation}), and the size of its mask does not tell "
-            "whether the mask is turned as well; save the image as its mask has it, without EXIF"
+            f"{image.name}: EXIF turns it (orientation {image.orientation}), and the size of its mask does not show "
+            "whether the mask is also turned; save the image in the orientation of its mask, without EXIF"
         )
     return fits_turned
 
@@ -170,18 +170,18 @@ def _prepared(path: Path) -> Path:
 
 
 def _write_image(plan: _Plan, path: Path) -> tuple[int, int]:
-    """Writes the image as a shard would hold it, to `path` with an ending; returns (height, width)."""
+    """Writes the image in the form stored in shards, to `path` plus an ending; returns (height, width)."""
     image = plan.example.open_image()
     content, height, width = image.stored_form(plan.turned)
     ending = "png" if content.startswith(_PNG_SIGNATURE) else "jpg"
     if ending == "jpg":
-        image.pixels(plan.turned)  # only decoding shows whether it is cut short
+        image.pixels(plan.turned)  # only decoding shows whether it is truncated
     path.with_name(f"{path.name}.{ending}").write_bytes(content)
     return height, width
 
 
 def _report(dataset: Dataset, voc_dir: Path, num_images: Counter[str], pixels: np.ndarray) -> None:
-    """Logs images by split, objects, what was left out and why, and the share of each class's pixels."""
+    """Logs images per split, objects, omissions and their reasons, and each class's share of the pixels."""
     counts = ", ".join(
         f"{num_images[split]:,} {split}" for split in dict.fromkeys((*_SPLITS, *num_images)) if num_images[split]
     )
@@ -198,4 +198,4 @@ def _report(dataset: Dataset, voc_dir: Path, num_images: Counter[str], pixels: n
     absent = [name for name, number in shares[:-1] if not number]
     if absent:
         logger.warning("no pixel of %s", ", ".join(absent))
-    logger.info("to see it: python -m deeplab.look --voc_dir=%s", voc_dir)
+    logger.info("to look at it: python -m deeplab.look --voc_dir=%s", voc_dir)

@@ -1,4 +1,4 @@
-"""Ultralytics' YOLO segmentation: data.yaml, images, and a text file per image with an outline per line.
+"""Ultralytics' YOLO segmentation: data.yaml, images, and one text file per image with one outline per line.
 
 A line is a class number and x, y of each point, as fractions of width and height. Needs PyYAML (the extra `yolo`).
 """
@@ -28,7 +28,7 @@ from deeplab.errors import DataError, UsageError
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _TOLERANCE = 0.01
-"""How far outside 0..1 a coordinate may be, as Ultralytics has it."""
+"""How far outside 0..1 a coordinate may be, as in Ultralytics."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class _Outline:
 def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
     """The data set that a data.yaml describes; its classes follow background, and later lines lie in front.
 
-    Images without a text file, or with an empty one, are background only, as Ultralytics takes them.
+    Images without a text file, or with an empty one, are only background, as in Ultralytics.
 
     Args:
-        path: of data.yaml.
-        boxes: what a line with a box (class, centre, size) means, of `boxes.MEANINGS`; None refuses them.
+        path: data.yaml.
+        boxes: the meaning of a line with a box (class, centre, size), one of `boxes.MEANINGS`; None refuses boxes.
 
     Raises:
         DataError: unreadable files, unknown classes, coordinates that are not fractions, boxes if `boxes` is None.
@@ -94,7 +94,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if isinstance(content, dict) and content.get("kpt_shape"):
-        raise DataError(f"{path}: kpt_shape: labels of poses, not of outlines")
+        raise DataError(f"{path}: kpt_shape: labels for poses, not for outlines")
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: not a data.yaml of YOLO: no `names`")
     return content
@@ -120,7 +120,7 @@ def _labels(path: Path, content: dict[str, Any]) -> list[str]:
 
 
 def _images(path: Path, content: dict[str, Any], key: str) -> list[tuple[Path, Path]]:
-    """(folder that names are relative to, image) of a split: a folder, a text file with a path per line, or several."""
+    """(folder that names are relative to, image) of a split: a folder, a text file of one path per line, or several."""
     entries = content.get(key) or []
     found = []
     for entry in entries if isinstance(entries, list) else [entries]:
@@ -142,7 +142,7 @@ def _images(path: Path, content: dict[str, Any], key: str) -> list[tuple[Path, P
 
 
 def _place(path: Path, content: dict[str, Any], entry: str) -> Path:
-    """Where an entry of data.yaml points to, by Ultralytics' rules, and by those that exports rely on.
+    """The path that an entry of data.yaml means, by Ultralytics' rules and by the rules that exports rely on.
 
     It is relative to `path`, else to the folder of data.yaml; Roboflow's `../train/images` means `train/images`.
     """
@@ -190,7 +190,7 @@ def _read_outlines(
 
 
 def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: LeftOut, name: str) -> list[_Outline]:
-    """The outline of a line; none if it covers no area, which is noted."""
+    """The outline of a line; none if it covers no area (noted)."""
     number = float(fields[0])
     if number not in range(len(labels)):
         raise ValueError(f"class {fields[0]}, but data.yaml names {len(labels)} (0 to {len(labels) - 1})")
@@ -214,12 +214,12 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: Left
 
 
 def _draw(outlines: list[_Outline], indices: dict[str, int], height: int, width: int) -> np.ndarray:
-    """Class indices, uint8 [height, width]; boxes that are void lie behind everything else."""
+    """Class indices, uint8 [height, width]; void boxes lie behind everything else."""
     canvas = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     for outline in sorted(outlines, key=lambda each: not (each.is_box and indices[each.label] == indices[VOID])):
         index = indices[outline.label]
-        # Six decimals of a fraction do not give whole pixels back: 0.458333 * 120 is 54.99996.
+        # Fractions of six decimals do not restore whole pixels: 0.458333 * 120 is 54.99996.
         draw.polygon(
             [(round(x * width, 2), round(y * height, 2)) for x, y in outline.points], outline=index, fill=index
         )
