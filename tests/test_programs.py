@@ -299,7 +299,7 @@ def test_a_flipped_bit_in_a_shard_is_reported(run_dir, tmp_path):
     flags = [f"--model_dir={run_dir}/run", f"--tfrecord_dir={tmp_path}/shards", f"--output_dir={tmp_path}"]
     damaged = rf"^eval\.py: .*{shard.name}: damaged at record \d; delete val.json and this file"
     _assert_one_line(_run("eval.py", *flags, expect=1), damaged)
-    _assert_one_line(_run("eval.py", *flags, "--verify", expect=1), f"SHA-256 mismatch, .*: {shard.name}; delete")
+    _assert_one_line(_run("eval.py", *flags, "--verify", expect=1), f"SHA-256 mismatch: {shard.name}; delete")
     assert not (tmp_path / "metrics.json").exists()
 
 
