@@ -32,6 +32,17 @@ def make_strategy(num_replicas):
     return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(num_replicas)])
 
 
+def skip_without_kernels(dtype):
+    """Skips a test where this processor lacks a type's kernels: oneDNN's of bfloat16 need AVX-512."""
+    ones = tf.ones([1])
+    images = tf.ones([1, 4, 4, 1], dtype)
+    try:
+        tf.nn.conv2d(images, tf.ones([3, 3, 1, 1], dtype), 1, "SAME")
+        tf.raw_ops.FusedBatchNormV3(x=images, scale=ones, offset=ones, mean=[], variance=[], is_training=True)
+    except tf.errors.OpError as error:
+        pytest.skip(f"no kernels for {dtype} here: {type(error).__name__}")
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 

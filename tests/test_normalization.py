@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_strategy
+from conftest import make_strategy, skip_without_kernels
 
 from deeplab.model.normalization import BatchNormalization
 
@@ -55,6 +55,7 @@ def test_it_is_kerass(inputs, slopes, training):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("mixed_bfloat16", 0.04), ("mixed_float16", 0.005)])
 def test_half_precision_keeps_statistics_in_float32(inputs, slopes, dtype, tolerance):
+    skip_without_kernels(keras.DTypePolicy(dtype).compute_dtype)
     halves = tf.cast(inputs, keras.DTypePolicy(dtype).compute_dtype)
     plain, fused = (apply(layer, halves, slopes, training=True) for layer in make_pair(dtype))
     assert fused[0].dtype == halves.dtype
