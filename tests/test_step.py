@@ -14,6 +14,7 @@ from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import freeze_batch_norm
 from deeplab.model.dropout import GlobalDropout
+from deeplab.model.normalization import BatchNormalization
 from deeplab.training.losses import LOSSES, Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -32,7 +33,7 @@ def _small_model(auxiliary_head=False, dropout_rate=0.0):
     features = keras.layers.Rescaling(1 / 255)(images)
     for filters in (8, 8):
         features = AtrousConv2D(filters, 3, padding="same", dilation_rate=2, use_bias=False)(features)
-        features = keras.layers.BatchNormalization(synchronized=True)(features)
+        features = BatchNormalization(synchronized=True)(features)
         features = keras.layers.ReLU()(features)
     if dropout_rate:
         features = GlobalDropout(dropout_rate)(features)
@@ -441,7 +442,7 @@ def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_the
     with strategy.scope():
         images = keras.Input((None, None, 3))
         features = keras.layers.Conv2D(4, 1, use_bias=False)(images)
-        features = keras.layers.BatchNormalization(synchronized=True)(features)
+        features = BatchNormalization(synchronized=True)(features)
         model = keras.Model(images, keras.layers.Conv2D(K, 1, dtype="float32")(features))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
         optimizer = make_optimizer(
