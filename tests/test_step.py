@@ -12,7 +12,7 @@ from conftest import make_strategy
 
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import freeze_batch_norm
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.normalization import BatchNormalization
 from deeplab.training.losses import LOSSES, Loss, LossSettings
@@ -581,12 +581,77 @@ def test_weight_norm_is_taken_after_the_last_step_of_a_call(num_replicas):
     assert totals["weight_norm"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas():
-    expected = _train(1, calls=(1,))[1]["gradient_norm"]
-    for num_replicas in (1, 2):
-        clipped = _train(num_replicas, calls=(1,), step_options={"clip_norm": 1e-3})[1]
-        assert clipped["gradient_norm"] == pytest.approx(expected, rel=1e-4)
-    assert "gradient_norm" not in _train(2, calls=(1,))[1]
+@pytest.mark.parametrize("options", [{"clip_norm": 1e-3}, {"accumulate_steps": 2}])
+def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas(options):
+    for step_options in ({}, options):
+        expected, *others = (
+            _train(replicas, calls=(1,), frozen=True, step_options=step_options)[1]["gradient_norm"]
+            for replicas in (1, 2)
+        )
+        assert others == pytest.approx([expected], rel=1e-4)
+
+
+def _collectives(train, iterator, num_replicas):
+    """Collective operations per replica and step in the traced function."""
+    graph = train.get_concrete_function(iterator, tf.constant(1)).graph.as_graph_def()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    kinds = [node.op for nodes in bodies for node in nodes if node.op.startswith("Collective")]
+    assert set(kinds) <= {"CollectiveReduceV2"}
+    count, rest = divmod(len(kinds), num_replicas)
+    assert rest == 0
+    return count
+
+
+def _trace(model, strategy, batches, precision="float32", **step_options):
+    with strategy.scope():
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, precision == "float16")
+    state = TrainState(model, model, optimizer, schedule)
+    loss = Loss(K, LossSettings(auxiliary_weight=0.4) if len(model.outputs) > 1 else LossSettings())
+    train = make_train_step(strategy, state, loss, StepSettings(**step_options), weight_decay=1e-4)
+    return train, iter(strategy.distribute_datasets_from_function(functools.partial(_worker_dataset, batches)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 2),  # sums with confusion matrix; gradient
+        ({"clip_norm": 1.0}, 2),
+        ({"precision": "float16"}, 2),
+        ({"precision": "float16", "clip_norm": 1.0, "auxiliary_head": True}, 2),
+        ({"accumulate_steps": 2}, 3),  # also the sums of all micro-batches before the gradient
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_step_takes_few_all_reduces(options, expected, frozen):
+    """Two for each of the two layers of batch normalisation, unless frozen, and these."""
+    options = dict(options)
+    keras.config.set_dtype_policy("mixed_float16" if "precision" in options else "float32")
+    strategy = make_strategy(2)
+    with strategy.scope():
+        model = _small_model(options.pop("auxiliary_head", False))
+        if frozen:
+            freeze_batch_norm(model)
+    train, iterator = _trace(model, strategy, _batches(), **options)
+    assert _collectives(train, iterator, 2) == (0 if frozen else 4) + expected
+
+
+def test_a_step_of_one_replica_takes_no_all_reduce():
+    strategy = make_strategy(1)
+    with strategy.scope():
+        model = _small_model()
+    assert _collectives(*_trace(model, strategy, _batches()), 1) == 0
+
+
+@pytest.mark.slow
+def test_a_step_of_resnet50_takes_two_all_reduces_per_normalisation_and_two():
+    strategy = make_strategy(2)
+    with strategy.scope():
+        model = build_deeplabv3(ModelConfig(tuple("abc")))
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    train, iterator = _trace(model, strategy, _batches())
+    assert _collectives(train, iterator, 2) == 2 * len(layers) + 2 == 120
 
 
 def test_time_without_a_batch_is_reported():
