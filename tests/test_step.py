@@ -12,7 +12,7 @@ from conftest import make_strategy
 
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, leave_replicas_their_statistics
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.normalization import BatchNormalization
 from deeplab.training.losses import LOSSES, Loss, LossSettings
@@ -88,6 +88,7 @@ def train_small(
     step_options=None,
     frozen=False,
     dropout_rate=0.0,
+    synchronized=True,
     **loss_options,
 ):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
@@ -98,6 +99,8 @@ def train_small(
         model = _small_model(auxiliary_weight > 0, dropout_rate)
         if frozen:
             freeze_batch_norm(model)
+        if not synchronized:
+            leave_replicas_their_statistics(model)
         schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
         settings = OptimizerSettings(optimizer_name, momentum=0.9, weight_decay=1e-2, ema_momentum=ema_momentum)
         optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
@@ -113,6 +116,8 @@ def train_small(
         weights |= {f"{variable.path} averaged": variable.numpy() for variable in model.trainable_variables}
     for variable in model.variables:
         np.testing.assert_array_equal(variable.numpy(), weights[variable.path])  # as before the average
+        for each in strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(each, weights[variable.path])
     return weights, {name: sum(total[name].numpy() for total in totals) for name in totals[0]}
 
 
@@ -371,6 +376,33 @@ def test_moving_statistics_follow_the_global_batch():
     np.testing.assert_allclose(weights[variance], 0.99 + 0.01 * features.var((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("step_options", [{}, {"accumulate_steps": 2}])
+def test_without_synchronisation_moving_statistics_are_the_mean_over_replicas(step_options):
+    """... against NumPy, and one replica does not care; `train_small` checks that they are the same on all."""
+    batch = _batches()[0]
+    options = {"batches": [batch], "calls": (1,), "step_options": step_options}
+    weights, _ = _train(2, synchronized=False, **options)
+    path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = _small_model()
+    features = model.layers[2](model.layers[1](batch["image"])).numpy()
+    per_replica = 2 // step_options.get("accumulate_steps", 1)
+    mean, variance = np.zeros(8), np.ones(8)
+    for first in range(0, 2, per_replica):
+        parts = [features[start + first :][:per_replica] for start in (0, 2)]
+        mean = 0.99 * mean + 0.01 * np.mean([part.mean((0, 1, 2)) for part in parts], 0)
+        variance = 0.99 * variance + 0.01 * np.mean([part.var((0, 1, 2)) for part in parts], 0)
+    np.testing.assert_allclose(weights[path], mean, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(weights[path.replace("moving_mean", "moving_variance")], variance, rtol=1e-5)
+
+
+def test_synchronisation_makes_no_difference_to_one_replica():
+    weights, other_weights = _train(1)[0], _train(1, synchronized=False)[0]
+    for path, value in weights.items():
+        np.testing.assert_array_equal(other_weights[path], value)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32(precision):
     _, exact = _train(2)
@@ -623,18 +655,22 @@ def _trace(model, strategy, batches, precision="float32", **step_options):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_step_takes_few_all_reduces(options, expected, frozen):
-    """Two for each of the two layers of batch normalisation, unless frozen, and these."""
+@pytest.mark.parametrize(
+    ("change", "of_normalisation"),
+    [(None, 2 * 2), (freeze_batch_norm, 0), (leave_replicas_their_statistics, 1)],
+    ids=["synchronised", "frozen", "own statistics"],
+)
+def test_a_step_takes_few_all_reduces(options, expected, change, of_normalisation):
+    """The small network has two layers of batch normalisation."""
     options = dict(options)
     keras.config.set_dtype_policy("mixed_float16" if "precision" in options else "float32")
     strategy = make_strategy(2)
     with strategy.scope():
         model = _small_model(options.pop("auxiliary_head", False))
-        if frozen:
-            freeze_batch_norm(model)
+        if change:
+            change(model)
     train, iterator = _trace(model, strategy, _batches(), **options)
-    assert _collectives(train, iterator, 2) == (0 if frozen else 4) + expected
+    assert _collectives(train, iterator, 2) == of_normalisation + expected
 
 
 def test_a_step_of_one_replica_takes_no_all_reduce():

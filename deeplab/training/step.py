@@ -65,6 +65,7 @@ class ReplicaStep:
         expect_summed_gradients(self._optimizer)
         # Moving statistics, and dropout's random state.
         self._state = [variable.value for variable in self._model.non_trainable_variables]
+        self._own_statistics = _own_statistics(self._model)
 
     def read_state(self) -> list[tf.Tensor]:
         """The state that a forward pass changes."""
@@ -143,10 +144,20 @@ class ReplicaStep:
         if self._scaled:
             skipped = not_finite & (self._optimizer.dynamic_scale >= MIN_LOSS_SCALE)
         self._optimizer.apply(gradients, self._model.trainable_variables)
+        self._average_statistics()
         if self._scaled:
             for variable, before in zip(self._state, state_before, strict=True):
                 variable.assign(tf.where(skipped, before, variable))
         return self._totals(found, norm, not_finite, skipped)
+
+    def _average_statistics(self) -> None:
+        """Makes the moving statistics that replicas took on their own the same on all."""
+        context = tf.distribute.get_replica_context()
+        if not self._own_statistics or context.num_replicas_in_sync == 1:
+            return
+        means = context.all_reduce("MEAN", [tf.identity(variable) for variable in self._own_statistics])
+        for variable, mean in zip(self._own_statistics, means, strict=True):
+            variable.assign(mean)
 
     def zero_totals(self) -> Totals:
         """The result of `update` for no steps: all 0."""
@@ -315,6 +326,17 @@ def make_evaluate_step(
         return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions, batch
 
     return evaluate_step
+
+
+def _own_statistics(model: keras.Model) -> list[tf.Variable]:
+    """The moving statistics of batch normalisation that is not synchronised over replicas."""
+    variables: list[tf.Variable] = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            variables += _own_statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not layer.synchronized:
+            variables += [layer.moving_mean.value, layer.moving_variance.value]
+    return variables
 
 
 def sum_over_replicas(values: Nested) -> Nested:
