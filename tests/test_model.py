@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_strategy
 
 from deeplab.errors import DataError, UsageError
 from deeplab.model import backbone, convolution
@@ -22,6 +23,7 @@ from deeplab.model.deeplabv3 import (
     ModelConfig,
     aspp_dilations,
     build_deeplabv3,
+    build_to_train,
     fetch_weights,
     freeze_batch_norm,
     without_auxiliary_head,
@@ -327,6 +329,17 @@ def test_every_batch_normalisation_is_synchronised():
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(layers) == 52 + 6  # MobileNetV2's, and the head's
     assert all(layer.synchronized for layer in layers)
+
+
+def test_synchronisation_can_be_left_out(caplog):
+    caplog.set_level("INFO", "deeplab")
+    config, init = ModelConfig(("a", "b"), backbone="mobilenet_v2"), InitSettings("none", sync_batch_norm=False)
+    for num_replicas in (1, 2):
+        with make_strategy(num_replicas).scope():
+            _, model = build_to_train(config, init, has_weights=False, auxiliary_head=False)
+        layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+        assert not any(layer.synchronized for layer in layers)
+        assert ("each of 2 replicas uses its own statistics" in caplog.text) == (num_replicas == 2)
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")

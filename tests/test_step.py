@@ -14,8 +14,9 @@ from tensorflow.python.distribute import mirrored_run, mirrored_strategy
 
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import freeze_batch_norm
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, leave_replicas_their_statistics
 from deeplab.model.dropout import GlobalDropout
+from deeplab.model.normalization import BatchNormalization
 from deeplab.training.losses import LOSSES, Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -34,7 +35,7 @@ def _small_model(auxiliary_head=False, dropout_rate=0.0):
     features = keras.layers.Rescaling(1 / 255)(images)
     for filters in (8, 8):
         features = AtrousConv2D(filters, 3, padding="same", dilation_rate=2, use_bias=False)(features)
-        features = keras.layers.BatchNormalization(synchronized=True)(features)
+        features = BatchNormalization(synchronized=True)(features)
         features = keras.layers.ReLU()(features)
     if dropout_rate:
         features = GlobalDropout(dropout_rate)(features)
@@ -89,6 +90,7 @@ def train_small(
     step_options=None,
     frozen=False,
     dropout_rate=0.0,
+    synchronized=True,
     **loss_options,
 ):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
@@ -99,6 +101,8 @@ def train_small(
         model = _small_model(auxiliary_weight > 0, dropout_rate)
         if frozen:
             freeze_batch_norm(model)
+        if not synchronized:
+            leave_replicas_their_statistics(model)
         schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
         settings = OptimizerSettings(optimizer_name, momentum=0.9, weight_decay=1e-2, ema_momentum=ema_momentum)
         optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
@@ -114,6 +118,8 @@ def train_small(
         weights |= {f"{variable.path} averaged": variable.numpy() for variable in model.trainable_variables}
     for variable in model.variables:
         np.testing.assert_array_equal(variable.numpy(), weights[variable.path])  # as before the average
+        for each in strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(each, weights[variable.path])
     return weights, {name: sum(total[name].numpy() for total in totals) for name in totals[0]}
 
 
@@ -391,6 +397,33 @@ def test_moving_statistics_follow_the_global_batch():
     np.testing.assert_allclose(weights[variance], 0.99 + 0.01 * features.var((0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("step_options", [{}, {"accumulate_steps": 2}])
+def test_without_synchronisation_moving_statistics_are_the_mean_over_replicas(step_options):
+    """... against NumPy, and one replica does not care; `train_small` checks that they are the same on all."""
+    batch = _batches()[0]
+    options = {"batches": [batch], "calls": (1,), "step_options": step_options}
+    weights, _ = _train(2, synchronized=False, **options)
+    path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = _small_model()
+    features = model.layers[2](model.layers[1](batch["image"])).numpy()
+    per_replica = 2 // step_options.get("accumulate_steps", 1)
+    mean, variance = np.zeros(8), np.ones(8)
+    for first in range(0, 2, per_replica):
+        parts = [features[start + first :][:per_replica] for start in (0, 2)]
+        mean = 0.99 * mean + 0.01 * np.mean([part.mean((0, 1, 2)) for part in parts], 0)
+        variance = 0.99 * variance + 0.01 * np.mean([part.var((0, 1, 2)) for part in parts], 0)
+    np.testing.assert_allclose(weights[path], mean, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(weights[path.replace("moving_mean", "moving_variance")], variance, rtol=1e-5)
+
+
+def test_synchronisation_makes_no_difference_to_one_replica():
+    weights, other_weights = _train(1)[0], _train(1, synchronized=False)[0]
+    for path, value in weights.items():
+        np.testing.assert_array_equal(other_weights[path], value)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32(precision):
     skip_without_kernels(precision)
@@ -463,7 +496,7 @@ def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_the
     with strategy.scope():
         images = keras.Input((None, None, 3))
         features = keras.layers.Conv2D(4, 1, use_bias=False)(images)
-        features = keras.layers.BatchNormalization(synchronized=True)(features)
+        features = BatchNormalization(synchronized=True)(features)
         model = keras.Model(images, keras.layers.Conv2D(K, 1, dtype="float32")(features))
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
         optimizer = make_optimizer(
@@ -602,12 +635,81 @@ def test_weight_norm_is_taken_after_the_last_step_of_a_call(num_replicas):
     assert totals["weight_norm"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas():
-    expected = _train(1, calls=(1,))[1]["gradient_norm"]
-    for num_replicas in (1, 2):
-        clipped = _train(num_replicas, calls=(1,), step_options={"clip_norm": 1e-3})[1]
-        assert clipped["gradient_norm"] == pytest.approx(expected, rel=1e-4)
-    assert "gradient_norm" not in _train(2, calls=(1,))[1]
+@pytest.mark.parametrize("options", [{"clip_norm": 1e-3}, {"accumulate_steps": 2}])
+def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas(options):
+    for step_options in ({}, options):
+        expected, *others = (
+            _train(replicas, calls=(1,), frozen=True, step_options=step_options)[1]["gradient_norm"]
+            for replicas in (1, 2)
+        )
+        assert others == pytest.approx([expected], rel=1e-4)
+
+
+def _collectives(train, iterator, num_replicas):
+    """Collective operations per replica and step in the traced function."""
+    graph = train.get_concrete_function(iterator, tf.constant(1)).graph.as_graph_def()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    kinds = [node.op for nodes in bodies for node in nodes if node.op.startswith("Collective")]
+    assert set(kinds) <= {"CollectiveReduceV2"}
+    count, rest = divmod(len(kinds), num_replicas)
+    assert rest == 0
+    return count
+
+
+def _trace(model, strategy, batches, precision="float32", **step_options):
+    with strategy.scope():
+        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, precision == "float16")
+    state = TrainState(model, model, optimizer, schedule)
+    loss = Loss(K, LossSettings(auxiliary_weight=0.4) if len(model.outputs) > 1 else LossSettings())
+    train = make_train_step(strategy, state, loss, StepSettings(**step_options), weight_decay=1e-4)
+    return train, iter(strategy.distribute_datasets_from_function(functools.partial(_worker_dataset, batches)))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 2),  # sums with confusion matrix; gradient
+        ({"clip_norm": 1.0}, 2),
+        ({"precision": "float16"}, 2),
+        ({"precision": "float16", "clip_norm": 1.0, "auxiliary_head": True}, 2),
+        ({"accumulate_steps": 2}, 3),  # also the sums of all micro-batches before the gradient
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("change", "of_normalisation"),
+    [(None, 2 * 2), (freeze_batch_norm, 0), (leave_replicas_their_statistics, 1)],
+    ids=["synchronised", "frozen", "own statistics"],
+)
+def test_a_step_takes_few_all_reduces(options, expected, change, of_normalisation):
+    """The small network has two layers of batch normalisation."""
+    options = dict(options)
+    keras.config.set_dtype_policy("mixed_float16" if "precision" in options else "float32")
+    strategy = make_strategy(2)
+    with strategy.scope():
+        model = _small_model(options.pop("auxiliary_head", False))
+        if change:
+            change(model)
+    train, iterator = _trace(model, strategy, _batches(), **options)
+    assert _collectives(train, iterator, 2) == of_normalisation + expected
+
+
+def test_a_step_of_one_replica_takes_no_all_reduce():
+    strategy = make_strategy(1)
+    with strategy.scope():
+        model = _small_model()
+    assert _collectives(*_trace(model, strategy, _batches()), 1) == 0
+
+
+@pytest.mark.slow
+def test_a_step_of_resnet50_takes_two_all_reduces_per_normalisation_and_two():
+    strategy = make_strategy(2)
+    with strategy.scope():
+        model = build_deeplabv3(ModelConfig(tuple("abc")))
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    train, iterator = _trace(model, strategy, _batches())
+    assert _collectives(train, iterator, 2) == 2 * len(layers) + 2 == 120
 
 
 def test_time_without_a_batch_is_reported():

@@ -1,7 +1,8 @@
 """DeepLab v3: backbone, atrous spatial pyramid pooling and bilinear upsampling (arXiv 1706.05587, section 3.3)."""
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.normalization import BatchNormalization
 from deeplab.settings import setting
+
+logger = logging.getLogger("deeplab")
 
 HEAD_FILTERS = 256
 
@@ -103,6 +106,11 @@ class InitSettings:
     )
     freeze_batch_norm: bool = setting(
         False, "Keep batch normalisation's statistics, scale and shift unchanged.", fixed=True, column=True
+    )
+    sync_batch_norm: bool = setting(
+        True,
+        "Take batch normalisation's statistics over all replicas. Without: each replica's own, which is faster and may "
+        "do with 8 or more images per GPU; the moving statistics are averaged over replicas.",
     )
     batch_norm_momentum: float = setting(
         BATCH_NORM_MOMENTUM,
@@ -217,6 +225,8 @@ def build_to_train(
     training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
     if init.freeze_batch_norm:
         freeze_batch_norm(training_model)
+    elif not init.sync_batch_norm:
+        leave_replicas_their_statistics(training_model)
     return without_auxiliary_head(training_model), training_model
 
 
@@ -272,8 +282,25 @@ def _conv_bn_relu(
 
 def freeze_batch_norm(model: keras.Model) -> None:
     """Makes batch normalisation use its moving statistics in training and keep its scale and shift (section 4.1)."""
+    for layer in _batch_norm_layers(model):
+        layer.trainable = False
+
+
+def leave_replicas_their_statistics(model: keras.Model) -> None:
+    """Makes batch normalisation use each replica's own statistics in training."""
+    for layer in _batch_norm_layers(model):
+        layer.synchronized = False
+    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if num_replicas > 1:
+        logger.info(
+            "batch normalisation: each of %d replicas uses its own statistics; the moving ones are averaged",
+            num_replicas,
+        )
+
+
+def _batch_norm_layers(model: keras.Model) -> Iterator[keras.Layer]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            freeze_batch_norm(layer)
+            yield from _batch_norm_layers(layer)
         elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+            yield layer

@@ -1,36 +1,135 @@
-"""Batch normalisation, synchronised over replicas; it uses the fused kernel where the result is the same."""
+"""Batch normalisation by the fused kernels, synchronised over replicas by one all-reduce in each direction."""
 
 import keras
 import tensorflow as tf
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization`, synchronised, over the last axis, with scale and offset.
+    """`keras.layers.BatchNormalization` over the last axis, with scale and offset.
 
-    In training on a single replica, and in inference, it is one `FusedBatchNormV3`, which reads bfloat16 and float16
-    directly and keeps its statistics in float32. Keras's form, a dozen operations in float32, gives the same up to
-    rounding. It is used for several replicas, which must sum, and for frozen layers in training, since the fused
-    kernel's gradient with given statistics is not deterministic on GPUs.
+    All forms use `FusedBatchNormV3`, which reads bfloat16 and float16 directly and keeps its statistics in float32:
+
+    - in inference, and in training on a single replica: one kernel;
+    - in training on several replicas: local statistics, then the output from the statistics of all replicas. All
+      replicas must have inputs of the same shape. Without `synchronized`, each replica uses its own statistics, and
+      the training step averages the moving ones;
+    - frozen layers in training: one kernel each way. The fused kernel's own gradient with given statistics is not
+      deterministic on GPUs, so it is not used.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None) -> tf.Tensor:
         """-> the shape and dtype of `inputs`."""
-        several_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        if training and (several_replicas or not self.trainable):
-            return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=self.gamma,
-            offset=self.beta,
-            mean=[] if training else self.moving_mean,
-            variance=[] if training else self.moving_variance,
-            epsilon=self.epsilon,
-            is_training=bool(training),
-        )
-        if training:
-            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-            # Undoes the kernel's Bessel correction, which Keras does not apply. cuDNN gives NaN for a single value.
-            variance = tf.where(count > 1.0, variance * (count - 1.0) / count, 0.0)
-            for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
+        if not training:
+            return _affine(inputs, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon)
+        if not self.trainable:
+            return _frozen(inputs, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon)
+        if self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            outputs, mean, variance = _synchronised(inputs, self.gamma, self.beta, self.epsilon)
+        else:
+            outputs, mean, variance, *_ = _local(inputs, self.gamma, self.beta, self.epsilon)
+            variance = _without_bessel(variance, tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32))
+        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
         return outputs
+
+
+def _affine(
+    x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tf.Tensor:
+    """(x - mean) / sqrt(variance + epsilon) * scale + offset in one kernel, in float32; dtype of the result: x's."""
+    outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon, is_training=False
+    )
+    return outputs
+
+
+def _local(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) -> tuple[tf.Tensor, ...]:
+    """Outputs, mean and variance (of N - 1) of this replica, and three tensors for the gradient kernel."""
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=epsilon, is_training=True
+    )
+
+
+def _without_bessel(variance: tf.Tensor, count: tf.Tensor | float) -> tf.Tensor:
+    """Undoes the kernel's Bessel correction, which Keras does not apply; 0 for a single value, where cuDNN has NaN."""
+    return tf.math.multiply_no_nan(variance, (count - 1.0) / count)
+
+
+def _frozen(
+    x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
+) -> tf.Tensor:
+    """`_affine` with a gradient by `x` only."""
+    scale, offset, mean, variance = map(tf.convert_to_tensor, (scale, offset, mean, variance))
+
+    @tf.custom_gradient
+    def normalise(x: tf.Tensor) -> tuple:
+        def gradient(slopes: tf.Tensor) -> tf.Tensor:
+            zeros = tf.zeros_like(mean)
+            return _affine(slopes, scale, zeros, zeros, variance, epsilon)
+
+        return _affine(x, scale, offset, mean, variance, epsilon), gradient
+
+    return normalise(x)
+
+
+def _synchronised(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Outputs, mean and variance (of N) over all replicas, which have as many values each.
+
+    One all-reduce here, one in the gradient. The gradient kernel is given what its forward kernel returned, so it sees
+    only local statistics. Vectors then correct its results: with z normalised by the statistics of all replicas, the
+    kernel's own normalised values are (z + shift) / ratio.
+    """
+    context = tf.distribute.get_replica_context()
+    num_replicas = context.num_replicas_in_sync
+    count = x.shape[:-1].num_elements()  # of values per channel
+    if count is None:
+        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+
+    @tf.custom_gradient
+    def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
+        _, own_mean, own_variance, *reserved = _local(x, gamma, beta, epsilon)
+        own_variance = _without_bessel(own_variance, count)
+        mean, variance = _over_replicas(context, own_mean, own_variance)
+
+        def gradient(slopes: tf.Tensor, *_: object) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            inverse = tf.math.rsqrt(variance + epsilon)
+            ratio = tf.sqrt(own_variance + epsilon) * inverse
+            shift = (mean - own_mean) * inverse
+            by_x, by_own_scale, by_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=slopes,
+                x=x,
+                scale=gamma * ratio,  # over its own deviation: gamma over that of all replicas
+                reserve_space_1=reserved[0],
+                reserve_space_2=reserved[1],
+                reserve_space_3=reserved[2],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            by_gamma = ratio * by_own_scale - shift * by_beta
+            # The kernel subtracted the means over this replica of slopes and of slopes * z; due are those over all.
+            own_slope = by_own_scale / ratio
+            subtracted = tf.stack([by_beta + shift * own_slope, own_slope])
+            due = context.all_reduce("SUM", tf.stack([by_beta, by_gamma])) * (1.0 / num_replicas)
+            offset, scale = tf.unstack(gamma * inverse * (1.0 / count) * (subtracted - due))
+            return by_x + _affine(x, scale, offset, mean, variance, epsilon), by_gamma, by_beta
+
+        return (_affine(x, gamma, beta, mean, variance, epsilon), mean, variance), gradient
+
+    return normalise(x, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))
+
+
+def _over_replicas(
+    context: tf.distribute.ReplicaContext, mean: tf.Tensor, variance: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The mean and variance over all replicas, from each replica's.
+
+    Each replica adds its own to zeros, so that all see those of all. The difference of a mean of squares and a squared
+    mean, which sums over replicas would suffice for, loses digits where the mean is large compared with the deviation.
+    """
+    is_own = tf.reshape(tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync), [-1, 1, 1])
+    of_all = context.all_reduce("SUM", is_own * tf.stack([mean, variance]))
+    global_mean, within = tf.unstack(tf.reduce_mean(of_all, 0))
+    between = tf.reduce_mean(tf.math.squared_difference(of_all[:, 0], global_mean), 0)
+    return global_mean, within + between

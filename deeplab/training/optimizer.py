@@ -79,6 +79,12 @@ def make_optimizer(
     return optimizer
 
 
+def expect_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes `apply` take gradients that are already summed over replicas; Keras would sum them once more."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+
+
 @contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> Iterator[None]:
     """Puts the moving averages, if the optimizer keeps them, into the variables, and restores the variables on exit.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from deeplab.settings import setting
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
-from deeplab.training.optimizer import is_kernel
+from deeplab.training.optimizer import expect_summed_gradients, is_kernel
 from deeplab.training.state import TrainState
 
 Batch = dict[str, tf.Tensor]
@@ -62,9 +62,10 @@ class ReplicaStep:
         self._finish = finish
         self._output_weights = (1.0, loss.settings.auxiliary_weight)[: len(self._model.outputs)]
         self._scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
-        self._sums_gradients = self._scaled or self._clip_norm > 0
+        expect_summed_gradients(self._optimizer)
         # Moving statistics, and dropout's random state.
         self._state = [variable.value for variable in self._model.non_trainable_variables]
+        self._own_statistics = _own_statistics(self._model)
 
     def read_state(self) -> list[tf.Tensor]:
         """The state that a forward pass changes."""
@@ -96,74 +97,80 @@ class ReplicaStep:
         return [self._loss.sums(logits, labels) for logits in outputs]
 
     def gradients(self, batch: Batch, global_sums: list[dict[str, tf.Tensor]] | None = None) -> dict[str, Any]:
-        """These images' part of the loss's gradient, of its sums, and of the confusion matrix.
+        """These images' part of the loss's gradient, with the sums and the confusion matrix of all replicas' images.
 
-        `global_sums`: the sums over the global batch, if it has more images than the replicas process in this call.
+        `global_sums`: the loss's sums over the global batch, if it has more images than the replicas process in this
+        call. The sums and the confusion matrix in the result are then of this replica's images.
         """
         batch = self._finish(batch)
         with tf.GradientTape() as tape:
             outputs = keras.tree.flatten(self._model(batch["image"], training=True))
             sums = [self._loss.sums(logits, batch["label"]) for logits in outputs]
+        predictions = tf.argmax(outputs[0], -1, tf.int32)
+        confusion = confusion_matrix(
+            batch["label"], predictions, self._loss.num_classes, self._loss.ignore_label, self._deterministic
+        )
+        found = {"sums": sums, "confusion": confusion}
         if global_sums is None:
-            global_sums = tf.distribute.get_replica_context().all_reduce("SUM", sums)
+            found = sum_over_replicas(found)
+            global_sums = found["sums"]
         slopes = []
         for weight, output_sums in zip(self._output_weights, global_sums, strict=True):
             slope = self._loss.gradient(output_sums).items()
             slopes.append({name: self._loss_scaled(weight * value) for name, value in slope})
-        predictions = tf.argmax(outputs[0], -1, tf.int32)
-        return {
-            "gradients": tape.gradient(sums, self._model.trainable_variables, output_gradients=slopes),
-            "sums": sums,
-            "confusion": confusion_matrix(
-                batch["label"], predictions, self._loss.num_classes, self._loss.ignore_label, self._deterministic
-            ),
-        }
+        gradients = tape.gradient(
+            sums,
+            self._model.trainable_variables,
+            output_gradients=slopes,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return {"gradients": gradients, **found}
 
     def update(self, found: dict[str, Any], state_before: list[tf.Tensor]) -> Totals:
-        """Updates the weights from the results of `gradients` on all replicas; returns totals of the global batch.
+        """Updates the weights; returns totals of the global batch.
+
+        `found`: this replica's part of the gradient, and the sums and the confusion matrix of the global batch.
 
         An update that overflows in float16 is skipped, and the changes of its forward passes are undone.
         """
-        context = tf.distribute.get_replica_context()
-        num_replicas = context.num_replicas_in_sync
-        found = _on_device(found)
-        found |= {name: context.all_reduce("SUM", found[name]) for name in ("sums", "confusion")}
-        gradients = self._with_weight_decay(found["gradients"], num_replicas)
-        if self._sums_gradients:
-            # Keras clips and checks for overflows before it sums over replicas, so sum here. Keras then sums again,
-            # so each replica passes on 1/n.
-            gradients = context.all_reduce("SUM", gradients)
+        parts = _on_device(found["gradients"])
+        gradients = self._with_weight_decay(tf.distribute.get_replica_context().all_reduce("SUM", parts))
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
-        if self._sums_gradients:
-            gradients = [gradient / num_replicas for gradient in gradients]
-        # The norm is not finite if any value is not; checking it takes half the time of checking each value.
-        not_finite = context.all_reduce("SUM", tf.cast(~tf.math.is_finite(norm), tf.float32)) > 0
+        # The norm is not finite if any value is not, on any replica. It takes half the time of checking each value.
+        not_finite = ~tf.math.is_finite(norm)
         skipped = tf.constant(False)
         if self._scaled:
             skipped = not_finite & (self._optimizer.dynamic_scale >= MIN_LOSS_SCALE)
         self._optimizer.apply(gradients, self._model.trainable_variables)
+        self._average_statistics()
         if self._scaled:
             for variable, before in zip(self._state, state_before, strict=True):
                 variable.assign(tf.where(skipped, before, variable))
-        return self._totals(found, norm, not_finite, skipped, num_replicas)
+        return self._totals(found, norm, not_finite, skipped)
 
-    def zero_totals(self, num_replicas: int) -> Totals:
+    def _average_statistics(self) -> None:
+        """Makes the moving statistics that replicas took on their own the same on all."""
+        context = tf.distribute.get_replica_context()
+        if not self._own_statistics or context.num_replicas_in_sync == 1:
+            return
+        means = context.all_reduce("MEAN", [tf.identity(variable) for variable in self._own_statistics])
+        for variable, mean in zip(self._own_statistics, means, strict=True):
+            variable.assign(mean)
+
+    def zero_totals(self) -> Totals:
         """The result of `update` for no steps: all 0."""
         no = tf.constant(False)
-        return tf.nest.map_structure(tf.zeros_like, self._totals(self.zeros(), tf.zeros([]), no, no, num_replicas))
+        return tf.nest.map_structure(tf.zeros_like, self._totals(self.zeros(), tf.zeros([]), no, no))
 
-    def _totals(
-        self, found: dict[str, Any], norm: tf.Tensor, not_finite: tf.Tensor, skipped: tf.Tensor, num_replicas: int
-    ) -> Totals:
-        """A global batch's losses, norms and confusion matrix, and whether it failed or its update was skipped."""
+    def _totals(self, found: dict[str, Any], norm: tf.Tensor, not_finite: tf.Tensor, skipped: tf.Tensor) -> Totals:
+        """A global batch's losses, norm and confusion matrix, and whether it failed or its update was skipped."""
         parts = [self._loss.parts(sums) for sums in found["sums"]]
         values = dict(parts[0])
         for auxiliary_parts in parts[1:]:
             values["auxiliary"] = auxiliary_parts["loss"]
-        if self._sums_gradients or num_replicas == 1:  # else it is the norm of one replica's part
-            values["gradient_norm"] = norm / self._loss_scaled(tf.constant(1.0))
+        values["gradient_norm"] = norm / self._loss_scaled(tf.constant(1.0))
         failed = ~skipped & (not_finite | ~tf.math.is_finite(parts[0]["loss"]))
         return {
             # The loss of a skipped batch may not be finite, so it is not added up.
@@ -176,10 +183,10 @@ class ReplicaStep:
     def _loss_scaled(self, value: tf.Tensor) -> tf.Tensor:
         return self._optimizer.scale_loss(value) if self._scaled else value
 
-    def _with_weight_decay(self, gradients: list[tf.Tensor], num_replicas: int) -> list[tf.Tensor]:
+    def _with_weight_decay(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         if not self._weight_decay:
             return gradients
-        decay = self._loss_scaled(self._weight_decay / num_replicas)
+        decay = self._loss_scaled(self._weight_decay)
         pairs = zip(gradients, self._model.trainable_variables, strict=True)
         return [g + decay * variable.value if is_kernel(variable) else g for g, variable in pairs]
 
@@ -198,11 +205,10 @@ def make_train_step(
     Totals: `steps`; the sums over steps of `loss` and its parts, each over a global batch, and of `auxiliary`, the loss
     of a model's second output; `confusion` (int64 [classes, classes]) of the training predictions; `non_finite`, the
     number of steps whose loss or gradient was not finite; `skipped`, the number of updates that loss scaling (float16)
-    skipped because a gradient overflowed, which is not a failure. Summed like the loss: `weight_norm`, of all trainable
-    variables after the last step; `gradient_norm`, of the whole gradient before clipping, where the sum over replicas
-    is available (one replica, clipping, float16), since elsewhere it would cost another all-reduce;
-    `data_wait_seconds`, unless `deterministic`: the time between the end of a step and the arrival of the next batch.
-    That clock waits for the updated weights, so the host waits for the device: one synchronisation per step.
+    skipped because a gradient overflowed, which is not a failure. Summed like the loss: `gradient_norm`, of the whole
+    gradient before clipping; `weight_norm`, of all trainable variables after the last step; `data_wait_seconds`, unless
+    `deterministic`: the time between the end of a step and the arrival of the next batch. That clock waits for the
+    updated weights, so the host waits for the device: one synchronisation per step.
 
     With `accumulate_steps` each replica splits its part of a batch into this many micro-batches, run one after another.
     This takes less memory and gives the same update, except that batch normalisation sees one micro-batch at a time.
@@ -224,7 +230,7 @@ def make_train_step(
 
     @tf.function
     def train_step(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
-        totals = {"steps": tf.zeros([]), **step.zero_totals(strategy.num_replicas_in_sync)}
+        totals = {"steps": tf.zeros([]), **step.zero_totals()}
         if has_clock:
             totals["data_wait_seconds"] = tf.zeros([])
         done_at = _time_after() if has_clock else 0.0
@@ -262,6 +268,11 @@ def _make_update(
     add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
     add_gradients = compiled(lambda batch, sums, found: _add(found, step.gradients(batch, sums)))
 
+    @compiled
+    def update_from_parts(found: dict[str, Any], state_before: list[tf.Tensor]) -> Totals:
+        sums = sum_over_replicas({name: found[name] for name in ("sums", "confusion")})
+        return step.update(found | sums, state_before)
+
     def micro_batch(batch: Batch, index: tf.Tensor) -> Batch:
         size = tf.shape(batch["label"])[0] // settings.accumulate_steps
         return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
@@ -280,7 +291,7 @@ def _make_update(
             found = strategy.run(
                 lambda b, i, s, f: add_gradients(micro_batch(b, i), s, f), args=(batch, index, sums, found)
             )
-        return strategy.run(compiled(step.update), args=(found, state_before))
+        return strategy.run(update_from_parts, args=(found, state_before))
 
     return update
 
@@ -315,6 +326,29 @@ def make_evaluate_step(
         return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions, batch
 
     return evaluate_step
+
+
+def _own_statistics(model: keras.Model) -> list[tf.Variable]:
+    """The moving statistics of batch normalisation that is not synchronised over replicas."""
+    variables: list[tf.Variable] = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            variables += _own_statistics(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not layer.synchronized:
+            variables += [layer.moving_mean.value, layer.moving_variance.value]
+    return variables
+
+
+def sum_over_replicas(values: Nested) -> Nested:
+    """The sums of a structure of tensors over all replicas, by one all-reduce; integers up to 2**53 are exact."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return values
+    flat = tf.nest.flatten(values)
+    packed = tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in flat], 0)
+    parts = tf.split(context.all_reduce("SUM", packed), [value.shape.num_elements() for value in flat])
+    sums = [tf.reshape(tf.cast(part, value.dtype), value.shape) for part, value in zip(parts, flat, strict=True)]
+    return tf.nest.pack_sequence_as(values, sums)
 
 
 def _time_after(*values: object) -> tf.Tensor:
