@@ -27,7 +27,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = _synchronised(inputs, self.gamma, self.beta, self.epsilon)
         else:
             outputs, mean, variance, *_ = _local(inputs, self.gamma, self.beta, self.epsilon)
-            variance = _without_bessel(variance, tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32))
+            variance = _without_bessel(variance, inputs)
         for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
         return outputs
@@ -50,9 +50,14 @@ def _local(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) ->
     )
 
 
-def _without_bessel(variance: tf.Tensor, count: tf.Tensor | float) -> tf.Tensor:
+def _without_bessel(variance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """Undoes the kernel's Bessel correction, which Keras does not apply; 0 for a single value, where cuDNN has NaN."""
-    return tf.math.multiply_no_nan(variance, (count - 1.0) / count)
+    known_count = x.shape[:-1].num_elements()
+    if known_count == 1:
+        return tf.zeros_like(variance)
+    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    factor = (count - 1.0) / count
+    return variance * factor if known_count else tf.math.multiply_no_nan(variance, factor)
 
 
 def _frozen(
@@ -90,7 +95,7 @@ def _synchronised(
     @tf.custom_gradient
     def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
         _, own_mean, own_variance, *reserved = _local(x, gamma, beta, epsilon)
-        own_variance = _without_bessel(own_variance, count)
+        own_variance = _without_bessel(own_variance, x)
         mean, variance = _over_replicas(context, own_mean, own_variance)
 
         def gradient(slopes: tf.Tensor, *_: object) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
