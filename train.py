@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
     require(options[SplitSettings], "tfrecord_dir")
     if not options[ShardSettings].prepare_only:
         require(options[RunSettings], "model_dir")
-    if options[DownloadSettings].download:
-        require(options[ShardSettings], "voc_dir")
+    if options[DownloadSettings].download and not options[ShardSettings].voc_dir:
+        raise UsageError("--download needs --voc_dir")
     step = options[StepSettings]
     strategy = make_strategy(options[DeviceSettings], options[StrategySettings].strategy, step.jit_compile)
     check_strategy(strategy, options[Plan].global_batch_size, step.accumulate_steps, step.jit_compile)

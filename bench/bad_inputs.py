@@ -340,7 +340,6 @@ DATA_CASES = (
         ("a labelmap with a broken line", "line 2: 'dog:255,0::'", "background:0,0,0::\ndog:255,0::\n"),
         ("names with commas", "line 1: 'background, dog' is not a class name", "background, dog\n"),
         ("names with numbers", "begins with a number", "0 background\n1 dog\n"),
-        ("names that look alike", "look alike", "background\ndog\nDog\n"),
         ("a table that leaves out values", "without a class", "background: 0\ndog: 9\n"),
     ),
     Case("masks of 0 and 255", 1, "the masks hold only 0 and 255", damage=masks_of_255),
