@@ -76,6 +76,14 @@ def _expected(model_dir, images):
     return tf.nn.softmax(logits).numpy()
 
 
+def _assert_same_classes(classes, expected):
+    """Wherever the model's two likeliest classes are not as good as equal; there, rounding decides."""
+    likeliest = np.sort(expected, -1)
+    clear = likeliest[..., -1] - likeliest[..., -2] > 2e-3
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(classes[clear], expected.argmax(-1)[clear])
+
+
 def test_another_process_serves_it_with_only_tensorflow(model_dir, exported, jpeg, tmp_path):
     command = [sys.executable, "-c", SERVE, str(exported), str(jpeg), str(tmp_path / "served.npz")]
     subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
@@ -84,7 +92,7 @@ def test_another_process_serves_it_with_only_tensorflow(model_dir, exported, jpe
     assert served["classes"].shape == (1, 97, 131)
     assert set(np.unique(served["classes"])) == {0, 1, 2}
     np.testing.assert_allclose(served["probabilities"], expected, atol=1e-3)
-    assert (served["classes"] == expected.argmax(-1)).mean() >= 0.999
+    _assert_same_classes(served["classes"], expected)
 
 
 def test_it_describes_itself(exported):
@@ -108,7 +116,7 @@ def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
     export.write_tflite(segmenter, tmp_path)
     image = _pixels(jpeg)[np.newaxis]
     run = litert.Interpreter(str(tmp_path / export.TFLITE)).get_signature_runner()
-    assert (run(images=image)["classes"] == _expected(model_dir, image).argmax(-1)).mean() >= 0.999
+    _assert_same_classes(run(images=image)["classes"], _expected(model_dir, image))
 
 
 def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):
@@ -118,7 +126,7 @@ def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     image = _pixels(jpeg)[np.newaxis]
     classes = session.run(["classes"], {"images": image})[0]
-    assert (classes == _expected(model_dir, image).argmax(-1)).mean() >= 0.999
+    _assert_same_classes(classes, _expected(model_dir, image))
 
 
 def test_runs_and_exports_give_the_same_in_python(model_dir, exported, jpeg):
@@ -128,7 +136,7 @@ def test_runs_and_exports_give_the_same_in_python(model_dir, exported, jpeg):
         model = deeplab.load(folder)
         assert model.class_names == CONFIG.class_names
         np.testing.assert_allclose(model.probabilities(image), expected, atol=1e-3)
-        assert (model.segment(image) == expected.argmax(-1)).mean() >= 0.999
+        _assert_same_classes(model.segment(image), expected)
         assert model.segment(np.stack([image, image])).shape == (2, 97, 131)
         with pytest.raises(DataError, match=r"an image of float32 \[97, 131, 3\]: uint8 RGB .* is needed"):
             model.segment(image.astype(np.float32))

@@ -45,9 +45,7 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
 
     def whole(images: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.shape(images)[1:3])
-        down, right = tf.maximum(MIN_SIDE - height, 0), tf.maximum(MIN_SIDE - width, 0)
-        padded = tf.pad(tf.cast(images, tf.float32), [[0, 0], [0, down], [0, right], [0, 0]])
-        return model(tf.ensure_shape(padded, [None, None, None, 3]), training=False)[:, :height, :width]
+        return model(_at_least(tf.cast(images, tf.float32), MIN_SIDE), training=False)[:, :height, :width]
 
     def windows(images: tf.Tensor) -> tf.Tensor:
         return _log_mean_of_windows(whole, images, inference.window_size, inference.window_overlap)
@@ -70,6 +68,16 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
     if inference.scales == (1.0,) and not inference.flip:
         return windows if inference.window_size else whole
     return predict
+
+
+def _at_least(images: tf.Tensor, side: int) -> tf.Tensor:
+    """Extends images at bottom and right to at least this many pixels, with black; larger ones stay as they are."""
+    # By tf.concat, for TensorFlow Lite loses the number of channels at a tf.pad of unknown size.
+    batch, height, width, _ = tf.unstack(tf.shape(images))
+    channels = images.shape[-1] or 3
+    tall = tf.concat([images, tf.zeros([batch, tf.maximum(side - height, 0), width, channels])], 1)
+    missing = tf.maximum(side - width, 0)
+    return tf.concat([tall, tf.zeros([batch, tf.maximum(height, side), missing, channels])], 2)
 
 
 def one_by_one(predict: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
