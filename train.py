@@ -65,7 +65,8 @@ def main(argv: list[str]) -> None:
     workers = Workers(strategy)
     shards, tfrecord_dir = options[ShardSettings], options[SplitSettings].tfrecord_dir
     if workers.is_chief and write_shards(shards, options[DownloadSettings], tfrecord_dir):
-        logger.info("look at the data set: python -m deeplab.look --tfrecord_dir=%s", tfrecord_dir)
+        flags = f"--train_split={shards.train_split} --val_split={shards.val_split}"
+        logger.info("look at the data set: python -m deeplab.look --tfrecord_dir=%s %s", tfrecord_dir, flags)
     workers.wait()  # for the chief
     split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
     if shards.prepare_only:
@@ -75,7 +76,10 @@ def main(argv: list[str]) -> None:
     splits = [split] if val_split is None else [split, val_split]
     with folder.output_folder(model_dir, workers.is_chief) as output_dir, damage_named(splits):
         train(options, strategy, workers, split, val_split, output_dir)
-    logger.info("done; to score it: python eval.py --model_dir=%s --tfrecord_dir=%s", model_dir, tfrecord_dir)
+    scored = splits[-1].name
+    logger.info(
+        "done; to score it: python eval.py --model_dir=%s --tfrecord_dir=%s --split=%s", model_dir, tfrecord_dir, scored
+    )
 
 
 def train(
