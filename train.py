@@ -76,10 +76,8 @@ def main(argv: list[str]) -> None:
     splits = [split] if val_split is None else [split, val_split]
     with folder.output_folder(model_dir, workers.is_chief) as output_dir, damage_named(splits):
         train(options, strategy, workers, split, val_split, output_dir)
-    scored = splits[-1].name
-    logger.info(
-        "done; to score it: python eval.py --model_dir=%s --tfrecord_dir=%s --split=%s", model_dir, tfrecord_dir, scored
-    )
+    scored = f"--tfrecord_dir={tfrecord_dir} --split={splits[-1].name}"
+    logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, scored)
 
 
 def train(
