@@ -72,7 +72,7 @@ def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Ca
 
 def _at_least(images: tf.Tensor, side: int) -> tf.Tensor:
     """Extends images at bottom and right to at least this many pixels, with black; larger ones stay as they are."""
-    # By tf.concat, for TensorFlow Lite loses the number of channels at a tf.pad of unknown size.
+    # Not by tf.pad: with a size unknown in advance TensorFlow Lite loses the number of channels.
     batch, height, width, _ = tf.unstack(tf.shape(images))
     channels = images.shape[-1] or 3
     tall = tf.concat([images, tf.zeros([batch, tf.maximum(side - height, 0), width, channels])], 1)

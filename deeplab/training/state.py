@@ -68,16 +68,9 @@ class TrainState:
     def as_checkpoint(self) -> tf.train.Checkpoint:
         """The whole state, under the keys of checkpoint files."""
         counters = tf.Module()
-        for name in (
-            "step",
-            "examples",
-            "num_replicas",
-            "evaluated_step",
-            "best_mean_iou",
-            "evaluations_since_best",
-            "evaluations_since_plateau",
-        ):
-            setattr(counters, name, getattr(self, name))
+        for name, value in vars(self).items():
+            if isinstance(value, tf.Variable):
+                setattr(counters, name, value)
         # Keras leaves dropout's random state out of a model's checkpoint.
         seeds = [v.value for v in self.training_model.variables if v.path.endswith("seed_generator_state")]
         return tf.train.Checkpoint(
