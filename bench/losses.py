@@ -17,7 +17,8 @@ import tensorflow as tf
 from common import peak_megabytes, ratio, report, take_turns
 from step import NUM_CLASSES, SIZE, our_step
 
-from deeplab.model.deeplabv3 import AlignedUpsampling, ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.head import AlignedUpsampling, Grid
 from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.metrics import confusion_matrix
 
@@ -65,7 +66,7 @@ def by_images(logits: tf.Tensor, labels: tf.Tensor, upsample: Callable) -> Sums:
 
 def ways() -> dict[str, Callable[[tf.Tensor, tf.Tensor], Sums]]:
     """Low-resolution logits and labels -> sums."""
-    upsample = AlignedUpsampling(16, 0, "upsampling")
+    upsample = AlignedUpsampling(Grid(16), name="upsampling", dtype="float32")
 
     def images(labels: tf.Tensor) -> tf.Tensor:
         return tf.zeros([*labels.shape, 0])

@@ -22,8 +22,8 @@ def golden():
         return dict(arrays)
 
 
-def _logits(backbone, output_stride, multi_grid):
-    config = ModelConfig(("a", "b", "c", "d", "e"), backbone, output_stride, multi_grid=multi_grid)
+def _logits(backbone, output_stride, **head):
+    config = ModelConfig(("a", "b", "c", "d", "e"), backbone, output_stride, **head)
     model = build_deeplabv3(config)
     for variable in model.weights:
         if not variable.path.endswith("seed_generator_state"):
@@ -36,9 +36,21 @@ def _logits(backbone, output_stride, multi_grid):
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("multi_grid", [(1, 1, 1), (1, 2, 4)])
 def test_logits_equal_those_of_an_independent_implementation(golden, backbone, output_stride, multi_grid):
-    logits = _logits(backbone, output_stride, multi_grid)
+    logits = _logits(backbone, output_stride, multi_grid=multi_grid)
+    _assert_equal(logits, golden, f"{backbone}/{output_stride}/{','.join(map(str, multi_grid))}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("head", ["decoder", "separable"])
+def test_logits_of_v3_plus_equal_those_of_an_independent_implementation(golden, output_stride, head):
+    separable = head == "separable"
+    logits = _logits("resnet50", output_stride, decoder=True, separable_decoder=separable, separable_aspp=separable)
+    _assert_equal(logits, golden, f"resnet50/{output_stride}/{head}")
+
+
+def _assert_equal(logits, golden, key):
     assert logits.shape == (HEIGHT, WIDTH, NUM_CLASSES)
-    key = f"{backbone}/{output_stride}/{','.join(map(str, multi_grid))}"
     scale = np.abs(golden[f"{key}/sample"]).max()
     difference = np.abs(logits[::SAMPLE, ::SAMPLE] - golden[f"{key}/sample"]).max() / scale
     mean_difference = np.abs(logits.mean((0, 1), np.float64) - golden[f"{key}/mean"]).max() / scale

@@ -18,7 +18,6 @@ from deeplab.model import backbone, convolution
 from deeplab.model.backbone import atrous_backbone
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import (
-    AlignedUpsampling,
     InitSettings,
     ModelConfig,
     aspp_dilations,
@@ -28,6 +27,7 @@ from deeplab.model.deeplabv3 import (
     freeze_batch_norm,
     without_auxiliary_head,
 )
+from deeplab.model.head import AlignedUpsampling, Grid
 from deeplab.model.normalization import BatchNormalization
 from deeplab.run.checkpoints import restore_model
 
@@ -269,7 +269,7 @@ def test_upsampling_is_tensorflows_resize_between_the_centres():
         dense = tf.raw_ops.ResizeBilinear(images=logits, size=[5 * 16 + 1, 7 * 16 + 1], align_corners=True)
         return dense[:, 16 - 5 : 16 - 5 + 50, 16 - 5 : 16 - 5 + 90]
 
-    layer = AlignedUpsampling(16, 5, "upsampling")
+    layer = AlignedUpsampling(Grid(16, 5), name="upsampling")
     results = []
     for form in (plain, lambda logits: layer(logits, tf.zeros([2, 50, 90, 3]))):
         with tf.GradientTape() as tape:
@@ -284,7 +284,7 @@ def test_upsampling_is_tensorflows_resize_between_the_centres():
 def test_upsampling_puts_each_logit_on_its_centre(first_centre):
     """Against NumPy's linear interpolation between the centres 4 i + first_centre, the edge repeated outside."""
     small = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    upsampling = AlignedUpsampling(4, first_centre, "up")
+    upsampling = AlignedUpsampling(Grid(4, first_centre), name="up")
     result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 3), np.uint8))[0, :, :, 0]
     rows = np.stack([np.interp(np.arange(11), 4 * np.arange(3) + first_centre, column) for column in small.T], 1)
     expected = np.stack([np.interp(np.arange(7), 4 * np.arange(2) + first_centre, row) for row in rows])
@@ -296,7 +296,7 @@ def test_a_pixels_logits_do_not_depend_on_the_size_of_the_image(name):
     """Only the backbone under the upsampling (ASPP sees the whole image); pixels far from the seam are equal."""
     network = atrous_backbone(name, 16, None)
     _randomize(network)
-    upsampling = AlignedUpsampling(16, backbone.BACKBONES[name].first_centre(16), "up")
+    upsampling = AlignedUpsampling(Grid(16, backbone.BACKBONES[name].first_centre(16)), name="up")
     image = np.random.default_rng(0).normal(size=(1, 420, 420, 3)).astype(np.float32)
     large, small = (
         upsampling(network(part, training=False)[0], part).numpy() for part in (image, image[:, :397, :389])

@@ -28,6 +28,7 @@ class Backbone:
     `preprocess_input` takes RGB in [0, 255]. `unit_pattern` matches the names of the last stage's spatial convolutions
     and captures the number of the residual unit, which selects its multi-grid factor; None where multi-grid is not
     defined. `auxiliary_layer` is the last layer at a nominal stride of 16; an auxiliary head reads its features.
+    `low_level_layer` is the one at stride 4 that a decoder reads.
     `first_centre` maps an output stride to the pixel (in each dimension) on which the receptive field of feature 0 is
     centred; the field of feature i is centred `output_stride * i` pixels further.
     """
@@ -36,6 +37,7 @@ class Backbone:
     preprocess_input: Callable[[tf.Tensor], tf.Tensor]
     unit_pattern: str | None
     auxiliary_layer: str
+    low_level_layer: str
     first_centre: Callable[[int], int]
 
 
@@ -43,6 +45,7 @@ _resnet = functools.partial(
     Backbone,
     preprocess_input=keras.applications.resnet.preprocess_input,
     unit_pattern=r"conv5_block(\d)_2_conv",
+    low_level_layer="conv2_block3_out",  # before the stage that reaches stride 8 (arXiv 1802.02611, section 4.1)
     first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
 )
 BACKBONES = {
@@ -54,6 +57,7 @@ BACKBONES = {
         preprocess_input=keras.applications.mobilenet_v2.preprocess_input,
         unit_pattern=None,
         auxiliary_layer="block_12_add",
+        low_level_layer="block_2_depthwise_relu",  # tensorflow/models, research/deeplab/core/feature_extractor.py
         first_centre=lambda output_stride: output_stride - 1,  # only at bottom and right: 1 + 2 + 4 + ...
     ),
 }
@@ -72,8 +76,8 @@ def atrous_backbone(
     grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation is synchronised over
     replicas. Input: float [batch, height, width, 3] as the application's own preprocessing returns it. Outputs: the
     last features, float [batch, height / output_stride, width / output_stride, channels] (ResNets round up,
-    MobileNetV2 may be one short), and the features of `auxiliary_layer`, at stride 16 or at the output stride if that
-    is smaller.
+    MobileNetV2 may be one short), the features of `auxiliary_layer`, at stride 16 or at the output stride if that is
+    smaller, and those of `low_level_layer` at stride 4.
 
     Args:
         name: a key of `BACKBONES`.
@@ -107,8 +111,8 @@ def atrous_backbone(
     for layer in base.layers:
         if layer.weights:
             atrous.get_layer(layer.name).set_weights(layer.get_weights())
-    outputs = [atrous.output, atrous.get_layer(backbone.auxiliary_layer).output]
-    return keras.Model(atrous.input, outputs, name=atrous.name)
+    inner = [atrous.get_layer(layer).output for layer in (backbone.auxiliary_layer, backbone.low_level_layer)]
+    return keras.Model(atrous.input, [atrous.output, *inner], name=atrous.name)
 
 
 def fetch_imagenet(name: str) -> None:

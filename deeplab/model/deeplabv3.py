@@ -1,8 +1,7 @@
-"""DeepLab v3: backbone, atrous spatial pyramid pooling and bilinear upsampling (arXiv 1706.05587, section 3.3)."""
+"""DeepLab v3 (arXiv 1706.05587, section 3.3) and v3+ (arXiv 1802.02611): backbone, head and bilinear upsampling."""
 
-import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,10 @@ from deeplab.model.backbone import (
 )
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.dropout import GlobalDropout
-from deeplab.model.normalization import BatchNormalization
+from deeplab.model.head import LOW_LEVEL_STRIDE, AlignedUpsampling, ConvBlock, Grid, aspp, decoder
 from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
-
-HEAD_FILTERS = 256
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,13 @@ class ModelConfig:
     atrous_rates: tuple[int, ...] = setting(
         (6, 12, 18), "ASPP rates at output stride 16; doubled at 8, halved at 32.", lower=1
     )
+    separable_aspp: bool = setting(
+        False, "Depthwise separable 3x3 convolutions in ASPP; paper of v3+: yes.", column=True
+    )
+    decoder: bool = setting(False, "Decoder of DeepLab v3+: refines the features at stride 4.", column=True)
+    separable_decoder: bool = setting(
+        False, "Depthwise separable 3x3 convolutions in the decoder, as in its paper.", column=True
+    )
     multi_grid: tuple[int, ...] = setting(
         NO_MULTI_GRID, "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4.", lower=1
     )
@@ -61,6 +65,8 @@ class ModelConfig:
         if len(self.multi_grid) != 3:
             text = ",".join(map(str, self.multi_grid))
             raise UsageError(f"--multi_grid={text}: three numbers are needed, as in 1,2,4")
+        if self.separable_decoder and not self.decoder:
+            raise UsageError("--separable_decoder: needs --decoder")
 
     @property
     def num_classes(self) -> int:
@@ -132,45 +138,6 @@ class Preprocess(keras.layers.Layer):
         return tf.cast(self._preprocess_input(tf.cast(images, tf.float32)), self.compute_dtype)
 
 
-class BroadcastLike(keras.layers.Layer):
-    """Repeats a [batch, 1, 1, channels] tensor over another one's height and width."""
-
-    def call(self, pooled: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        """-> [batch, height of features, width of features, channels]."""
-        shape = tf.shape(features)
-        return tf.broadcast_to(pooled, [shape[0], shape[1], shape[2], pooled.shape[-1]])
-
-
-class AlignedUpsampling(keras.layers.Layer):
-    """Bilinear upsampling of logits to the images' size; each logit is placed on its feature's central pixel.
-
-    Feature i is centred on pixel `output_stride * i + first_centre`; outside the outermost centres the edge repeats.
-    The position of a logit therefore does not depend on the size of the image. If the features were stretched to the
-    image instead, a network trained on crops would be off by up to half an output stride on whole images. In float32.
-    """
-
-    def __init__(self, output_stride: int, first_centre: int, name: str) -> None:
-        super().__init__(name=name, dtype="float32", autocast=False)
-        self._output_stride, self._first_centre = output_stride, first_centre
-
-    def call(self, logits: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
-        """-> float32 [batch, height of images, width of images, classes]."""
-        height, width = tf.unstack(tf.shape(images)[1:3])
-        batch, rows, columns, _ = tf.unstack(tf.shape(logits))
-        classes = logits.shape[-1]
-        # Matrix products, one dimension at a time: the gradient of TensorFlow's resize uses one thread on CPUs.
-        wide = tf.matmul(self._weights(columns, width), logits)
-        dense = tf.matmul(self._weights(rows, height), tf.reshape(wide, [batch, rows, width * classes]))
-        return tf.reshape(dense, [batch, height, width, classes])
-
-    def _weights(self, num_features: tf.Tensor, num_pixels: tf.Tensor) -> tf.Tensor:
-        """float32 [pixels, features]: the weight of each feature's logit in each pixel."""
-        pixels, features = (tf.cast(tf.range(number), tf.float32) for number in (num_pixels, num_features))
-        places = (pixels - self._first_centre) / self._output_stride  # positions of the pixels on the feature grid
-        places = tf.clip_by_value(places, 0.0, features[-1])
-        return tf.maximum(1.0 - tf.abs(places[:, tf.newaxis] - features), 0.0)
-
-
 def build_deeplabv3(
     config: ModelConfig,
     backbone_weights: str | None = None,
@@ -197,13 +164,18 @@ def build_deeplabv3(
     backbone = atrous_backbone(
         config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
     )
-    features, auxiliary = backbone(Preprocess(config.backbone)(images))
-    conv_bn_relu = functools.partial(_conv_bn_relu, momentum=batch_norm_momentum, epsilon=config.batch_norm_epsilon)
-    features = _aspp(features, aspp_dilations(config), conv_bn_relu)
-    logits = _classify(features, images, config, config.output_stride)
+    features, auxiliary, low_level = backbone(Preprocess(config.backbone)(images))
+    block = ConvBlock(batch_norm_momentum, config.batch_norm_epsilon)
+    features = aspp(features, aspp_dilations(config), block, config.separable_aspp)
+    stride = config.output_stride
+    if config.decoder:
+        grids = _grid(config, stride), _grid(config, LOW_LEVEL_STRIDE)
+        features = decoder(features, low_level, *grids, block, config.separable_decoder)
+        stride = LOW_LEVEL_STRIDE
+    logits = _classify(features, images, config, stride)
     if not auxiliary_head:
         return keras.Model(images, logits, name="deeplabv3")
-    auxiliary = conv_bn_relu(auxiliary, 3, 1, name="auxiliary")
+    auxiliary = block(auxiliary, 3, name="auxiliary")
     auxiliary = _classify(auxiliary, images, config, min(config.output_stride, 16), "auxiliary_")
     return keras.Model(images, [logits, auxiliary], name="deeplabv3_and_auxiliary")
 
@@ -239,8 +211,12 @@ def _classify(features: tf.Tensor, images: tf.Tensor, config: ModelConfig, strid
     """Features at `stride` -> float32 logits at the size of the images."""
     features = GlobalDropout(config.dropout_rate, name=f"{prefix}head_dropout")(features)
     logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name=f"{prefix}logits")(features)
-    first_centre = BACKBONES[config.backbone].first_centre(stride)
-    return AlignedUpsampling(stride, first_centre, f"{prefix}upsampled_logits")(logits, images)
+    upsampling = AlignedUpsampling(_grid(config, stride), dtype="float32", name=f"{prefix}upsampled_logits")
+    return upsampling(logits, images)
+
+
+def _grid(config: ModelConfig, stride: int) -> Grid:
+    return Grid(stride, BACKBONES[config.backbone].first_centre(stride))
 
 
 def aspp_dilations(config: ModelConfig) -> list[int]:
@@ -252,32 +228,6 @@ def aspp_dilations(config: ModelConfig) -> list[int]:
             raise UsageError(f"atrous rate {rate}: odd, but output stride 32 halves the rates; use even rates")
         dilations.append(dilation)
     return dilations
-
-
-def _aspp(features: tf.Tensor, dilations: list[int], conv_bn_relu: Callable) -> tf.Tensor:
-    """1x1, one 3x3 per dilation and image pooling in parallel; then 1x1 over all of them."""
-    branches = [conv_bn_relu(features, 1, 1, name="aspp_1x1")]
-    branches += [conv_bn_relu(features, 3, rate, name=f"aspp_3x3_{n}") for n, rate in enumerate(dilations, 1)]
-    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
-    pooled = conv_bn_relu(pooled, 1, 1, name="aspp_pooled")
-    branches.append(BroadcastLike(name="aspp_broadcast")(pooled, features))
-    return conv_bn_relu(keras.layers.Concatenate(name="aspp_concat")(branches), 1, 1, name="aspp_project")
-
-
-def _conv_bn_relu(
-    features: tf.Tensor, kernel_size: int, dilation_rate: int, name: str, momentum: float, epsilon: float
-) -> tf.Tensor:
-    features = AtrousConv2D(
-        HEAD_FILTERS,
-        kernel_size,
-        padding="same",
-        dilation_rate=dilation_rate,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(features)
-    features = BatchNormalization(momentum=momentum, epsilon=epsilon, synchronized=True, name=f"{name}_bn")(features)
-    return keras.layers.ReLU(name=f"{name}_relu")(features)
 
 
 def freeze_batch_norm(model: keras.Model) -> None:

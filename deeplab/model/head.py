@@ -1,0 +1,137 @@
+"""The head's parts: ASPP, the decoder of DeepLab v3+, and upsampling that keeps features on their pixels."""
+
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from deeplab.model.convolution import AtrousConv2D
+from deeplab.model.normalization import BatchNormalization
+
+FILTERS = 256
+LOW_LEVEL_FILTERS = 48  # arXiv 1802.02611, table 1
+LOW_LEVEL_STRIDE = 4
+
+
+class BroadcastLike(keras.layers.Layer):
+    """Repeats a [batch, 1, 1, channels] tensor over another one's height and width."""
+
+    def call(self, pooled: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        """-> [batch, height of features, width of features, channels]."""
+        shape = tf.shape(features)
+        return tf.broadcast_to(pooled, [shape[0], shape[1], shape[2], pooled.shape[-1]])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels, in each dimension, on which features are centred: feature i on pixel `stride * i + first_centre`."""
+
+    stride: int = 1
+    first_centre: int = 0
+
+
+class AlignedUpsampling(keras.layers.Layer):
+    """Bilinear upsampling of features to a finer grid; each feature is placed on its central pixel.
+
+    Outside the outermost centres the edge repeats. The position of a feature therefore does not depend on the size of
+    the image. If the features were stretched to the image instead, a network trained on crops would be off by up to
+    half an output stride on whole images. Logits are upsampled in float32: set `dtype`.
+    """
+
+    def __init__(self, source: Grid, target: Grid = Grid(), *, name: str, dtype: str | None = None) -> None:
+        super().__init__(name=name, dtype=dtype)
+        self._stride = source.stride / target.stride
+        self._first_centre = (source.first_centre - target.first_centre) / target.stride
+
+    def call(self, features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+        """-> [batch, height of like, width of like, channels of features]; `like` lies on the target grid."""
+        height, width = tf.unstack(tf.shape(like)[1:3])
+        batch, rows, columns, _ = tf.unstack(tf.shape(features))
+        channels = features.shape[-1]
+        # Matrix products, one dimension at a time: the gradient of TensorFlow's resize uses one thread on CPUs.
+        wide = tf.matmul(self._weights(columns, width), features)
+        dense = tf.matmul(self._weights(rows, height), tf.reshape(wide, [batch, rows, width * channels]))
+        return tf.reshape(dense, [batch, height, width, channels])
+
+    def _weights(self, num_features: tf.Tensor, num_places: tf.Tensor) -> tf.Tensor:
+        """[places, features]: the weight of each feature in each place of the target grid."""
+        targets, features = (tf.cast(tf.range(number), tf.float32) for number in (num_places, num_features))
+        places = (targets - self._first_centre) / self._stride  # positions of the targets on the feature grid
+        places = tf.clip_by_value(places, 0.0, features[-1])
+        weights = tf.maximum(1.0 - tf.abs(places[:, tf.newaxis] - features), 0.0)
+        return tf.cast(weights, self.compute_dtype)
+
+
+@dataclass(frozen=True)
+class ConvBlock:
+    """Convolution without bias, batch normalisation and ReLU, with the given batch normalisation.
+
+    A separable one is a depthwise and a 1x1 convolution, each with its own batch normalisation and ReLU (arXiv
+    1802.02611, section 3.1, as in `split_separable_conv2d` of tensorflow/models, research/deeplab/core/utils.py).
+    """
+
+    momentum: float
+    epsilon: float
+
+    def __call__(
+        self,
+        features: tf.Tensor,
+        kernel_size: int,
+        dilation_rate: int = 1,
+        *,
+        name: str,
+        filters: int = FILTERS,
+        separable: bool = False,
+    ) -> tf.Tensor:
+        """-> [batch, height, width, filters]; the layers' names start with `name`."""
+        if separable:
+            depthwise = keras.layers.DepthwiseConv2D(
+                kernel_size,
+                padding="same",
+                dilation_rate=dilation_rate,
+                use_bias=False,
+                # Keras counts all channels as inputs of each filter, which has only one.
+                depthwise_initializer=keras.initializers.TruncatedNormal(stddev=(1 / kernel_size)),
+                name=f"{name}_depthwise",
+            )
+            features = self._normalized(depthwise(features), f"{name}_depthwise")
+            kernel_size = dilation_rate = 1
+        convolution = AtrousConv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            dilation_rate=dilation_rate,
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=f"{name}_conv",
+        )
+        return self._normalized(convolution(features), name)
+
+    def _normalized(self, features: tf.Tensor, name: str) -> tf.Tensor:
+        norm = BatchNormalization(momentum=self.momentum, epsilon=self.epsilon, synchronized=True, name=f"{name}_bn")
+        return keras.layers.ReLU(name=f"{name}_relu")(norm(features))
+
+
+def aspp(features: tf.Tensor, dilations: list[int], block: ConvBlock, separable: bool) -> tf.Tensor:
+    """1x1, one 3x3 per dilation and image pooling in parallel; then 1x1 over all of them."""
+    branches = [block(features, 1, name="aspp_1x1")]
+    branches += [
+        block(features, 3, dilation, name=f"aspp_3x3_{number}", separable=separable)
+        for number, dilation in enumerate(dilations, 1)
+    ]
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pool")(features)
+    pooled = block(pooled, 1, name="aspp_pooled")
+    branches.append(BroadcastLike(name="aspp_broadcast")(pooled, features))
+    return block(keras.layers.Concatenate(name="aspp_concat")(branches), 1, name="aspp_project")
+
+
+def decoder(
+    features: tf.Tensor, low_level: tf.Tensor, source: Grid, target: Grid, block: ConvBlock, separable: bool
+) -> tf.Tensor:
+    """ASPP's features on the grid `source` and low-level ones on `target` -> features on `target` (section 3.1)."""
+    low_level = block(low_level, 1, name="decoder_low_level", filters=LOW_LEVEL_FILTERS)
+    features = AlignedUpsampling(source, target, name="decoder_upsampled")(features, low_level)
+    features = keras.layers.Concatenate(name="decoder_concat")([features, low_level])
+    for number in (1, 2):
+        features = block(features, 3, name=f"decoder_3x3_{number}", separable=separable)
+    return features
