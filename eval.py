@@ -17,7 +17,7 @@ from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.files import write_text
 from deeplab.model.inference import Inference, make_predictor
-from deeplab.run import folder
+from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import checkpoint_step
 from deeplab.run.folder import LoadSettings, RunSettings
 from deeplab.settings import Classes, Options, require, setting
@@ -101,7 +101,10 @@ def main(argv: list[str]) -> None:
         }
         records = report.read_records(model_dir / "metrics.jsonl")
         title = f"{model_dir.name} on {split.name}"
-        page = report.render(title, config.class_names, evaluation, ranking[0], records, facts, boundary_mean_iou)
+        trained = provenance.read_description(model_dir)
+        page = report.render(
+            title, config.class_names, evaluation, ranking[0], records, facts, trained, boundary_mean_iou
+        )
         wanted.report.mkdir(parents=True, exist_ok=True)
         write_text(wanted.report / "report.html", page)
         logger.info("wrote %s", wanted.report / "report.html")

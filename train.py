@@ -107,16 +107,17 @@ def train(
         with strategy.scope():
             folder.init_weights(state.training_model, init_checkpoint)
     folder.record_run(output_dir, config, options.as_flagfile())
-    provenance.record_start(output_dir, int(state.step))
+    losses, augmentation = options[LossSettings], options[Augmentation]
+    step, seeds = options[StepSettings], options[SeedSettings]
+    provenance.record_start(output_dir, state, plan, augmentation.crop_size, step.accumulate_steps)
     panel = Panel(split.class_names)
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
 
-    losses, augmentation, seeds = options[LossSettings], options[Augmentation], options[SeedSettings]
     if int(state.step) == 0:
         crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed)
         log.write_pictures(0, "train", first_batch(crops, split.class_names))
     loss = Loss(split.num_classes, losses, class_weights(losses, split.class_pixels))
-    step, decay, finish = options[StepSettings], options[OptimizerSettings].l2, augmentation.finish
+    decay, finish = options[OptimizerSettings].l2, augmentation.finish
     train_step = make_train_step(
         strategy, state, loss, step, weight_decay=decay, finish=finish, deterministic=seeds.deterministic
     )

@@ -36,7 +36,9 @@ def page():
         for step in (5, 10)
         for split in ("train", "val")
     ]
-    return report.render("run & val", NAMES, evaluation, ranking, records, {"checkpoint": "ckpt-10"}), evaluation
+    records[0]["gpu_memory_bytes"], records[2]["gpu_memory_bytes"] = 2_500_000_000, 1_000_000_000
+    facts, trained = {"checkpoint": "ckpt-10"}, {"expected memory": "about 2.21 GB"}
+    return report.render("run & val", NAMES, evaluation, ranking, records, facts, trained), evaluation
 
 
 class _Parser(html.parser.HTMLParser):
@@ -75,6 +77,11 @@ def test_nothing_is_loaded_from_outside_the_file(parsed):
         for name in ("src", "href", "srcset", "data"):
             assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
         assert "url(" not in attributes.get("style", "")
+
+
+def test_expected_and_measured_memory_are_next_to_each_other(page):
+    facts = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page[0])
+    assert facts[:2] == [("expected memory", "about 2.21 GB"), ("peak memory of the fullest GPU", "2.50 GB")]
 
 
 def test_pictures_have_alternative_texts(parsed):

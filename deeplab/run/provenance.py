@@ -1,8 +1,10 @@
-"""How a run was started: command line, versions, git commit, devices."""
+"""What a run says of itself at each start: its size and cost; command line, versions, git commit, devices."""
 
 import datetime
 import importlib.metadata
 import json
+import logging
+import math
 import platform
 import subprocess
 import sys
@@ -10,23 +12,90 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab.errors import DataError
+from deeplab.model.cost import activation_bytes, forward_flop
+from deeplab.training.plan import Plan
+from deeplab.training.state import TrainState
+
+logger = logging.getLogger("deeplab")
+
+_STARTS = "starts.jsonl"
 _PACKAGES = ("deeplab", "tensorflow", "keras", "numpy", "pillow", "tensorboard")
 
 
-def record_start(model_dir: Path, first_step: int) -> None:
-    """Appends a line to `starts.jsonl` in a run's existing folder: one JSON object per start, the newest last."""
+def record_start(model_dir: Path, state: TrainState, plan: Plan, crop_size: int, accumulate_steps: int) -> None:
+    """Logs the size and the cost of a run, and appends a line to `starts.jsonl` in its existing folder.
+
+    A line is one JSON object per start, the newest last.
+    """
+    size = run_size(state, plan, crop_size, accumulate_steps)
+    logger.info("%s", "; ".join(describe(size).values()))
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     record = {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "first_step": first_step,
+        "first_step": int(state.step),
+        "run": size,
         "command": sys.argv,
         "git_commit": git_commit(Path(__file__)),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "host": platform.node(),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
     }
-    with (model_dir / "starts.jsonl").open("a", encoding="utf-8") as file:
+    with (model_dir / _STARTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def read_description(model_dir: Path) -> dict[str, str]:
+    """`describe` of a run's newest start; empty if the run did not record its size.
+
+    Raises:
+        DataError: the line is not a record of a start.
+    """
+    path = model_dir / _STARTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        size = json.loads(lines[-1]).get("run") if lines else None
+        return describe(size) if size else {}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: line {len(lines)} is not a record of a start ({error}); delete it") from error
+
+
+def run_size(state: TrainState, plan: Plan, crop_size: int, accumulate_steps: int) -> dict[str, int]:
+    """What is trained, on how much data, for how long and at what cost.
+
+    Parameters and FLOP are those of the network without an auxiliary head. `step_bytes`: what a step needs on each
+    replica: weights, the optimizer's variables, gradients with and without weight decay, and the activations of the
+    images that are processed at the same time. docs/measurements.md compares it with what processes hold.
+    """
+    model, training_model, num_replicas = state.model, state.training_model, int(state.num_replicas)
+    images_at_once = plan.global_batch_size // num_replicas // accumulate_steps
+    variables = [*training_model.variables, *state.optimizer.variables, *2 * training_model.trainable_variables]
+    return {
+        "parameters": model.count_params(),
+        "trainable_parameters": sum(math.prod(variable.shape) for variable in model.trainable_variables),
+        "flop_per_image": forward_flop(model, crop_size),
+        "crop_size": crop_size,
+        "images": plan.num_examples,
+        "classes": model.outputs[0].shape[-1],
+        "steps": plan.total_steps,
+        "global_batch_size": plan.global_batch_size,
+        "replicas": num_replicas,
+        "step_bytes": sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in variables)
+        + images_at_once * activation_bytes(training_model, crop_size),
+    }
+
+
+def describe(size: dict[str, int]) -> dict[str, str]:
+    """A `run_size` in words, by topic."""
+    side, epochs = size["crop_size"], size["steps"] * size["global_batch_size"] / size["images"]
+    replicas = "" if size["replicas"] == 1 else f" on each of {size['replicas']} replicas"
+    return {
+        "network": f"{size['parameters'] / 1e6:.1f} M parameters, {size['trainable_parameters'] / 1e6:.1f} M trained",
+        "forward pass": f"{size['flop_per_image'] / 1e9:.2f} GFLOP per image of {side}x{side}",
+        "training data": f"{size['images']:,} images, {size['classes']} classes",
+        "length": f"{size['steps']:,} steps of {size['global_batch_size']} images ({epochs:.1f} epochs)",
+        "expected memory": f"about {size['step_bytes'] / 1e9:.2f} GB for a step{replicas}",
+    }
 
 
 def git_commit(path: Path) -> str | None:

@@ -71,6 +71,7 @@ def render(
     ranking: ImageRanking,
     records: Iterable[dict],
     facts: dict[str, object],
+    trained: dict[str, str] | None = None,
     boundary_mean_iou: dict[int, float | None] | None = None,
 ) -> str:
     """The page as text.
@@ -82,9 +83,10 @@ def render(
         ranking: the best and the worst images of this evaluation.
         records: records of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
+        trained: name -> value: the size and the cost of the training run, if they are known.
         boundary_mean_iou: trimap width -> mean IoU, if it was measured.
     """
-    result = evaluation.scores
+    result, records = evaluation.scores, list(records)
     tiles = {
         "mean IoU": _per_cent(result.mean_iou),
         "pixel accuracy": _per_cent(result.pixel_accuracy),
@@ -95,7 +97,7 @@ def render(
         "images": f"{evaluation.num_images:,}",
     }
     sections = {
-        "Training": charts.training_curves(records),
+        "Training": Markup.joined([charts.training_curves(records), _trained(trained or {}, records)]),
         "Classes": _class_table(class_names, evaluation),
         "Boundaries": _boundaries(boundary_mean_iou or {}),
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
@@ -120,6 +122,15 @@ def read_records(path: Path) -> list[dict]:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: line {number} is not a record of a run ({error}); delete it") from error
     return [newest[key] for key in sorted(newest)]
+
+
+def _trained(trained: dict[str, str], records: Sequence[dict]) -> Markup:
+    """The run's description, and its peak memory where the records have it."""
+    peaks = {}
+    for field, owner in (("gpu_memory_bytes", "the fullest GPU"), ("host_memory_bytes", "the process")):
+        if peak := max((record.get(field, 0) for record in records), default=0):
+            peaks[f"peak memory of {owner}"] = f"{peak / 1e9:.2f} GB"
+    return page.facts(trained | peaks) if trained or peaks else Markup()
 
 
 def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
