@@ -10,7 +10,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
-_PACKAGES = ("deeplab", "tensorflow", "keras", "numpy", "pillow", "tensorboard")
+import deeplab
+
+_PACKAGES = ("tensorflow", "keras", "numpy", "pillow", "tensorboard")
 
 
 def record_start(model_dir: Path, first_step: int) -> None:
@@ -21,7 +23,11 @@ def record_start(model_dir: Path, first_step: int) -> None:
         "first_step": first_step,
         "command": sys.argv,
         "git_commit": git_commit(Path(__file__)),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "deeplab": deeplab.__version__,
+            **{name: _version(name) for name in _PACKAGES},
+        },
         "host": platform.node(),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
     }
