@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test wheel lint bench clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ test: $(INSTALLED)
 BENCHES := input_pipeline losses step profile_step start_up evaluation preparation memory growth
 bench: $(INSTALLED)
 	for each in $(BENCHES); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python bench/$$each.py || exit 1; done
+
+# Installs the wheel in an empty environment and works with it there; a minute.
+wheel: $(INSTALLED)
+	.ci/wheel $(BIN)/python
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

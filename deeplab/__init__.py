@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers
     from deeplab.api import Inference, Model, ModelConfig, build_deeplabv3, load, read_image
 
+__version__ = "0.2.0.dev0"
+
 __all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read_image"]
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from deeplab.data.images import read_image
 from deeplab.distribute.gpus import take_memory_as_needed
-from deeplab.errors import DataError
+from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, make_predictor, one_by_one, segmentation
 from deeplab.run.folder import load_model
@@ -87,7 +87,23 @@ class Model:
         return result if image.ndim == 4 else result[0]
 
 
-def load(folder: str | Path) -> Model:
-    """The model of a run's folder (its best checkpoint) or of an exported one; DataError if it is neither."""
-    is_export = (Path(folder) / DESCRIPTION).exists()
-    return Model.from_export(folder) if is_export else Model.from_run(folder)
+def load(
+    folder: str | Path,
+    checkpoint: str | None = None,
+    output_stride: int | None = None,
+    inference: Inference = ONE_PASS,
+) -> Model:
+    """The model of a run's folder, by default with its best checkpoint, or of an exported one.
+
+    Raises:
+        DataError: neither a run nor an export, and as `run.folder.load_model`.
+        UsageError: an export, and other arguments than the folder: its weights, stride and single pass are fixed.
+    """
+    if not (Path(folder) / DESCRIPTION).exists():
+        return Model.from_run(folder, checkpoint, output_stride, inference)
+    if (checkpoint, output_stride, inference) != (None, None, ONE_PASS):
+        raise UsageError(
+            f"{folder}: an export takes no checkpoint, output_stride, scales, flip or window_size; "
+            "name the folder of the run that it was made from"
+        )
+    return Model.from_export(folder)

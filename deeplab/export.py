@@ -210,5 +210,10 @@ def _extra(module: str) -> Any:  # noqa: ANN401
         raise UsageError(f"{module} is not installed: pip install '.[export]'") from error
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The program as `deeplab-export` starts it."""
     run(main, SETTINGS, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -102,5 +102,10 @@ def make_survey(splits: list[Split], seed: int) -> Survey:
     return survey
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The program as `deeplab-look` starts it."""
     run(main, SETTINGS, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.api import Model
+from deeplab.api import load
 from deeplab.data.classes import ClassTable
 from deeplab.data.images import ENDINGS, read_image
 from deeplab.data.masks import read_mask
@@ -41,7 +41,7 @@ STANDARD_INPUT = Path("-")
 class PredictSettings:
     """What to segment, and where the pictures go."""
 
-    model_dir: Path = setting(None, "Folder of the run whose model predicts.")
+    model_dir: Path = setting(None, "Folder of the run whose model predicts, or of an export.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     output_dir: Path = setting(None, "Folder for the pictures.")
     truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show next to the predictions.")
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
         images = split_images(wanted.voc_dir, wanted.split)
-    model = Model.from_run(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
+    model = load(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
     progress = Progress("segmenting", len(images), "images")
     unread: list[DataError] = []
     for number, (name, path) in enumerate(images, 1):
@@ -160,5 +160,10 @@ def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...])
     return truth
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The program as `deeplab-predict` starts it."""
     run(main, SETTINGS, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -195,7 +195,7 @@ class Loading(Exception):
 
 @pytest.mark.parametrize("program", ["run", "export", "deeplab.export"])
 def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tmp_path, program):
-    """deeplab.predict and deeplab.load go through Model.from_run or Model.from_export."""
+    """deeplab.predict goes through deeplab.load, and that through Model.from_run or Model.from_export."""
     settings = play(2)
 
     def load(*arguments):

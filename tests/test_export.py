@@ -14,7 +14,7 @@ import deeplab
 from deeplab import export
 from deeplab.data.images import read_image
 from deeplab.data.palette import palette
-from deeplab.errors import DataError
+from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.run.folder import load_model, record_run
 
@@ -140,6 +140,22 @@ def test_runs_and_exports_give_the_same_in_python(model_dir, exported, jpeg):
         assert model.segment(np.stack([image, image])).shape == (2, 97, 131)
         with pytest.raises(DataError, match=r"an image of float32 \[97, 131, 3\]: uint8 RGB .* is needed"):
             model.segment(image.astype(np.float32))
+
+
+def test_an_export_takes_no_other_weights_stride_or_views(exported):
+    for arguments in ({"checkpoint": "ckpt-1"}, {"output_stride": 8}, {"inference": deeplab.Inference(flip=True)}):
+        with pytest.raises(UsageError, match="an export takes no checkpoint, output_stride, scales, flip or window"):
+            deeplab.load(exported, **arguments)
+
+
+def test_predict_takes_a_run_or_an_export(model_dir, exported, jpeg, tmp_path):
+    masks = []
+    for folder in (model_dir, exported):
+        output = tmp_path / folder.name
+        command = [sys.executable, "-m", "deeplab.predict", f"--model_dir={folder}", f"--output_dir={output}", jpeg]
+        subprocess.run(command, check=True, timeout=300)
+        masks.append(np.array(Image.open(output / "masks" / f"{jpeg.stem}.png")))
+    np.testing.assert_array_equal(*masks)
 
 
 def test_a_folder_that_is_neither_is_rejected(tmp_path):

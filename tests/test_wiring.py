@@ -5,6 +5,8 @@ The programs run up to the functions that do the work; the test inspects the arg
 
 import contextlib
 import dataclasses
+import importlib
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -172,3 +174,14 @@ def test_every_flag_is_read_into_the_field_of_its_name(start, program):
         for about in all_settings([cls]):
             value, wanted = getattr(options[cls], about.name), expected[about.name]
             assert value == pytest.approx(wanted) if about.kind is float else str(value) in str(wanted), about.name
+
+
+def test_each_program_of_the_package_has_a_console_command():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    modules = set()
+    for target in project["scripts"].values():
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), target
+        modules.add(module)
+    assert {f"python -m {module}" for module in modules} == {name for name in PROGRAMS if name.startswith("python")}

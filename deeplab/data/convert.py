@@ -133,7 +133,12 @@ def _read_roboflow(folder: Path, boxes: str | None) -> Dataset:
     return masks.read_roboflow(folder)
 
 
-if __name__ == "__main__":
-    from deeplab.program.run import run
+def command() -> None:
+    """The program as `deeplab-convert` starts it."""
+    from deeplab.program.run import run  # noqa: PLC0415  it imports TensorFlow, which the readers do without
 
     run(main, SETTINGS, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -105,7 +105,12 @@ def read_annotation(path: Path) -> np.ndarray:
     return mask
 
 
-if __name__ == "__main__":
-    from deeplab.program.run import run
+def command() -> None:
+    """The program as `deeplab-sbd` starts it."""
+    from deeplab.program.run import run  # noqa: PLC0415  it imports TensorFlow, which the readers do without
 
     run(main, SETTINGS, __doc__)
+
+
+if __name__ == "__main__":
+    command()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+import deeplab
 from deeplab.errors import DataError
 from deeplab.model.cost import activation_bytes, forward_flop
 from deeplab.training.plan import Plan
@@ -20,7 +21,7 @@ from deeplab.training.state import TrainState
 logger = logging.getLogger("deeplab")
 
 _STARTS = "starts.jsonl"
-_PACKAGES = ("deeplab", "tensorflow", "keras", "numpy", "pillow", "tensorboard")
+_PACKAGES = ("tensorflow", "keras", "numpy", "pillow", "tensorboard")
 
 
 def record_start(model_dir: Path, state: TrainState, plan: Plan, crop_size: int, accumulate_steps: int) -> None:
@@ -37,7 +38,11 @@ def record_start(model_dir: Path, state: TrainState, plan: Plan, crop_size: int,
         "run": size,
         "command": sys.argv,
         "git_commit": git_commit(Path(__file__)),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "deeplab": deeplab.__version__,
+            **{name: _version(name) for name in _PACKAGES},
+        },
         "host": platform.node(),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
     }
