@@ -12,8 +12,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from deeplab.data.augmentation import Augmentation
+from deeplab.data.class_weights import class_weights
 from deeplab.data.download import DownloadSettings
 from deeplab.data.pipeline import first_crops
+from deeplab.data.sampling import SamplingSettings
 from deeplab.data.shards import ShardSettings, write_shards
 from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
 from deeplab.distribute.devices import DeviceSettings, StrategySettings, check_strategy, make_strategy
@@ -29,7 +31,7 @@ from deeplab.run.folder import RunSettings
 from deeplab.run.log import RunLog
 from deeplab.settings import Classes, Options, require
 from deeplab.trainer import Feed, Trainer
-from deeplab.training.losses import Loss, LossSettings, class_weights
+from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -42,8 +44,8 @@ logger = logging.getLogger("deeplab")
 SETTINGS: Classes = (
     *(RunSettings, SplitSettings, ShardSettings, DownloadSettings),
     *(DeviceSettings, StrategySettings, PrecisionSettings, SeedSettings),
-    *(ModelConfig, InitSettings, Augmentation, LossSettings, OptimizerSettings, ScheduleSettings, StepSettings),
-    *(Plan, CheckpointSettings, EvaluationSettings, Inference),
+    *(ModelConfig, InitSettings, Augmentation, SamplingSettings, LossSettings, OptimizerSettings),
+    *(ScheduleSettings, StepSettings, Plan, CheckpointSettings, EvaluationSettings, Inference),
 )
 
 
@@ -65,8 +67,8 @@ def main(argv: list[str]) -> None:
     workers = Workers(strategy)
     shards, tfrecord_dir = options[ShardSettings], options[SplitSettings].tfrecord_dir
     if workers.is_chief and write_shards(shards, options[DownloadSettings], tfrecord_dir):
-        flags = f"--train_split={shards.train_split} --val_split={shards.val_split}"
-        logger.info("look at the data set: python -m deeplab.look --tfrecord_dir=%s %s", tfrecord_dir, flags)
+        flags = f"--tfrecord_dir={tfrecord_dir} --train_split={shards.train_split} --val_split={shards.val_split}"
+        logger.info("look at the data set: python -m deeplab.look %s", flags)
     workers.wait()  # for the chief
     split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
     if shards.prepare_only:
@@ -90,7 +92,8 @@ def train(
 ) -> None:
     """State -> checkpoints -> data -> step -> validation -> trainer; `output_dir` is scratch except for the chief."""
     config = replace(options[ModelConfig], class_names=split.class_names)
-    plan = replace(options[Plan], num_examples=split.num_examples)
+    repeats = options[SamplingSettings].repeats(split)
+    plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_more)
     model_dir, init_checkpoint = options[RunSettings].model_dir, options[InitSettings].init_checkpoint
     resumes = folder.has_checkpoint(model_dir)
     if resumes:
@@ -107,27 +110,21 @@ def train(
         with strategy.scope():
             folder.init_weights(state.training_model, init_checkpoint)
     folder.record_run(output_dir, config, options.as_flagfile())
-    losses, augmentation = options[LossSettings], options[Augmentation]
-    step, seeds = options[StepSettings], options[SeedSettings]
+    augmentation, step, seeds = options[Augmentation], options[StepSettings], options[SeedSettings]
     provenance.record_start(output_dir, state, plan, augmentation.crop_size, step.accumulate_steps)
     panel = Panel(split.class_names)
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
-
     if int(state.step) == 0:
-        crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed)
+        crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed, repeats)
         log.write_pictures(0, "train", first_batch(crops, split.class_names))
-    loss = Loss(split.num_classes, losses, class_weights(losses, split.class_pixels))
-    decay, finish = options[OptimizerSettings].l2, augmentation.finish
-    train_step = make_train_step(
-        strategy, state, loss, step, weight_decay=decay, finish=finish, deterministic=seeds.deterministic
-    )
-    feed = Feed.make(strategy, split, augmentation, plan.global_batch_size, seeds.seed, int(state.examples))
+    loss = Loss(split.num_classes, options[LossSettings], class_weights(options[LossSettings].class_weights, split))
+    decay, finish, exact = options[OptimizerSettings].l2, augmentation.finish, seeds.deterministic
+    train_step = make_train_step(strategy, state, loss, step, weight_decay=decay, finish=finish, deterministic=exact)
+    feed = Feed.make(strategy, split, augmentation, plan.global_batch_size, seeds.seed, int(state.examples), repeats)
     evaluator = None
     if val_split is not None:
         batches = options[EvaluationSettings].batches(val_split, strategy.num_replicas_in_sync)
-        evaluator = Evaluator(
-            strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], seeds.deterministic
-        )
+        evaluator = Evaluator(strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], exact)
     Trainer(plan, state, train_step, feed, evaluator, checkpoints, log, workers).run()
 
 

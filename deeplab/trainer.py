@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.pipeline import training_batches, training_names
+from deeplab.data.sampling import NO_REPEATS, Repeats
 from deeplab.data.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
@@ -57,14 +58,15 @@ class Feed:
         global_batch_size: int,
         seed: int,
         first_example: int,
+        repeats: Repeats = NO_REPEATS,
     ) -> "Feed":
         """Starts at `first_example`, counted from the start of training; see `pipeline.training_batches`."""
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return training_batches(split, augmentation, global_batch_size, seed, first_example, context)
+            return training_batches(split, augmentation, global_batch_size, seed, first_example, context, repeats)
 
         batches = iter(strategy.distribute_datasets_from_function(make_batches))
-        return cls(batches, lambda first, count: training_names(split, seed, first, count))
+        return cls(batches, lambda first, count: training_names(split, seed, first, count, repeats))
 
 
 class Trainer:

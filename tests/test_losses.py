@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.training.losses import LOSSES, Loss, LossSettings, inverse_frequency_weights
+from deeplab.training.losses import LOSSES, Loss, LossSettings
 
 K = 4
 VOID = 255
@@ -139,10 +139,3 @@ def test_hard_pixels_by_hand():
     sums = loss.sums(tf.constant(logits), tf.constant(labels))
     assert float(sums["weight"]) == 2
     assert float(loss.parts(sums)["loss"]) == pytest.approx(np.log(1 + np.e))
-
-
-def test_inverse_frequency_by_hand():
-    # 60, 30 and 10 pixels of three classes: weights in the ratio 1/6 : 1/3 : 1, mean 1 over the 100 pixels.
-    weights = inverse_frequency_weights([60, 30, 10, 0])
-    assert weights == pytest.approx((100 / 180, 100 / 90, 100 / 30, 0.0))
-    assert np.dot(weights, [60, 30, 10, 0]) == pytest.approx(100)

@@ -16,6 +16,7 @@ from absl import flags
 import train
 from deeplab import settings
 from deeplab.data.pipeline import EvaluationBatches
+from deeplab.data.sampling import NO_REPEATS
 from deeplab.program.programs import PROGRAMS
 from deeplab.settings import all_settings
 
@@ -131,6 +132,8 @@ def test_train(start, monkeypatch):
     seen.instead_of(train, "make_strategy", strategy)
     seen.instead_of(train, "Workers", MagicMock(is_chief=True))
     seen.instead_of(train, "read_splits", (split, split))
+    seen.instead_of(train, "class_weights")
+    monkeypatch.setattr(train.SamplingSettings, "repeats", lambda sampling, split: seen._note(sampling) or NO_REPEATS)
     seen.instead_of(train, "build_to_train", (model, model))
     seen.instead_of(train, "Schedule", schedule)
     seen.instead_of(train, "TrainState", state)

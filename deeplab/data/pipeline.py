@@ -18,6 +18,7 @@ import tensorflow as tf
 from deeplab.data import records
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.sampling import NO_REPEATS, Repeats
 from deeplab.data.split import Split
 
 INTERLEAVED_SHARDS = 16
@@ -50,12 +51,14 @@ def training_batches(
     seed: int,
     first_example: int = 0,
     context: tf.distribute.InputContext = ALONE,
+    repeats: Repeats = NO_REPEATS,
 ) -> tf.data.Dataset:
     """Endless batches of the results of `augment`, which takes an image, its label and a seed.
 
-    Each epoch takes every example once, in an order of its own; batches may span epochs. Order and augmentation depend
-    only on `seed`, the epoch and the example's place in it, so a run that starts at `first_example` (counted from the
-    start of training) sees exactly the same batches as an uninterrupted run. Skipped examples are read, not decoded.
+    Each epoch takes every example once, or as often as `repeats` says, in an order of its own; batches may span epochs.
+    Order and augmentation depend only on `seed`, the epoch and the example's place in it, so a run that starts at
+    `first_example` (counted from the start of training) sees exactly the same batches as an uninterrupted run. Skipped
+    examples are read, not decoded.
 
     The worker in `context` decodes only its part of each global batch, and gets it in batches for one replica each.
     """
@@ -66,7 +69,7 @@ def training_batches(
         return augment(image, label, tf.stack([tf.constant(seed, tf.int64), index]))
 
     dataset = (
-        _training_records(split, seed, first_example)
+        _training_records(split, seed, first_example, repeats)
         .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
         .map(decode, num_parallel_calls=PARALLEL_CALLS)
         .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
@@ -77,23 +80,33 @@ def training_batches(
     return dataset.with_options(_options())
 
 
-def training_names(split: Split, seed: int, first_example: int, num_examples: int) -> list[str]:
+def training_names(
+    split: Split, seed: int, first_example: int, num_examples: int, repeats: Repeats = NO_REPEATS
+) -> list[str]:
     """Names of the examples of `training_batches`, starting at `first_example`."""
-    dataset = _training_records(split, seed, first_example).take(num_examples)
+    dataset = _training_records(split, seed, first_example, repeats).take(num_examples)
     return [records.parse_example(record)["id"].numpy().decode() for _, record in dataset.with_options(_options())]
 
 
-def first_crops(split: Split, augmentation: Augmentation, number: int, seed: int) -> list[Crop]:
+def first_crops(
+    split: Split, augmentation: Augmentation, number: int, seed: int, repeats: Repeats = NO_REPEATS
+) -> list[Crop]:
     """The first crops of a run with this seed, with shifted colours, as the network sees them."""
-    names = training_names(split, seed, 0, number)
-    batch = augmentation.finish(next(iter(training_batches(split, augmentation, number, seed))))
+    names = training_names(split, seed, 0, number, repeats)
+    batch = augmentation.finish(next(iter(training_batches(split, augmentation, number, seed, repeats=repeats))))
     images = np.round(batch["image"].numpy()).astype(np.uint8)
     return [Crop(*example) for example in zip(names, images, batch["label"].numpy(), strict=True)]
 
 
-def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Dataset:
+def _training_records(split: Split, seed: int, first_example: int, repeats: Repeats) -> tf.data.Dataset:
     """Endless (index, record), starting at `first_example`; the index counts from the start of training."""
-    shard_paths, num_examples = split.shard_paths, split.num_examples
+    shard_paths, num_examples = split.shard_paths, split.num_examples + repeats.num_more
+
+    def repeated(record: tf.Tensor) -> tf.data.Dataset:
+        is_repeated = tf.reduce_any(tf.equal(records.parse_example(record)["id"], repeats.names))
+        return tf.data.Dataset.from_tensors(record).repeat(
+            tf.where(is_repeated, tf.constant(repeats.times, tf.int64), 1)
+        )
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = seed + epoch
@@ -101,9 +114,11 @@ def _training_records(split: Split, seed: int, first_example: int) -> tf.data.Da
             tf.data.Dataset.from_tensor_slices(shard_paths)
             .shuffle(len(shard_paths), epoch_seed, reshuffle_each_iteration=False)
             .interleave(tf.data.TFRecordDataset, INTERLEAVED_SHARDS, num_parallel_calls=INTERLEAVED_SHARDS)
-            .shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
         )
-        return epoch_records.enumerate(epoch * num_examples)
+        if repeats.names:
+            epoch_records = epoch_records.flat_map(repeated)
+        shuffled = epoch_records.shuffle(min(num_examples, SHUFFLE_BUFFER), epoch_seed, reshuffle_each_iteration=False)
+        return shuffled.enumerate(epoch * num_examples)
 
     first_epoch, skipped = divmod(first_example, num_examples)
     return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(skipped)

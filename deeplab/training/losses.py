@@ -5,32 +5,14 @@ turns sums into loss values. Training all-reduces the sums of a step over the re
 evaluation adds up the sums of all batches. Void pixels are left out of all sums.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import tensorflow as tf
 
 from deeplab.errors import UsageError
 from deeplab.settings import setting
 
 LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
-
-
-def class_weights(settings: "LossSettings", class_pixels: Sequence[int]) -> tuple[float, ...] | None:
-    """The class weights that the settings ask for; None for 1 each. `class_pixels` as below."""
-    return inverse_frequency_weights(class_pixels) if settings.class_weights == "inverse_frequency" else None
-
-
-def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:
-    """Weights proportional to 1 / pixels of the class, with mean 1 over all pixels; 0 for a class without pixels.
-
-    `class_pixels` counts the pixels of the whole training split, without void.
-    """
-    pixels = np.asarray(class_pixels, np.float64)
-    present = pixels > 0
-    weights = np.divide(pixels.sum(), pixels * present.sum(), out=np.zeros_like(pixels), where=present)
-    return tuple(weights.tolist())
 
 
 @dataclass(frozen=True)
@@ -42,8 +24,8 @@ class LossSettings:
     )
     class_weights: str = setting(
         "none",
-        "Weights of the cross-entropy, from each class's number of pixels in the training split.",
-        choices=("none", "inverse_frequency"),
+        "Weights of the cross-entropy: none; inverse_frequency or median_frequency of the training split; numbers as "
+        "in 1,2.5; or a file with a line for each class: its weight, or its name and weight.",
         column=True,
     )
     label_smoothing: float = setting(
