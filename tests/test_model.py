@@ -236,11 +236,17 @@ def test_any_size_goes_in_and_comes_out(output_stride):
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
-@pytest.mark.parametrize(("output_stride", "which", "stride"), [(8, 0, 8), (16, 0, 16), (32, 1, 16)])
-def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output_stride, which, stride):
+@pytest.mark.parametrize(
+    ("output_stride", "which", "stride", "size", "num_images"),
+    [(8, 0, 8, 544, 1), (16, 0, 16, 544, 1), (32, 1, 16, 544, 1), (16, 2, 4, 128, 64)],
+)
+def test_features_are_centred_where_the_upsampling_takes_them_to_be(
+    name, output_stride, which, stride, size, num_images
+):
     """With constant kernels, a feature's gradient with respect to the pixels is symmetric around its centre.
 
-    The image is noise, so that no maximum of the pooling is a tie.
+    The images are noise, so that no maximum of the pooling is a tie; over small fields, the maxima of many images are
+    needed to cancel. Fields are at most 491 pixels wide, those at stride 4 at most 63.
     """
     model = atrous_backbone(name, output_stride, None)
     for layer in model.layers:
@@ -248,11 +254,11 @@ def test_features_are_centred_where_the_upsampling_takes_them_to_be(name, output
             variable.assign(tf.fill(variable.shape, 1e-3) if "kernel" in variable.path else tf.zeros(variable.shape))
             if variable.path.endswith(("gamma", "moving_variance")):
                 variable.assign(tf.ones(variable.shape))
-    size, index = 544, 256 // stride  # fields are at most 491 pixels wide
-    image = tf.Variable(np.random.default_rng(0).random((1, size, size, 3)), dtype=tf.float32)
+    index = size // 2 // stride
+    images = tf.Variable(np.random.default_rng(0).random((num_images, size, size, 3)), dtype=tf.float32)
     with tf.GradientTape() as tape:
-        feature = tf.reduce_sum(tf.math.log(model(image, training=False)[which][0, index, index]))
-    felt = tf.reduce_sum(tape.gradient(feature, image)[0], -1).numpy().astype(np.float64)
+        feature = tf.reduce_sum(tf.math.log(model(images, training=False)[which][:, index, index]))
+    felt = tf.reduce_sum(tape.gradient(feature, images), (0, -1)).numpy().astype(np.float64)
     rows, columns = (felt.sum(axis) for axis in (1, 0))
     centre = stride * index + backbone.BACKBONES[name].first_centre(stride)
     assert np.average(np.arange(size), weights=rows) == pytest.approx(centre, abs=0.5)
@@ -289,6 +295,38 @@ def test_upsampling_puts_each_logit_on_its_centre(first_centre):
     rows = np.stack([np.interp(np.arange(11), 4 * np.arange(3) + first_centre, column) for column in small.T], 1)
     expected = np.stack([np.interp(np.arange(7), 4 * np.arange(2) + first_centre, row) for row in rows])
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_features_are_upsampled_to_the_grid_of_others():
+    """MobileNetV2's: stride 16 from pixel 15 on, to stride 4 from pixel 3 on; in bfloat16 the weights are exact."""
+    small = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    for dtype, tolerance in (("float32", 1e-6), ("bfloat16", 2**-7)):
+        upsampling = AlignedUpsampling(Grid(16, 15), Grid(4, 3), name="up", dtype=dtype)
+        result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 5), np.float32))
+        rows = np.stack([np.interp(4 * np.arange(11) + 3, 16 * np.arange(3) + 15, column) for column in small.T], 1)
+        expected = np.stack([np.interp(4 * np.arange(7) + 3, 16 * np.arange(2) + 15, row) for row in rows])
+        np.testing.assert_allclose(tf.cast(result[0, :, :, 0], tf.float32), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_decoders_parameters_by_hand():
+    """arXiv 1802.02611, section 4.1: 48 channels of low-level features, two 3x3 of 256; each with four of BatchNorm."""
+    networks = {
+        name: build_deeplabv3(ModelConfig(("a", "b", "c"), backbone="resnet50", **choices))
+        for name, choices in {
+            "v3": {},
+            "v3+": {"decoder": True},
+            "separable": {"decoder": True, "separable_decoder": True},
+            "aspp": {"separable_aspp": True},
+        }.items()
+    }
+    counts = {name: model.count_params() for name, model in networks.items()}
+    low_level = 256 * 48 + 4 * 48
+    assert counts["v3+"] - counts["v3"] == low_level + 9 * (256 + 48) * 256 + 9 * 256 * 256 + 2 * 4 * 256
+    depthwise = sum((9 + 4) * channels + channels * 256 for channels in (256 + 48, 256))
+    assert counts["separable"] - counts["v3"] == low_level + depthwise + 2 * 4 * 256
+    assert counts["v3"] - counts["aspp"] == 3 * (9 * 2048 * 256 - (9 + 4) * 2048 - 2048 * 256)
+    with pytest.raises(UsageError, match="--separable_decoder: needs --decoder"):
+        ModelConfig(separable_decoder=True)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
