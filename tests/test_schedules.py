@@ -35,6 +35,29 @@ def test_scale_lowers_the_optimizers_learning_rate():
     assert float(weight) == pytest.approx(1 - 0.1 - 0.05)
 
 
+def test_momentum_by_one_kernel_equals_keras_and_float64():
+    """... while the learning rate falls; some processors round a product and a sum once, not twice."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(16, 7)).astype(np.float32)
+    kernel, of_keras = keras.Variable(start, name="kernel"), keras.Variable(start, name="kernel")
+    schedule = Schedule(ScheduleSettings("polynomial"), 0.1, 20, tf.Variable(1.0))
+    optimizer = make_optimizer(OptimizerSettings("sgd", momentum=0.9), schedule, [kernel], loss_scaling=False)
+    keras_optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
+    keras_optimizer.build([of_keras])
+    expected, slot = start.astype(np.float64), 0.0
+    for step in range(20):
+        gradient = rng.normal(size=start.shape).astype(np.float32)
+        optimizer.apply([tf.constant(gradient)], [kernel])
+        keras_optimizer.apply([tf.constant(gradient)], [of_keras])
+        slot = 0.9 * slot - 0.1 * (1 - step / 20) ** 0.9 * gradient.astype(np.float64)
+        expected = expected + slot
+    np.testing.assert_allclose(kernel, of_keras, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(kernel, expected, rtol=0, atol=5e-6)
+    assert [v.path.split("/")[1:] for v in optimizer.variables] == [
+        v.path.split("/")[1:] for v in keras_optimizer.variables
+    ]
+
+
 def test_adamw_decays_only_kernels():
     kernel, gamma = keras.Variable(np.ones(2), name="kernel"), keras.Variable(np.ones(2), name="gamma")
     schedule = Schedule(ScheduleSettings("constant"), 0.1, 10, tf.Variable(1.0))

@@ -206,9 +206,8 @@ def make_train_step(
     of a model's second output; `confusion` (int64 [classes, classes]) of the training predictions; `non_finite`, the
     number of steps whose loss or gradient was not finite; `skipped`, the number of updates that loss scaling (float16)
     skipped because a gradient overflowed, which is not a failure. Summed like the loss: `gradient_norm`, of the whole
-    gradient before clipping; `weight_norm`, of all trainable variables after the last step; `data_wait_seconds`, unless
-    `deterministic`: the time between the end of a step and the arrival of the next batch. That clock waits for the
-    updated weights, so the host waits for the device: one synchronisation per step.
+    gradient before clipping; `weight_norm`, of all trainable variables after the last step; `data_wait_seconds`, on
+    CPUs unless `deterministic`: the time between the end of a step and the arrival of the next batch.
 
     With `accumulate_steps` each replica splits its part of a batch into this many micro-batches, run one after another.
     This takes less memory and gives the same update, except that batch normalisation sees one micro-batch at a time.
@@ -219,10 +218,8 @@ def make_train_step(
     step = ReplicaStep(state, loss, settings, weight_decay, exact_counts, finish)
     update = _make_update(strategy, step, settings)
     variables = state.training_model.trainable_variables
-    has_clock = not deterministic  # with it, TensorFlow refuses a clock
-
-    def read_weights() -> list[tf.Tensor]:
-        return [variable.value.read_value() for variable in variables]
+    # With determinism, TensorFlow refuses a clock; on a GPU, the host would have to wait for the device.
+    has_clock = not deterministic and not tf.config.list_logical_devices("GPU")
 
     def one_step(batch: Batch) -> Totals:
         # The same on all replicas.
@@ -233,17 +230,18 @@ def make_train_step(
         totals = {"steps": tf.zeros([]), **step.zero_totals()}
         if has_clock:
             totals["data_wait_seconds"] = tf.zeros([])
-        done_at = _time_after() if has_clock else 0.0
         for _ in tf.range(num_steps):
+            # TensorFlow returns from a step when its updates are done, so the clock is read after them.
+            done_at = _time_after(totals) if has_clock else 0.0
             batch = next(iterator)
             ready_at = _time_after(done_at, batch) if has_clock else 0.0
             step_totals = {"steps": tf.constant(1.0), **one_step(batch)}
             if has_clock:
                 step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
-            done_at = _time_after(read_weights()) if has_clock else 0.0  # the update is the last thing of a step
         # Counted as if it were the same after each step: one norm per call is enough to monitor.
-        totals["weight_norm"] = (totals["steps"] - totals["skipped"]) * tf.linalg.global_norm(read_weights())
+        weights = [variable.value for variable in variables]
+        totals["weight_norm"] = (totals["steps"] - totals["skipped"]) * tf.linalg.global_norm(weights)
         return totals
 
     return train_step
