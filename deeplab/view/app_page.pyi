@@ -23,7 +23,6 @@ _KEPT_SECONDS = 3600
 Segment = Callable[..., Trial]
 """A picture's path, then the values of `Choices` if the page has any -> a trial; raises DeepLabError."""
 
-
 @dataclass(frozen=True)
 class Choices:
     """The settings on the page: the values to choose from, and those chosen at first."""
@@ -54,10 +53,10 @@ class Picture(gr.Image):
         return payload and payload.path
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def build(segment: Segment, class_names: Sequence[str], choices: Choices | None, examples: Sequence[str]) -> gr.Blocks:
     """The page. `segment` is called for one picture at a time; `examples` are paths of pictures."""
@@ -101,7 +100,6 @@ def build(segment: Segment, class_names: Sequence[str], choices: Choices | None,
         heat.select(_probabilities, trial, point, api_name=False)
     return page
 
-
 def serve(page: gr.Blocks, host: str, port: int) -> None:
     """Serves the page in the background, one request at a time.
 
@@ -125,7 +123,6 @@ def serve(page: gr.Blocks, host: str, port: int) -> None:
     except OSError as error:
         raise UsageError(f"--port={port}: taken, or --host={host} is not an address of this machine") from error
 
-
 def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *settings: Any) -> list:  # noqa: ANN401
     """What the page shows of a picture, or why it cannot be segmented."""
     trial, line = None, ""
@@ -147,7 +144,6 @@ def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *s
     mask = _download(trial.save_mask())
     return [trial, status, ticked, mask, heated, _heat(trial, heated), None, *_draw(trial, shown, opacity)]
 
-
 def _draw(trial: Trial | None, shown: Sequence[int], opacity: float) -> tuple[gr.AnnotatedImage, gr.DownloadButton]:
     if trial is None:
         return gr.AnnotatedImage(value=None), _download(None)
@@ -155,18 +151,14 @@ def _draw(trial: Trial | None, shown: Sequence[int], opacity: float) -> tuple[gr
     overlay = trial.save_overlay(shown, opacity)
     return gr.AnnotatedImage(value=(image, layers), color_map=colours), _download(overlay)
 
-
 def _heat(trial: Trial | None, index: int) -> Any:  # noqa: ANN401
     return trial and trial.heat_map(index)
-
 
 def _probabilities(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
     return trial and trial.at(*event.index)
 
-
 def _download(path: str | None) -> gr.DownloadButton:
     return gr.DownloadButton(value=path, interactive=path is not None)
-
 
 def _forget(trial: Trial | None) -> None:
     if trial is not None:
