@@ -155,7 +155,7 @@ def _heat(trial: Trial | None, index: int) -> Any:  # noqa: ANN401
 
 
 def _probabilities(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
-    return trial and trial.at(*event.index)
+    return trial.at(*event.index) if trial is not None else None
 
 
 def _download(path: str | None) -> gr.DownloadButton:

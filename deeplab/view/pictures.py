@@ -48,8 +48,8 @@ def overlay(
 
 def heat_map(probabilities: np.ndarray) -> Image.Image:
     """Probabilities, float [height, width] in [0, 1], in colours from black (0) by red and orange to white (1)."""
-    stops, colours = zip(*_HEAT, strict=True)
-    channels = [np.interp(probabilities, stops, channel) for channel in zip(*colours, strict=True)]
+    stops = [stop for stop, _ in _HEAT]
+    channels = [np.interp(probabilities, stops, [colour[channel] for _, colour in _HEAT]) for channel in range(3)]
     return Image.fromarray(np.round(np.stack(channels, -1)).astype(np.uint8))
 
 

@@ -1,7 +1,7 @@
 """A picture that was segmented on the page of `deeplab.app`, and what the page shows of it."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +79,7 @@ class Trial:
         """The probability of a class."""
         return pictures.heat_map(self.probabilities[..., index])
 
-    def at(self, x: int, y: int) -> Mapping[str, float]:
+    def at(self, x: int, y: int) -> dict[str, float]:
         """Each class's probability at a point of the reduced picture; the nearest one for a point outside."""
         height, width, _ = self.probabilities.shape
         pixel = self.probabilities[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
