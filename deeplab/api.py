@@ -73,18 +73,24 @@ class Model:
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> class indices, uint8 [height, width] (or a batch)."""
-        return self._run(image, "classes")
+        return self._run(image, "classes")[0]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> float32 [height, width, classes] (or a batch)."""
-        return self._run(image, "probabilities")
+        return self._run(image, "probabilities")[0]
 
-    def _run(self, image: np.ndarray, output: str) -> np.ndarray:
+    def classes_and_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The results of `segment` and of `probabilities`, from one pass."""
+        classes, probabilities = self._run(image, "classes", "probabilities")
+        return classes, probabilities
+
+    def _run(self, image: np.ndarray, *outputs: str) -> list[np.ndarray]:
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
             raise DataError(f"an image of {image.dtype} {list(image.shape)}: uint8 RGB [height, width, 3] is needed")
         batch = image if image.ndim == 4 else image[np.newaxis]
-        result = self._segment_batch(tf.constant(batch))[output].numpy()
-        return result if image.ndim == 4 else result[0]
+        results = self._segment_batch(tf.constant(batch))
+        arrays = [results[output].numpy() for output in outputs]
+        return arrays if image.ndim == 4 else [array[0] for array in arrays]
 
 
 def load(

@@ -80,7 +80,7 @@ def test_data_model_and_training_never_import_one_another():
 def test_few_modules_are_loose_at_the_top_and_every_one_is_known():
     loose = {path.stem for path in (ROOT / "deeplab").glob("*.py")} - {"__init__"}
     assert loose <= NEUTRAL | CONDUCTORS_AND_PROGRAMS
-    assert len(loose) <= 10
+    assert len(loose) <= 11
     folders = {path.parent.name for path in (ROOT / "deeplab").glob("*/*.py")}
     assert folders == set(ROOMS)
 

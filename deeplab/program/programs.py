@@ -2,7 +2,7 @@
 
 import eval as eval_program
 import train
-from deeplab import export, look, predict
+from deeplab import app, export, look, predict
 from deeplab.data import convert, sbd
 from deeplab.settings import Classes
 
@@ -11,6 +11,7 @@ PROGRAMS: dict[str, Classes] = {
     "eval.py": eval_program.SETTINGS,
     "python -m deeplab.predict": predict.SETTINGS,
     "python -m deeplab.export": export.SETTINGS,
+    "python -m deeplab.app": app.SETTINGS,
     "python -m deeplab.look": look.SETTINGS,
     "python -m deeplab.data.convert": convert.SETTINGS,
     "python -m deeplab.data.sbd": sbd.SETTINGS,

@@ -1,6 +1,6 @@
 """Pictures of masks: palette colouring, overlays, rows side by side, error maps, legends, confusion matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.files import written_whole
 
+OPACITY = 0.6
+"""Of the colours in an overlay, unless another is asked for."""
+
 _GAP = 4  # pixels of white between adjacent pictures
 _TEXT_SIZE, _LINE = 13, 19  # pixels
 _WRONG = (230, 0, 60)
+_HEAT = ((0.0, (0, 0, 0)), (0.35, (150, 10, 70)), (0.7, (245, 140, 20)), (1.0, (255, 255, 230)))
 _MATRIX_BLUE = np.array((8, 48, 107))
 _NUMBERED_CLASSES = 30
 """Up to this many classes the cells of a confusion matrix are large enough for numbers."""
@@ -29,11 +33,24 @@ def coloured(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(palette()[mask])
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.6) -> Image.Image:
-    """The mask's colours over a uint8 RGB image [height, width, 3]; background (index 0) stays clear."""
+def overlay(
+    image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY, shown: Collection[int] | None = None
+) -> Image.Image:
+    """The colours of a mask's `shown` classes (default: all but background, index 0) over an image, which stays clear.
+
+    image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]; `opacity`, of the colours, is in [0, 1].
+    """
     colours = palette()[mask]
-    mixed = np.where((mask != 0)[..., None], opacity * colours + (1 - opacity) * image, image)
+    is_shown = mask != 0 if shown is None else np.isin(mask, [*shown])
+    mixed = np.where(is_shown[..., None], opacity * colours + (1 - opacity) * image, image)
     return Image.fromarray(np.round(mixed).astype(np.uint8))
+
+
+def heat_map(probabilities: np.ndarray) -> Image.Image:
+    """Probabilities, float [height, width] in [0, 1], in colours from black (0) by red and orange to white (1)."""
+    stops = [stop for stop, _ in _HEAT]
+    channels = [np.interp(probabilities, stops, [colour[channel] for _, colour in _HEAT]) for channel in range(3)]
+    return Image.fromarray(np.round(np.stack(channels, -1)).astype(np.uint8))
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:

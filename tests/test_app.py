@@ -1,0 +1,91 @@
+"""What the page of deeplab.app shows of a picture."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab.app import segment_file
+from deeplab.data.palette import palette
+from deeplab.errors import DataError
+from deeplab.view import pictures
+from deeplab.view.trial import Trial
+
+NAMES = ("background", "cat", "dog")
+MASK = np.array([[0, 1, 1, 2], [0, 1, 1, 0]], np.uint8)
+PROBABILITIES = np.where(MASK[..., None] == np.arange(3), 0.5, 0.25).astype(np.float32)
+IMAGE = np.full((2, 4, 3), 100, np.uint8)
+
+
+class FakeModels:
+    """Segments each picture as `MASK`."""
+
+    output_stride, inference, class_names = None, None, NAMES
+
+    def get(self, output_stride, inference):
+        return self
+
+    def classes_and_probabilities(self, image):
+        assert np.array_equal(image, IMAGE)
+        return MASK, PROBABILITIES
+
+
+@pytest.fixture
+def trial(tmp_path):
+    return Trial.of(tmp_path, "photo", IMAGE, MASK, PROBABILITIES, NAMES)
+
+
+def test_shares_and_layers(trial):
+    assert trial.texts == {1: "cat 50.0%", 0: "background 37.5%", 2: "dog 12.5%"}
+    assert trial.foreground == [1, 2]
+    _, layers, colours = trial.layers([2])
+    ((layer, text),) = layers
+    assert text == "dog 12.5%"
+    assert np.array_equal(layer, MASK == 2)
+    assert colours == {"dog 12.5%": "#008000"}  # VOC's third colour
+
+
+def test_probabilities(trial):
+    assert trial.at(3, 0) == {"background": 0.25, "cat": 0.25, "dog": 0.5}
+    assert trial.at(99, -1) == trial.at(3, 0)
+    black_to_white = np.array(pictures.heat_map(np.array([[0.0, 0.35, 1.0]])))
+    assert black_to_white.tolist() == [[[0, 0, 0], [150, 10, 70], [255, 255, 230]]]
+    assert np.array_equal(np.array(trial.heat_map(1)), np.array(pictures.heat_map(PROBABILITIES[..., 1])))
+
+
+def test_large_picture_is_reduced_but_its_mask_is_not(tmp_path):
+    mask = np.arange(2 * 2561).reshape(2, 2561).astype(np.uint8) % 3
+    trial = Trial.of(tmp_path, "wide", np.zeros((2, 2561, 3), np.uint8), mask, np.eye(3, dtype=np.float32)[mask], NAMES)
+    image, layers, _ = trial.layers([1])
+    assert image.shape == (1, 854, 3)
+    assert np.array_equal(layers[0][0], mask[::3, ::3] == 1)
+    assert np.array_equal(np.array(Image.open(trial.save_mask())), mask)
+
+
+def test_files_to_download(trial):
+    assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)
+    overlay = np.array(Image.open(trial.save_overlay([1], 0.5)))
+    assert np.array_equal(overlay[0, 3], IMAGE[0, 3])  # dog is not shown
+    assert np.array_equal(overlay[0, 1], np.round(0.5 * palette()[1] + 50))
+
+
+def test_page(tmp_path):
+    app_page = pytest.importorskip("deeplab.view.app_page", reason="needs Gradio")
+    segment = functools.partial(segment_file, FakeModels(), tmp_path, 8)
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    trial, status, *_ = app_page._segment(segment, str(tmp_path / "photo.png"), 0, 0.6)
+    assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)
+    assert status == "photo: 4x2 pixels"
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    trial, status, *_ = app_page._segment(segment, str(tmp_path / "broken.png"), 0, 0.6)
+    assert trial is None
+    assert status.startswith("broken.png: cannot be read as an image")
+
+
+def test_too_many_pixels(tmp_path):
+    path = Path(tmp_path / "photo.png")
+    Image.fromarray(IMAGE).save(path)
+    with pytest.raises(DataError, match=r"^photo.png: 4x2 pixels, more than --max_pixels=7$"):
+        segment_file(FakeModels(), tmp_path, 7, str(path))
