@@ -62,7 +62,7 @@ class SGD(keras.optimizers.SGD):
     """`keras.optimizers.SGD` with momentum whose update of a variable is one kernel instead of six."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """momentum slot = momentum * slot - learning_rate * gradient; variable += slot."""
+        """Slot = momentum * slot - learning_rate * gradient; variable = variable + slot."""
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
             accum=self.momentums[self._get_variable_index(variable)].value.handle,
