@@ -72,7 +72,7 @@ def test_deeper_resnets_are_made_atrous_by_the_same_function(name, conv4_blocks,
     for block in range(1, conv4_blocks + 1):
         assert model.get_layer(f"conv4_block{block}_2_conv").dilation_rate[0] == 2
     assert [model.get_layer(f"conv5_block{n}_2_conv").dilation_rate[0] for n in (1, 2, 3)] == [4, 4, 4]
-    assert [shape[-1] for shape in model.output_shape] == [2048, 1024]
+    assert [shape[-1] for shape in model.output_shape] == [2048, 1024, 256]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
