@@ -112,7 +112,7 @@ def test_a_run_is_described_in_words():
         "99.24 GFLOP per image of 513x513",
         "10,582 images, 21 classes",
         "30,000 steps of 16 images (45.4 epochs)",
-        "about 3.04 GB for a step on each of 4 replicas",
+        "at least 3.04 GB for a step on each of 4 replicas",
     ]
 
 
