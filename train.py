@@ -97,7 +97,9 @@ def train(
     model_dir, init_checkpoint = options[RunSettings].model_dir, options[InitSettings].init_checkpoint
     resumes = folder.has_checkpoint(model_dir)
     if resumes:
-        folder.check_run(model_dir, config, options.as_flagfile(), options.fixed_names())
+        folder.check_run(
+            model_dir, config, options.as_flagfile(), options.defaults_as_flagfile(), options.fixed_names()
+        )
     has_weights = resumes or init_checkpoint is not None
     if workers.are_several:
         fetch_weights(config, options[InitSettings], has_weights)

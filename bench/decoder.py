@@ -10,6 +10,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +23,7 @@ from deeplab.training.step import make_train_step
 
 CROP, BATCH, ROUNDS = 321, 4, 5
 CLASS_NAMES = tuple("abcdefghijk")
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "v3": {},
     "v3, separable ASPP": {"separable_aspp": True},
     "v3+": {"decoder": True},
@@ -39,7 +40,7 @@ def main() -> None:
     batches = iter(tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat())
     models, runs = {}, {}
     for name, choices in VARIANTS.items():
-        model = build_deeplabv3(ModelConfig(CLASS_NAMES, backbone, **choices))  # type: ignore[arg-type]
+        model = build_deeplabv3(ModelConfig(CLASS_NAMES, backbone, **choices))
         step = make_train_step(tf.distribute.get_strategy(), sgd_state(model), Loss(len(CLASS_NAMES)))
         predict = tf.function(functools.partial(model, training=False))
         models[name] = model

@@ -147,7 +147,7 @@ class Options:
     """The settings objects of a program, by their class: `options[LossSettings]`. Raises as `read`."""
 
     def __init__(self, classes: Classes) -> None:
-        self._settings = [*all_settings(classes)]
+        self._classes, self._settings = classes, [*all_settings(classes)]
         self._objects: dict[type, Any] = {cls: read(cls) for cls in classes}
 
     def __getitem__(self, cls: type[Settings]) -> Settings:
@@ -155,7 +155,16 @@ class Options:
 
     def as_flagfile(self) -> str:
         """The flags with their values, one per line, as text for --flagfile."""
-        parsed = [FLAGS[each.name] for each in self._settings]
+        return self._as_text(FLAGS)
+
+    def defaults_as_flagfile(self) -> str:
+        """The same for the defaults."""
+        defaults = flags.FlagValues()
+        define(self._classes, defaults)
+        return self._as_text(defaults)
+
+    def _as_text(self, flag_values: flags.FlagValues) -> str:
+        parsed = [flag_values[each.name] for each in self._settings]
         return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
 
     def hyperparameters(self) -> dict[str, Value]:

@@ -17,8 +17,7 @@ from typing import NoReturn
 import tensorflow as tf
 
 from deeplab.data.augmentation import Augmentation
-from deeplab.data.pipeline import training_batches, training_names
-from deeplab.data.sampling import NO_REPEATS, Repeats
+from deeplab.data.pipeline import NO_REPEATS, Repeats, training_batches, training_names
 from deeplab.data.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted

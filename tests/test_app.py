@@ -1,17 +1,15 @@
 """What the page of deeplab.app shows of a picture."""
 
-import functools
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.app import segment_file
+from deeplab.app import __main__ as app
+from deeplab.app.trial import Trial
 from deeplab.data.palette import palette
-from deeplab.errors import DataError
+from deeplab.errors import DataError, UsageError
+from deeplab.model.inference import Inference
 from deeplab.view import pictures
-from deeplab.view.trial import Trial
 
 NAMES = ("background", "cat", "dog")
 MASK = np.array([[0, 1, 1, 2], [0, 1, 1, 0]], np.uint8)
@@ -19,17 +17,23 @@ PROBABILITIES = np.where(MASK[..., None] == np.arange(3), 0.5, 0.25).astype(np.f
 IMAGE = np.full((2, 4, 3), 100, np.uint8)
 
 
-class FakeModels:
+class FakeModel:
     """Segments each picture as `MASK`."""
 
-    output_stride, inference, class_names = None, None, NAMES
-
-    def get(self, output_stride, inference):
-        return self
+    class_names = NAMES
 
     def classes_and_probabilities(self, image):
         assert np.array_equal(image, IMAGE)
         return MASK, PROBABILITIES
+
+
+@pytest.fixture
+def segmenter(tmp_path, monkeypatch):
+    """... of pictures of at most 8 pixels; notes the settings with which models are loaded."""
+    loaded = []
+    monkeypatch.setattr(app, "_load", lambda *settings: loaded.append(settings) or FakeModel())
+    made = app.Segmenter(app.AppSettings(tmp_path / "run", max_pixels=8), 16, Inference(scales=(1.0,)), tmp_path)
+    return made, loaded
 
 
 @pytest.fixture
@@ -71,21 +75,33 @@ def test_files_to_download(trial):
     assert np.array_equal(overlay[0, 1], np.round(0.5 * palette()[1] + 50))
 
 
-def test_page(tmp_path):
-    app_page = pytest.importorskip("deeplab.view.app_page", reason="needs Gradio")
-    segment = functools.partial(segment_file, FakeModels(), tmp_path, 8)
+def test_the_model_is_loaded_with_what_is_chosen_on_the_page(segmenter, tmp_path):
+    segment, loaded = segmenter
     Image.fromarray(IMAGE).save(tmp_path / "photo.png")
-    trial, status, *_ = app_page._segment(segment, str(tmp_path / "photo.png"), 0, 0.6)
+    segment(str(tmp_path / "photo.png"))
+    segment(str(tmp_path / "photo.png"), 8, [1.5, 0.5], True)
+    assert loaded == [
+        (tmp_path / "run", None, 16, Inference(scales=(1.0,))),
+        (tmp_path / "run", None, 8, Inference(scales=(0.5, 1.5), flip=True)),
+    ]
+    with pytest.raises(UsageError, match="choose at least one scale"):
+        segment(str(tmp_path / "photo.png"), 8, [], False)
+
+
+def test_page(segmenter, tmp_path):
+    page = pytest.importorskip("deeplab.app.page", reason="needs Gradio")
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    trial, status, *_ = page._segment(segmenter[0], str(tmp_path / "photo.png"), 0, 0.6)
     assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)
     assert status == "photo: 4x2 pixels"
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    trial, status, *_ = app_page._segment(segment, str(tmp_path / "broken.png"), 0, 0.6)
+    trial, status, *_ = page._segment(segmenter[0], str(tmp_path / "broken.png"), 0, 0.6)
     assert trial is None
     assert status.startswith("broken.png: cannot be read as an image")
 
 
 def test_too_many_pixels(tmp_path):
-    path = Path(tmp_path / "photo.png")
+    path = tmp_path / "photo.png"
     Image.fromarray(IMAGE).save(path)
     with pytest.raises(DataError, match=r"^photo.png: 4x2 pixels, more than --max_pixels=7$"):
-        segment_file(FakeModels(), tmp_path, 7, str(path))
+        app.read_picture(path, 7)

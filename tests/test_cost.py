@@ -110,7 +110,7 @@ def test_a_run_is_described_in_words():
     assert list(describe(size | {"replicas": 4, "step_bytes": 3_040_000_000}).values()) == [
         "39.1 M parameters, 39.1 M trained",
         "99.24 GFLOP per image of 513x513",
-        "10,582 images, 21 classes",
+        "10,582 images per epoch, 21 classes",
         "30,000 steps of 16 images (45.4 epochs)",
         "at least 3.04 GB for a step on each of 4 replicas",
     ]
@@ -120,6 +120,6 @@ def test_the_newest_start_is_read(state, tmp_path):
     assert read_description(tmp_path) == {}
     for examples in (40, 80):
         record_start(tmp_path, state, Plan(num_examples=examples), crop_size=8, accumulate_steps=1)
-    assert read_description(tmp_path)["training data"] == "80 images, 2 classes"
+    assert read_description(tmp_path)["training data"] == "80 images per epoch, 2 classes"
     (tmp_path / "starts.jsonl").write_text('{"time": "of an older version"}\n')
     assert read_description(tmp_path) == {}

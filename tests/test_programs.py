@@ -111,9 +111,8 @@ def test_training_leaves_the_promised_files(run_dir):
     assert start["first_step"] == 0
     run = start["run"]
     assert (run["images"], run["classes"], run["steps"]) == (10, len(shapes.CLASS_NAMES), STEPS)
-    assert (
-        f"; 10 images, {len(shapes.CLASS_NAMES)} classes; {STEPS} steps of 4 images" in (run_dir / "stderr").read_text()
-    )
+    size = f"; 10 images per epoch, {len(shapes.CLASS_NAMES)} classes; {STEPS} steps of 4 images"
+    assert size in (run_dir / "stderr").read_text()
     assert start["command"][0] == "train.py"
     assert start["versions"]["tensorflow"] == tf.__version__
     assert "--global_batch_size=4" in (run_dir / "run" / "flags.txt").read_text()
@@ -207,7 +206,7 @@ def test_report_shows_what_was_measured(scored):
     assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
     assert page.count("<figure>") == 5  # all of them, once each
     assert page.count("<svg") == 3
-    assert f"<dd>10 images, {len(shapes.CLASS_NAMES)} classes</dd>" in page
+    assert f"<dd>10 images per epoch, {len(shapes.CLASS_NAMES)} classes</dd>" in page
 
 
 def test_start_up_notes_of_tensorflow_are_left_out(run_dir):

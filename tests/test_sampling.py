@@ -4,11 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from deeplab.data import pipeline
 from deeplab.data.class_weights import class_weights, inverse_frequency_weights, median_frequency_weights
+from deeplab.data.pipeline import NO_REPEATS, pixels_by_example
 from deeplab.data.records import decode_example, parse_example
-from deeplab.data.sampling import Repeats, SamplingSettings, pixels_by_example
+from deeplab.data.sampling import SamplingSettings
 from deeplab.data.split import Split
 from deeplab.errors import UsageError
 
@@ -36,7 +38,7 @@ def test_pixels_of_each_example_are_those_of_its_mask(split):
     assert pixels.sum(0).tolist() == list(split.class_pixels)
     labels = {}
     for path in split.shard_paths:
-        for record in pipeline.tf.data.TFRecordDataset(path):
+        for record in tf.data.TFRecordDataset(path):
             features = parse_example(record)
             labels[features["id"].numpy().decode()] = decode_example(features)[1].numpy()
     for name, counts in zip(names, pixels, strict=True):
@@ -97,6 +99,6 @@ def test_repeated_images_appear_so_often_in_each_epoch_and_resume_exactly(split,
 
 
 def test_without_classes_nothing_is_repeated(split):
-    assert SamplingSettings().repeats(split) == Repeats() and Repeats().num_more == 0
+    assert SamplingSettings().repeats(split) == NO_REPEATS and NO_REPEATS.num_more == 0
     with pytest.raises(UsageError, match="--repeat_classes=yeti: no class 'yeti'; the classes are background"):
         SamplingSettings("yeti").repeats(split)

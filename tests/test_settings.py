@@ -169,6 +169,14 @@ def test_hyperparameters_are_the_columns_and_all_others_that_are_set(parse):
     assert settings.Options(CLASSES).hyperparameters() == {"backbone": "small", "learning_rate": 0.5, "others": others}
 
 
+def test_defaults_as_text_are_what_no_flags_give(parse):
+    parse()
+    nothing_given = settings.Options(CLASSES).as_flagfile()
+    parse("--backbone=large")
+    options = settings.Options(CLASSES)
+    assert options.defaults_as_flagfile() == nothing_given != options.as_flagfile()
+
+
 def test_fixed_names(parse):
     parse()
     assert settings.Options(CLASSES).fixed_names() == {"backbone", "output_stride"}

@@ -15,8 +15,7 @@ from absl import flags
 
 import train
 from deeplab import settings
-from deeplab.data.pipeline import EvaluationBatches
-from deeplab.data.sampling import NO_REPEATS
+from deeplab.data.pipeline import NO_REPEATS, EvaluationBatches
 from deeplab.program.programs import PROGRAMS
 from deeplab.settings import all_settings
 
@@ -186,5 +185,5 @@ def test_each_program_of_the_package_has_a_console_command():
     for target in project["scripts"].values():
         module, _, function = target.partition(":")
         assert callable(getattr(importlib.import_module(module), function)), target
-        modules.add(module)
+        modules.add(module.removesuffix(".__main__"))
     assert {f"python -m {module}" for module in modules} == {name for name in PROGRAMS if name.startswith("python")}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.data.sampling import pixels_by_example
+from deeplab.data.pipeline import pixels_by_example
 from deeplab.data.split import Split
 from deeplab.data.text import read_lines
 from deeplab.errors import UsageError

@@ -18,7 +18,6 @@ import tensorflow as tf
 from deeplab.data import records
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.palette import IGNORE_LABEL
-from deeplab.data.sampling import NO_REPEATS, Repeats
 from deeplab.data.split import Split
 
 INTERLEAVED_SHARDS = 16
@@ -42,6 +41,22 @@ class Crop(NamedTuple):
     name: str
     image: np.ndarray
     mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Names of examples that appear `times` times in each epoch; all others appear once."""
+
+    names: tuple[str, ...] = ()
+    times: int = 1
+
+    @property
+    def num_more(self) -> int:
+        """The number of examples that an epoch has more than the split."""
+        return len(self.names) * (self.times - 1)
+
+
+NO_REPEATS = Repeats()
 
 
 def training_batches(
@@ -198,6 +213,23 @@ def _example_sizes(split: Split) -> np.ndarray:
 
     sizes = _evaluation_records(split).map(size, num_parallel_calls=PARALLEL_CALLS).with_options(_options())
     return np.array([*sizes.as_numpy_iterator()])
+
+
+@functools.lru_cache(maxsize=1)
+def pixels_by_example(split: Split) -> tuple[list[str], np.ndarray]:
+    """Names of a split's examples and their pixels of each class, int64 [examples, classes], without void.
+
+    Decodes all masks.
+    """
+
+    def count(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = records.parse_example(record)
+        label = tf.io.decode_png(features["label/png"], channels=1)
+        return features["id"], tf.math.bincount(tf.cast(label, tf.int32), minlength=IGNORE_LABEL + 1, dtype=tf.int64)
+
+    counted = _evaluation_records(split).map(count, num_parallel_calls=PARALLEL_CALLS).with_options(_options())
+    names, counts = zip(*counted.as_numpy_iterator(), strict=True)
+    return [name.decode() for name in names], np.stack(counts)[:, : split.num_classes]
 
 
 def _evaluation_records(split: Split) -> tf.data.Dataset:

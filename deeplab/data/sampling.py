@@ -1,35 +1,16 @@
 """How often an epoch shows each example: images of rare or hard classes may appear several times."""
 
-import functools
 import logging
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
-from deeplab.data import records
-from deeplab.data.palette import IGNORE_LABEL
+from deeplab.data.pipeline import NO_REPEATS, Repeats, pixels_by_example
 from deeplab.data.split import Split
 from deeplab.errors import UsageError
 from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """Names of examples that appear `times` times in each epoch; all others appear once."""
-
-    names: tuple[str, ...] = ()
-    times: int = 1
-
-    @property
-    def num_more(self) -> int:
-        """The number of examples that an epoch has more than the split."""
-        return len(self.names) * (self.times - 1)
-
-
-NO_REPEATS = Repeats()
 
 
 @dataclass(frozen=True)
@@ -58,6 +39,7 @@ class SamplingSettings:
                 f"--repeat_classes={self.repeat_classes}: no class {unknown[0]!r}; the classes are "
                 f"{', '.join(split.class_names)}"
             )
+        logger.info("sampling: reading all masks of %s", split.name)
         names, pixels = pixels_by_example(split)
         held = pixels[:, [split.class_names.index(name) for name in wanted]] > 0
         for name, count in zip(wanted, held.sum(0).tolist(), strict=True):
@@ -70,17 +52,3 @@ class SamplingSettings:
             split.num_examples + repeats.num_more,
         )
         return repeats
-
-
-@functools.lru_cache(maxsize=1)
-def pixels_by_example(split: Split) -> tuple[list[str], np.ndarray]:
-    """Names of a split's examples and their pixels of each class, int64 [examples, classes], without void."""
-
-    def count(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = records.parse_example(record)
-        label = tf.io.decode_png(features["label/png"], channels=1)
-        return features["id"], tf.math.bincount(tf.cast(label, tf.int32), minlength=IGNORE_LABEL + 1, dtype=tf.int64)
-
-    stored = tf.data.TFRecordDataset(split.shard_paths).map(count, num_parallel_calls=tf.data.AUTOTUNE)
-    names, counts = zip(*stored.as_numpy_iterator(), strict=True)
-    return [name.decode() for name in names], np.stack(counts)[:, : split.num_classes]

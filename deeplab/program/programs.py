@@ -2,7 +2,8 @@
 
 import eval as eval_program
 import train
-from deeplab import app, export, look, predict
+from deeplab import export, look, predict
+from deeplab.app import __main__ as app
 from deeplab.data import convert, sbd
 from deeplab.settings import Classes
 

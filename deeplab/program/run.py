@@ -87,7 +87,7 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:
     deeplab.program.quiet.drain()  # the reason is the last line
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    print(f"{signals.program_name()}: {error}", file=sys.stderr)
     _exit(error.exit_status)
 
 

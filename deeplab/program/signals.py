@@ -18,6 +18,12 @@ signals_seen: list[int] = []
 """Signals that arrived before the training loop. A library's callback may swallow their exception, but not this."""
 
 
+def program_name() -> str:
+    """The file that was started, or the package if it was one: `train.py`, `app`."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
 def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Sets the handler for all `STOP_SIGNALS`."""
     for number in STOP_SIGNALS:
@@ -31,7 +37,7 @@ def leave(number: int, frame: FrameType | None) -> NoReturn:
     """
     if multiprocessing.parent_process() is None:  # a worker process leaves the line to its parent
         reason = f"{signal.Signals(number).name}: stopped while starting; run the same command again"
-        os.write(sys.stderr.fileno() if sys.stderr else 2, f"{Path(sys.argv[0]).name}: {reason}\n".encode())
+        os.write(sys.stderr.fileno() if sys.stderr else 2, f"{program_name()}: {reason}\n".encode())
     os._exit(Interrupted.exit_status)
 
 

@@ -64,11 +64,14 @@ def has_checkpoint(model_dir: Path) -> bool:
     return bool(checkpoints_in(model_dir / CHECKPOINTS / LATEST))
 
 
-def check_run(model_dir: Path, config: ModelConfig, flags_text: str, fixed: Collection[str]) -> None:
+def check_run(
+    model_dir: Path, config: ModelConfig, flags_text: str, defaults_text: str, fixed: Collection[str]
+) -> None:
     """Checks that the settings continue the run in the folder, and logs which flags changed.
 
-    `flags_text` has one flag per line, as in a flagfile; `fixed` names the flags that a checkpoint depends on. It also
-    depends on float16, which scales the loss.
+    `flags_text` and `defaults_text` have one flag per line, as in a flagfile. A flag that the run did not record, since
+    its version had none, was at its default. `fixed` names the flags that a checkpoint depends on. It also depends on
+    float16, which scales the loss.
 
     Raises:
         UsageError: another model, or flags that change the content of a checkpoint.
@@ -77,11 +80,13 @@ def check_run(model_dir: Path, config: ModelConfig, flags_text: str, fixed: Coll
     for name, value in now.items():
         if before[name] != value:
             raise _contradiction(model_dir, f"{name} {before[name]}", value)
-    flags_before, flags_now = set(_read_flags(model_dir)), set(flags_text.splitlines())
-    old = {_flag_name(line): line for line in flags_before - flags_now}
-    new = {_flag_name(line): line for line in flags_now - flags_before}
-    for name in sorted(old.keys() | new.keys()):
-        was, is_now = old.get(name, "not set"), new.get(name, "not set")
+    path = model_dir / _FLAGS
+    recorded = path.read_text(encoding="utf-8") if path.exists() else ""
+    flags_before, flags_now = _by_name(defaults_text) | _by_name(recorded), _by_name(flags_text)
+    for name in sorted(flags_before.keys() | flags_now.keys()):
+        was, is_now = flags_before.get(name, "not set"), flags_now.get(name, "not set")
+        if was == is_now:
+            continue
         if name in fixed or "--precision=float16" in (was, is_now):
             raise _contradiction(model_dir, was, is_now)
         logger.info("changed since the last start: %s -> %s", was, is_now)
@@ -101,9 +106,9 @@ def _contradiction(model_dir: Path, before: str, now: object) -> UsageError:
     )
 
 
-def _read_flags(model_dir: Path) -> list[str]:
-    path = model_dir / _FLAGS
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def _by_name(flags_text: str) -> dict[str, str]:
+    """The lines of a flagfile by the names of their flags."""
+    return {_flag_name(line): line for line in flags_text.splitlines()}
 
 
 def _flag_name(line: str) -> str:

@@ -97,7 +97,7 @@ def describe(size: dict[str, int]) -> dict[str, str]:
     return {
         "network": f"{size['parameters'] / 1e6:.1f} M parameters, {size['trainable_parameters'] / 1e6:.1f} M trained",
         "forward pass": f"{size['flop_per_image'] / 1e9:.2f} GFLOP per image of {side}x{side}",
-        "training data": f"{size['images']:,} images, {size['classes']} classes",
+        "training data": f"{size['images']:,} images per epoch, {size['classes']} classes",
         "length": f"{size['steps']:,} steps of {size['global_batch_size']} images ({epochs:.1f} epochs)",
         "expected memory": f"at least {size['step_bytes'] / 1e9:.2f} GB for a step{replicas}",
     }

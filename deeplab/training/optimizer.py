@@ -62,7 +62,7 @@ class SGD(keras.optimizers.SGD):
     """`keras.optimizers.SGD` with momentum whose update of a variable is one kernel instead of six."""
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Slot = momentum * slot - learning_rate * gradient; variable = variable + slot."""
+        """Changes the slot to momentum * slot - learning_rate * gradient, and adds it to the variable."""
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
             accum=self.momentums[self._get_variable_index(variable)].value.handle,

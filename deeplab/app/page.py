@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
+from deeplab.app.trial import Trial
 from deeplab.errors import DeepLabError, UsageError
+from deeplab.model.inference import Inference
 from deeplab.view.pictures import OPACITY
-from deeplab.view.trial import Trial
 
 STYLE = f"""
 #segmented .mask:not(.active, .inactive) {{ opacity: var(--mask-opacity, {OPACITY}); }}
@@ -21,7 +22,7 @@ _SET_OPACITY = "value => { document.documentElement.style.setProperty('--mask-op
 _KEPT_SECONDS = 3600
 
 Segment = Callable[..., Trial]
-"""A picture's path, then the values of `Choices` if the page has any -> a trial; raises DeepLabError."""
+"""A picture's path, then the chosen values of the parts of `Choices`, if any -> a trial; raises DeepLabError."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,16 @@ class Choices:
     output_strides: Sequence[int]
     output_stride: int
     scales: Sequence[float]
-    chosen_scales: Sequence[float]
-    flip: bool
+    inference: Inference
 
     def as_parts(self) -> list[gr.components.Component]:
         """The parts of the page for output stride, scales and flip."""
+        chosen = [*self.inference.scales]
         return [
             gr.Radio([*self.output_strides], value=self.output_stride, label="Output stride"),
-            gr.CheckboxGroup([*self.scales], value=[*self.chosen_scales], label="Scales to average over"),
-            gr.Checkbox(self.flip, label="Also average over the mirrored picture"),
+            gr.CheckboxGroup(sorted({*self.scales, *chosen}), value=chosen, label="Scales to average over"),
+            gr.Checkbox(self.inference.flip, label="Also average over the mirrored picture"),
         ]
-
-
-class Picture(gr.Image):
-    """An image input that hands over the file as it was uploaded; Gradio's own opens it with Pillow before."""
-
-    is_template = True  # in the browser it is gr.Image
-
-    def preprocess(self, payload: Any) -> str | None:  # noqa: ANN401
-        """The path of the uploaded file."""
-        return payload and payload.path
 
 
 def build(segment: Segment, class_names: Sequence[str], choices: Choices | None, examples: Sequence[str]) -> gr.Blocks:
@@ -59,7 +50,8 @@ def build(segment: Segment, class_names: Sequence[str], choices: Choices | None,
         trial = gr.State(time_to_live=_KEPT_SECONDS, delete_callback=_forget)
         with gr.Row():
             with gr.Column():
-                picture = Picture(label="Picture", type="filepath", buttons=[], elem_id="picture")
+                picture = gr.Image(label="Picture", type="filepath", buttons=[], elem_id="picture")
+                picture.preprocess = _as_uploaded
                 if examples:
                     gr.Examples([*examples], picture, label="Validation pictures")
                 with gr.Accordion("Settings", open=False, visible=choices is not None):
@@ -118,6 +110,11 @@ def serve(page: gr.Blocks, host: str, port: int) -> None:
         )
     except OSError as error:
         raise UsageError(f"--port={port}: taken, or --host={host} is not an address of this machine") from error
+
+
+def _as_uploaded(payload: Any) -> str | None:  # noqa: ANN401
+    """The path of the file as it was uploaded; Gradio's own function opens it first, and fails for other files."""
+    return payload and payload.path
 
 
 def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *settings: Any) -> list:  # noqa: ANN401
