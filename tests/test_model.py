@@ -238,7 +238,7 @@ def test_any_size_goes_in_and_comes_out(output_stride):
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 @pytest.mark.parametrize(
     ("output_stride", "which", "stride", "size", "num_images"),
-    [(8, 0, 8, 544, 1), (16, 0, 16, 544, 1), (32, 1, 16, 544, 1), (16, 2, 4, 128, 64)],
+    [(8, 0, 8, 544, 1), (16, 0, 16, 545, 1), (32, 1, 16, 544, 1), (16, 2, 4, 128, 64), (16, 2, 4, 129, 64)],
 )
 def test_features_are_centred_where_the_upsampling_takes_them_to_be(
     name, output_stride, which, stride, size, num_images

@@ -1,4 +1,4 @@
-"""Dilated convolution in the form that is fastest on the available device."""
+"""Convolution whose grid does not depend on the image's size, dilated in the form that is fastest on the device."""
 
 import functools
 import logging
@@ -15,15 +15,40 @@ class AtrousConv2D(keras.layers.Conv2D):
 
     Keras calls `tf.nn.convolution`, which on CPUs turns a dilated convolution into SpaceToBatch, convolution and
     BatchToSpace: the same values, but several times slower (docs/measurements.md).
+
+    At a stride of 2, "same" pads images of odd size as those of even size. TensorFlow's own "same" adds a row and a
+    column at the top and left of odd ones only, which moves their features by a pixel (docs/design.md, aligned
+    upsampling).
     """
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Follows `keras.layers.Conv2D.convolution_op` for NHWC."""
+        if self._pads_for_stride:
+            inputs = tf.pad(inputs, [[0, 0], *map(list, self._stride_padding()), [0, 0]])
+            return tf.nn.conv2d(inputs, kernel, self.strides, "VALID")
         if max(self.dilation_rate) == 1 or not direct_dilation_works(inputs.dtype):
             return super().convolution_op(inputs, kernel)
         if tf.config.list_logical_devices("GPU") or self.padding != "same":
             return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
         return _dilated_conv2d(inputs, tf.convert_to_tensor(kernel), self.dilation_rate)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Follows `keras.layers.Conv2D.compute_output_shape` for NHWC."""
+        if not self._pads_for_stride:
+            return super().compute_output_shape(input_shape)
+        sizes = zip(input_shape[1:3], self._stride_padding(), self.kernel_size, self.strides, strict=True)
+        new = [size and (size + sum(padding) - kernel) // stride + 1 for size, padding, kernel, stride in sizes]
+        return (input_shape[0], *new, self.filters)
+
+    @property
+    def _pads_for_stride(self) -> bool:
+        return self.padding == "same" and max(self.strides) > 1
+
+    def _stride_padding(self) -> list[tuple[int, int]]:
+        """Rows and columns that "same" adds before and after a size that the stride divides."""
+        pairs = zip(self.kernel_size, self.strides, strict=True)
+        added = [max(kernel - stride, 0) for kernel, stride in pairs]
+        return [(number // 2, number - number // 2) for number in added]
 
 
 def _dilated_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
