@@ -75,6 +75,11 @@ def names(content: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "names.txt").write_text(content)
 
 
+def weights_file(content: str) -> tuple[tuple[str], Callable[[Path], object]]:
+    """Writes weights.txt, and the flag that names it."""
+    return ("--class_weights={0}/weights.txt",), lambda folder: (folder / "weights.txt").write_text(content)
+
+
 def saved(picture: Image.Image, where: Callable[[Path], Path], **options: str) -> Callable[[Path], object]:
     """Replaces an image or mask by a picture."""
     return lambda folder: picture.save(where(folder), **options)
@@ -296,6 +301,12 @@ FLAGS_CASES = (
     ),
     Case("two factors of multi-grid", 2, "three numbers are needed", ("--multi_grid=1,2",)),
     Case("multi-grid in words", 2, "whole numbers above 0", ("--multi_grid=a,b,c",)),
+    Case("separable decoder without a decoder", 2, "needs --decoder", ("--separable_decoder",)),
+    Case("class weights for too few classes", 2, "one number, 0 or more, is needed", ("--class_weights=1,2",)),
+    Case("class weights in a missing file", 2, "there is no such file", ("--class_weights=nowhere.txt",)),
+    Case("class weights in another order", 2, "the order is that of the classes", *weights_file("disc 1\n")),
+    Case("class weights that are not numbers", 2, "numbers are needed", *weights_file("many\n")),
+    Case("unknown class to repeat", 2, "no class 'yeti'", ("--repeat_classes=yeti",)),
     Case("multi-grid on MobileNet", 2, "has no multi-grid units", ("--multi_grid=1,2,4",)),
     Case("odd rates at stride 32", 2, "use even rates", ("--output_stride=32", "--atrous_rates=3,6,9")),
     Case("more GPUs than there are", 2, "TensorFlow sees", ("--num_gpus=99",)),

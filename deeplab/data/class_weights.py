@@ -59,7 +59,7 @@ def _given_weights(text: str, class_names: Sequence[str]) -> tuple[float, ...]:
     try:
         weights = tuple(float(item) for item in items)
     except ValueError as error:
-        raise UsageError(f"--class_weights={text}: {error}") from error
+        raise UsageError(f"--class_weights={text}: numbers are needed; {error}") from error
     if len(weights) != len(class_names) or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
         raise UsageError(
             f"--class_weights={text}: one number, 0 or more, is needed for each of {len(class_names)} classes "
