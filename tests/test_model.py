@@ -27,6 +27,7 @@ from deeplab.model.deeplabv3 import (
     freeze_batch_norm,
     without_auxiliary_head,
 )
+from deeplab.model.dropout import GlobalDropout
 from deeplab.model.head import AlignedUpsampling, Grid
 from deeplab.model.normalization import BatchNormalization
 from deeplab.run.checkpoints import restore_model
@@ -41,7 +42,17 @@ def _randomize(model, seed=0):
         variable.assign(1 + 0.2 * np.abs(value) if positive else value)
 
 
-@pytest.fixture(scope="module", params=["resnet50", "mobilenet_v2"])
+def _open_gates(model):
+    """Makes squeeze-and-excitation independent of the mean over the image."""
+    for layer in model.layers:
+        if layer.name.endswith(("_se_expand", "_squeeze_excite_conv_1")):
+            layer.kernel.assign(tf.zeros(layer.kernel.shape))
+
+
+NAMES = [name for name in backbone.BACKBONES if name not in ("resnet101", "resnet152")]
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def weights_file(request, tmp_path_factory):
     """(backbone, its Keras application with random weights, the file of these weights)."""
     base = backbone.BACKBONES[request.param].build(include_top=False, weights=None)
@@ -75,23 +86,56 @@ def test_deeper_resnets_are_made_atrous_by_the_same_function(name, conv4_blocks,
     assert [shape[-1] for shape in model.output_shape] == [2048, 1024, 256]
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_dense_features_hold_the_strided_ones(weights_file, output_stride):
+@pytest.mark.parametrize("name", NAMES)
+def test_dense_features_hold_the_strided_ones(name, tmp_path):
     """arXiv 1706.05587, figure 3: sampling the atrous features on the stride-32 grid gives the strided network's.
 
-    MobileNetV2 pads its strided kernels on only one side and the atrous ones on both: its grid starts one further.
+    The strided kernels of the mobile networks are padded one more at the bottom and right than at the top and left, the
+    atrous ones equally: their grid starts one further. Squeeze-and-excitation averages over another grid.
     """
-    name, base, path = weights_file
-    images = np.random.default_rng(1).normal(0, 50, (1, 256, 256, 3)).astype(np.float32)
-    step = 32 // output_stride
-    first = step - 1 if name == "mobilenet_v2" else 0
-    dense = atrous_backbone(name, output_stride, path)(images)[0].numpy()
+    base = backbone.BACKBONES[name].build(include_top=False, weights=None)
+    _randomize(base)
+    _open_gates(base)
+    base.save_weights(tmp_path / "base.weights.h5")
+    images = np.random.default_rng(1).normal(0, 2, (1, 128, 128, 3)).astype(np.float32)
     strided = base(images).numpy()
-    assert dense.shape[1] == 256 // output_stride
-    sampled = dense[:, first::step, first::step]
-    inner = np.s_[:, 2:6, 2:6] if name == "resnet50" else np.s_[:, 3:5, 3:5]
     scale = np.abs(strided).max()
-    np.testing.assert_allclose(sampled[inner] / scale, strided[inner] / scale, atol=2e-5)
+    for output_stride in (8, 16):
+        dense = atrous_backbone(name, output_stride, str(tmp_path / "base.weights.h5"))(images)[0].numpy()
+        assert dense.shape[1:3] == (128 // output_stride, 128 // output_stride)
+        step = 32 // output_stride
+        first = 0 if name == "resnet50" else step - 1
+        np.testing.assert_allclose(dense[:, first::step, first::step] / scale, strided / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "application", "parameters", "auxiliary", "low_level"),
+    [
+        ("mobilenet_v3_large", keras.applications.MobileNetV3Large, 5_507_432 - 960 * 1280 - 1280, 112, 24),
+        ("efficientnet_v2_b0", keras.applications.EfficientNetV2B0, 7_200_312, 112, 32),
+        ("efficientnet_v2_s", keras.applications.EfficientNetV2S, 21_612_360, 160, 48),
+    ],
+)
+def test_newer_backbones_are_kerass_with_their_own_preprocessing(name, application, parameters, auxiliary, low_level):
+    """Parameters: of the whole networks, less the classifier of 1280 x 1000 + 1000. Keras's begin with the pixels."""
+    model = atrous_backbone(name, 16, None)
+    assert model.count_params() == parameters - 1280 * 1000 - 1000
+    assert [shape[-1] for shape in model.output_shape[1:]] == [auxiliary, low_level]
+    whole = application(include_top=False, weights=None)
+    scaled = keras.Model(whole.input, whole.get_layer("conv" if "mobile" in name else "stem_conv").input)
+    pixels = np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1).repeat(3, -1)
+    result = backbone.BACKBONES[name].preprocess_input(tf.constant(pixels))
+    np.testing.assert_allclose(result, scaled(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_of_whole_images_is_all_or_nothing():
+    """Stochastic depth of EfficientNetV2: one draw for each image, and the kept ones are scaled by 1 / 0.75."""
+    features = np.random.default_rng(0).uniform(1, 2, (400, 2, 3, 5)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    dropped = GlobalDropout(0.25, noise_shape=(None, 1, 1, 1))(features, training=True).numpy()
+    kept = dropped.any((1, 2, 3))
+    assert 240 < kept.sum() < 360  # 300 expected, with a standard deviation of 9
+    np.testing.assert_allclose(dropped, features / 0.75 * kept[:, np.newaxis, np.newaxis, np.newaxis], rtol=1e-6)
 
 
 def test_multi_grid_sets_the_rates_of_conv5():
@@ -235,7 +279,7 @@ def test_any_size_goes_in_and_comes_out(output_stride):
         assert logits.shape == (2, height, width, 3) and logits.dtype == tf.float32
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "efficientnet_v2_s"])  # B0 has the same strides
 @pytest.mark.parametrize(
     ("output_stride", "which", "stride", "size", "num_images"),
     [(8, 0, 8, 544, 1), (16, 0, 16, 545, 1), (32, 1, 16, 544, 1), (16, 2, 4, 128, 64), (16, 2, 4, 129, 64)],
@@ -254,6 +298,7 @@ def test_features_are_centred_where_the_upsampling_takes_them_to_be(
             variable.assign(tf.fill(variable.shape, 1e-3) if "kernel" in variable.path else tf.zeros(variable.shape))
             if variable.path.endswith(("gamma", "moving_variance")):
                 variable.assign(tf.ones(variable.shape))
+    _open_gates(model)
     index = size // 2 // stride
     images = tf.Variable(np.random.default_rng(0).random((num_images, size, size, 3)), dtype=tf.float32)
     with tf.GradientTape() as tape:

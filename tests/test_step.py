@@ -41,6 +41,8 @@ def _small_model(auxiliary_head=False, dropout_rate=0.0):
         features = keras.layers.ReLU()(features)
     if dropout_rate:
         features = GlobalDropout(dropout_rate)(features)
+        branch = GlobalDropout(dropout_rate, noise_shape=(None, 1, 1, 1))(features)  # as in EfficientNetV2
+        features = keras.layers.Add()([branch, features])
     outputs = [AtrousConv2D(K, 1, dtype="float32")(features) for _ in range(1 + auxiliary_head)]
     return keras.Model(images, outputs if auxiliary_head else outputs[0])
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from deeplab.errors import DataError, UsageError
 from deeplab.files import locked
-from deeplab.model.convolution import AtrousConv2D
+from deeplab.model.convolution import AtrousConv2D, AtrousDepthwiseConv2D
+from deeplab.model.dropout import GlobalDropout
 from deeplab.model.normalization import BatchNormalization
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -48,18 +49,48 @@ _resnet = functools.partial(
     low_level_layer="conv2_block3_out",  # before the stage that reaches stride 8 (arXiv 1802.02611, section 4.1)
     first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
 )
+_mobile = functools.partial(
+    Backbone,
+    unit_pattern=None,
+    first_centre=lambda output_stride: output_stride - 1,  # padded one more at bottom and right: 1 + 2 + 4 + ...
+)
+_from_minus_one_to_one = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="tf")
 BACKBONES = {
     "resnet50": _resnet(keras.applications.ResNet50, auxiliary_layer="conv4_block6_out"),
     "resnet101": _resnet(keras.applications.ResNet101, auxiliary_layer="conv4_block23_out"),
     "resnet152": _resnet(keras.applications.ResNet152, auxiliary_layer="conv4_block36_out"),
-    "mobilenet_v2": Backbone(
+    "mobilenet_v2": _mobile(
         keras.applications.MobileNetV2,
-        preprocess_input=keras.applications.mobilenet_v2.preprocess_input,
-        unit_pattern=None,
+        preprocess_input=_from_minus_one_to_one,
         auxiliary_layer="block_12_add",
         low_level_layer="block_2_depthwise_relu",  # tensorflow/models, research/deeplab/core/feature_extractor.py
-        first_centre=lambda output_stride: output_stride - 1,  # only at bottom and right: 1 + 2 + 4 + ...
     ),
+    "mobilenet_v3_large": _mobile(
+        functools.partial(keras.applications.MobileNetV3Large, include_preprocessing=False),
+        preprocess_input=_from_minus_one_to_one,
+        auxiliary_layer="expanded_conv_11_add",
+        low_level_layer="expanded_conv_2_add",
+    ),
+    "efficientnet_v2_b0": _mobile(
+        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
+        preprocess_input=functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="torch"),
+        auxiliary_layer="block5e_add",
+        low_level_layer="block2b_add",
+    ),
+    "efficientnet_v2_s": _mobile(
+        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False),
+        preprocess_input=lambda images: images / 128.0 - 1.0,
+        auxiliary_layer="block5i_add",
+        low_level_layer="block2d_add",
+    ),
+}
+
+
+_OWN_KINDS: dict[type[keras.Layer], type[keras.Layer]] = {
+    keras.layers.Conv2D: AtrousConv2D,
+    keras.layers.DepthwiseConv2D: AtrousDepthwiseConv2D,
+    keras.layers.BatchNormalization: BatchNormalization,
+    keras.layers.Dropout: GlobalDropout,
 }
 
 
@@ -73,11 +104,12 @@ def atrous_backbone(
     """The named Keras application without its top, at `output_stride` (8, 16 or 32), for inputs of any size.
 
     A convolution that would exceed the output stride gets stride 1, and every spatial kernel that read the coarser
-    grid reads the finer one with holes (arXiv 1706.05587, figure 3). All batch normalisation is synchronised over
-    replicas. Input: float [batch, height, width, 3] as the application's own preprocessing returns it. Outputs: the
-    last features, float [batch, height / output_stride, width / output_stride, channels] (ResNets round up,
-    MobileNetV2 may be one short), the features of `auxiliary_layer`, at stride 16 or at the output stride if that is
-    smaller, and those of `low_level_layer` at stride 4.
+    grid reads the finer one with holes (arXiv 1706.05587, figure 3). Squeeze-and-excitation (MobileNetV3,
+    EfficientNetV2) averages over the finer grid. All batch normalisation is synchronised over replicas, and dropout
+    does not depend on their number. Input: float [batch, height, width, 3] as the application's own preprocessing
+    returns it. Outputs: the last features, float [batch, height / output_stride, width / output_stride, channels]
+    (ResNets round up, the others may be one short), the features of `auxiliary_layer`, at stride 16 or at the output
+    stride if that is smaller, and those of `low_level_layer` at stride 4.
 
     Args:
         name: a key of `BACKBONES`.
@@ -99,12 +131,9 @@ def atrous_backbone(
 
     def convert(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config() | plan[layer.name]
-        kind = type(layer)
-        if kind is keras.layers.Conv2D:
-            kind = AtrousConv2D
-        elif kind is keras.layers.BatchNormalization:
-            kind = BatchNormalization
+        if isinstance(layer, keras.layers.BatchNormalization):
             config |= {"synchronized": True, "momentum": batch_norm_momentum}
+        kind = _OWN_KINDS.get(type(layer), type(layer))
         return kind.from_config(config)
 
     atrous = keras.models.clone_model(base, clone_function=convert)
@@ -145,7 +174,7 @@ def _plan(
     """The changes to each layer's config, by layer name."""
     changes: dict[str, dict[str, object]] = {}
     nominal: dict[str, int] = {}  # stride of each layer's output in the classification network
-    for layer in base.layers:
+    for layer in base.operations:
         sources = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
         before = max((nominal.get(source, 1) for source in sources), default=1)
         nominal[layer.name] = before * max(getattr(layer, "strides", (1, 1)))
@@ -161,7 +190,8 @@ def _plan(
             if max(layer.kernel_size) > 1:
                 # "same" keeps the output centred and as large as the input; the stride's own padding is removed.
                 changes[layer.name]["padding"] = "same"
-                changes[sources[0]] = {"padding": 0}
+                if isinstance(base.get_layer(sources[0]), keras.layers.ZeroPadding2D):
+                    changes[sources[0]] = {"padding": 0}
         if max(layer.kernel_size) > 1:
             changes[layer.name]["dilation_rate"] = (dilation, dilation)
     return changes

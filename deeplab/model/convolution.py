@@ -10,45 +10,55 @@ import tensorflow as tf
 logger = logging.getLogger("deeplab")
 
 
-class AtrousConv2D(keras.layers.Conv2D):
+class _EvenStridePadding(keras.layers.Layer):
+    """A convolution that, at a stride of 2, pads images of odd size as "same" pads those of even size.
+
+    TensorFlow's own "same" adds a row and a column at the top and left of odd ones only, which moves their features by
+    a pixel (docs/design.md, aligned upsampling).
+    """
+
+    padding: str
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._added = [(0, 0), (0, 0)]  # rows above and below, columns to the left and right
+        if self.padding == "same" and max(self.strides) > 1:
+            added = [max(kernel - stride, 0) for kernel, stride in zip(self.kernel_size, self.strides, strict=True)]
+            self._added = [(number // 2, number - number // 2) for number in added]
+            self.padding = "valid"
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """As the layer's own, for NHWC."""
+        if any(map(any, self._added)):
+            inputs = tf.pad(inputs, [(0, 0), *self._added, (0, 0)])
+        return super().call(inputs)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """As the layer's own, for NHWC."""
+        batch, *sizes, channels = input_shape
+        padded = [size and size + sum(added) for size, added in zip(sizes, self._added, strict=True)]
+        return super().compute_output_shape((batch, *padded, channels))
+
+
+class AtrousDepthwiseConv2D(_EvenStridePadding, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` whose grid does not depend on the image's size."""
+
+
+class AtrousConv2D(_EvenStridePadding, keras.layers.Conv2D):
     """`keras.layers.Conv2D` that runs a dilated convolution as one `tf.nn.conv2d` where the device has its gradient.
 
     Keras calls `tf.nn.convolution`, which on CPUs turns a dilated convolution into SpaceToBatch, convolution and
-    BatchToSpace: the same values, but several times slower (docs/measurements.md).
-
-    At a stride of 2, "same" pads images of odd size as those of even size. TensorFlow's own "same" adds a row and a
-    column at the top and left of odd ones only, which moves their features by a pixel (docs/design.md, aligned
-    upsampling).
+    BatchToSpace: the same values, but several times slower (docs/measurements.md). The grid does not depend on the
+    image's size.
     """
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Follows `keras.layers.Conv2D.convolution_op` for NHWC."""
-        if self._pads_for_stride:
-            inputs = tf.pad(inputs, [[0, 0], *map(list, self._stride_padding()), [0, 0]])
-            return tf.nn.conv2d(inputs, kernel, self.strides, "VALID")
         if max(self.dilation_rate) == 1 or not direct_dilation_works(inputs.dtype):
             return super().convolution_op(inputs, kernel)
         if tf.config.list_logical_devices("GPU") or self.padding != "same":
             return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
         return _dilated_conv2d(inputs, tf.convert_to_tensor(kernel), self.dilation_rate)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Follows `keras.layers.Conv2D.compute_output_shape` for NHWC."""
-        if not self._pads_for_stride:
-            return super().compute_output_shape(input_shape)
-        sizes = zip(input_shape[1:3], self._stride_padding(), self.kernel_size, self.strides, strict=True)
-        new = [size and (size + sum(padding) - kernel) // stride + 1 for size, padding, kernel, stride in sizes]
-        return (input_shape[0], *new, self.filters)
-
-    @property
-    def _pads_for_stride(self) -> bool:
-        return self.padding == "same" and max(self.strides) > 1
-
-    def _stride_padding(self) -> list[tuple[int, int]]:
-        """Rows and columns that "same" adds before and after a size that the stride divides."""
-        pairs = zip(self.kernel_size, self.strides, strict=True)
-        added = [max(kernel - stride, 0) for kernel, stride in pairs]
-        return [(number // 2, number - number // 2) for number in added]
 
 
 def _dilated_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:

@@ -15,12 +15,15 @@ class GlobalDropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[batch, ...] -> the same shape and dtype; the last dimension must be a multiple of 4."""
+        """[batch, ...] -> the same shape and dtype."""
         if not training or not self.rate:
             return inputs
-        if inputs.shape[-1] % _FLOATS_PER_COUNT:
-            raise ValueError(f"{inputs.shape[-1]} channels: GlobalDropout needs a multiple of {_FLOATS_PER_COUNT}")
-        uniform = _rows_of_replica(tf.shape(inputs, tf.int64), self.seed_generator.next())
+        *outer, channels = self.noise_shape or inputs.shape
+        actual = tf.unstack(tf.shape(inputs, tf.int64))
+        sizes = [actual[axis] if size is None else size for axis, size in enumerate(outer)]
+        whole_counts = -(-channels // _FLOATS_PER_COUNT) * _FLOATS_PER_COUNT
+        shape = tf.convert_to_tensor([*sizes, whole_counts], tf.int64)
+        uniform = _rows_of_replica(shape, self.seed_generator.next())[..., :channels]
         return tf.where(uniform >= self.rate, inputs / tf.cast(1.0 - self.rate, inputs.dtype), 0.0)
 
 
