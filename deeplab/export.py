@@ -2,6 +2,7 @@
 
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tflite photo1.jpg photo2.jpg
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite_int8 --tfrecord_dir=data/voc_shards
 
 Images on the command line are segmented with the written files and with the model; the share of equal pixels is logged.
 """
@@ -13,6 +14,7 @@ import importlib
 import json
 import logging
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,9 @@ import tensorflow as tf
 from deeplab.api import DESCRIPTION, make_segmenter
 from deeplab.data.images import read_image
 from deeplab.data.palette import IGNORE_LABEL, palette
+from deeplab.data.pipeline import sample_images
 from deeplab.data.records import decode_image
+from deeplab.data.split import Split, SplitSettings
 from deeplab.distribute.gpus import take_memory_as_needed
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
@@ -37,8 +41,10 @@ from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
 
-ONNX, TFLITE, TFLITE_DYNAMIC = "model.onnx", "model.tflite", "model_dynamic_range.tflite"
+ONNX, TFLITE = "model.onnx", "model.tflite"
+TFLITE_DYNAMIC, TFLITE_INT8 = QUANTIZED = "model_dynamic_range.tflite", "model_int8.tflite"
 MIN_EQUAL_PIXELS = 0.999
+CALIBRATION_IMAGES = 64
 _ONNX_OPSET = 17
 _IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
 
@@ -55,9 +61,15 @@ class ExportSettings:
     export_dir: Path = setting(None, "Folder to write; it must not exist.")
     onnx: bool = setting(False, "Also write model.onnx.")
     tflite: bool = setting(False, "Also write model.tflite and model_dynamic_range.tflite.")
+    tflite_int8: bool = setting(
+        False, "Also write model_int8.tflite, whose network computes in 8-bit integers; needs --tfrecord_dir."
+    )
+    split: str = setting(
+        "train", f"Split of --tfrecord_dir; {CALIBRATION_IMAGES} of its images give the ranges of --tflite_int8."
+    )
 
 
-SETTINGS: Classes = (ExportSettings, LoadSettings)
+SETTINGS: Classes = (ExportSettings, SplitSettings, LoadSettings)
 
 
 class Segmenter(tf.Module):
@@ -97,8 +109,10 @@ def main(argv: list[str]) -> None:
     export_dir = wanted.export_dir
     if export_dir.exists():
         raise UsageError(f"--export_dir={export_dir}: exists already; choose another folder")
-    for module in ("tf2onnx", "onnxruntime") * wanted.onnx + ("ai_edge_litert.interpreter",) * wanted.tflite:
+    lite = wanted.tflite or wanted.tflite_int8
+    for module in ("tf2onnx", "onnxruntime") * wanted.onnx + ("ai_edge_litert.interpreter",) * lite:
         _extra(module)
+    calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
     images = [read_image(Path(argument)) for argument in argv[1:]]
     take_memory_as_needed()
     model, config, checkpoint = folder.load_model(
@@ -112,6 +126,10 @@ def main(argv: list[str]) -> None:
         write_onnx(segmenter, partial / ONNX)
     if wanted.tflite:
         write_tflite(segmenter, partial)
+    if calibration:
+        images_of_split = [image for _, image in sample_images(calibration, CALIBRATION_IMAGES)]
+        logger.info("%s: %d images of %s give the ranges", TFLITE_INT8, len(images_of_split), calibration.name)
+        write_tflite_int8(segmenter, partial, images_of_split)
     partial.rename(export_dir)
     logger.info("%s -> %s", checkpoint, export_dir)
     check(segmenter, export_dir, images)
@@ -160,12 +178,40 @@ def _pad_explicitly(node: Any) -> None:  # noqa: ANN401
 
 def write_tflite(segmenter: Segmenter, export_dir: Path) -> None:
     """Writes the signature `images` for TensorFlow Lite, one image at a time: float32, and with 8-bit weights."""
-    one_image = tf.TensorSpec([1, None, None, 3], tf.uint8, "images")
-    function = segmenter.segment_batch.get_concrete_function(one_image)
     for name, optimizations in ((TFLITE, []), (TFLITE_DYNAMIC, [tf.lite.Optimize.DEFAULT])):
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], segmenter)
+        converter = _lite_converter(segmenter)
         converter.optimizations = optimizations
         (export_dir / name).write_bytes(converter.convert())
+
+
+def write_tflite_int8(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> None:
+    """Writes the signature `images` for TensorFlow Lite with weights and activations of 8 bits.
+
+    Convolutions and matrix products compute in integers; the positions of the upsampling, which follow from the size
+    of the image, stay float32. The ranges of activations are those found on `images`, uint8 RGB [height, width, 3].
+    """
+    converter = _lite_converter(segmenter)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ({"images": image[np.newaxis]} for image in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*tf.lite.Interpreter is deprecated")  # the converter's own
+        (export_dir / TFLITE_INT8).write_bytes(converter.convert())
+
+
+def _lite_converter(segmenter: Segmenter) -> tf.lite.TFLiteConverter:
+    one_image = tf.TensorSpec([1, None, None, 3], tf.uint8, "images")
+    function = segmenter.segment_batch.get_concrete_function(one_image)
+    return tf.lite.TFLiteConverter.from_concrete_functions([function], segmenter)
+
+
+def _calibration_split(source: SplitSettings, name: str) -> Split:
+    if not source.tfrecord_dir:
+        raise UsageError("--tflite_int8: needs --tfrecord_dir, the folder of the shards that the model was trained on")
+    split = Split.read(source.tfrecord_dir, name)
+    if source.verify:
+        split.verify()
+    return split
 
 
 def check(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> None:
@@ -181,7 +227,7 @@ def check(segmenter: Segmenter, export_dir: Path, images: list[np.ndarray]) -> N
             continue
         share = float(np.mean(np.concatenate([pixels.ravel() for pixels in equal])))
         logger.info("%s: %.4f %% of the pixels of %d images match the model's", name, 100 * share, len(images))
-        if share < MIN_EQUAL_PIXELS and name != TFLITE_DYNAMIC:
+        if share < MIN_EQUAL_PIXELS and name not in QUANTIZED:
             raise DeepLabError(f"{export_dir / name}: only {share:.2%} of the pixels match the model's")
 
 
@@ -192,7 +238,7 @@ def _written(export_dir: Path) -> dict[str, Segment]:
     if (export_dir / ONNX).exists():
         session = _extra("onnxruntime").InferenceSession(str(export_dir / ONNX), providers=["CPUExecutionProvider"])
         found[ONNX] = lambda image: session.run(["classes"], {"images": image})[0]
-    for name in (TFLITE, TFLITE_DYNAMIC):
+    for name in (TFLITE, *QUANTIZED):
         if (export_dir / name).exists():
             interpreter = _extra("ai_edge_litert.interpreter").Interpreter(str(export_dir / name))
             found[name] = functools.partial(_run_tflite, interpreter)

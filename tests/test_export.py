@@ -15,8 +15,11 @@ from deeplab import export
 from deeplab.data.images import read_image
 from deeplab.data.palette import palette
 from deeplab.errors import DataError, UsageError
+from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.head import AlignedUpsampling, Grid
 from deeplab.run.folder import load_model, record_run
+from deeplab.training.metrics import confusion_counts
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +120,29 @@ def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
     image = _pixels(jpeg)[np.newaxis]
     run = litert.Interpreter(str(tmp_path / export.TFLITE)).get_signature_runner()
     _assert_same_classes(run(images=image)["classes"], _expected(model_dir, image))
+
+
+def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_path):
+    """A small one whose classes are the three colours: eight bits are too few for deep ones of random weights."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    images = keras.Input((None, None, 3))
+    features = keras.layers.Rescaling(1 / 255)(images)
+    features = AtrousConv2D(32, 3, strides=2, padding="same", activation="relu", name="strided")(features)
+    logits = AtrousConv2D(3, 3, padding="same", dilation_rate=2, name="dilated")(features)
+    model = keras.Model(images, AlignedUpsampling(Grid(2, 1), name="upsampled")(logits, images))
+    by_colour = np.eye(3)[np.arange(32) % 3]  # features r g b r g b ...; logits are their sums over a neighbourhood
+    model.get_layer("strided").kernel.assign(np.broadcast_to(by_colour.T / 9, (3, 3, 3, 32)))
+    model.get_layer("dilated").kernel.assign(np.broadcast_to(by_colour, (3, 3, 32, 3)))
+    photo = _pixels(jpeg)
+    export.write_tflite_int8(export.Segmenter(model), tmp_path, [photo, photo[:80, ::-1]])
+    interpreter = litert.Interpreter(str(tmp_path / export.TFLITE_INT8))
+    tensors = [tensor for tensor in interpreter.get_tensor_details() if 32 in tensor["shape"]]
+    assert len(tensors) > 2 and {tensor["dtype"] for tensor in tensors} <= {np.int8, np.int32}  # int32: biases
+    for image in (photo[np.newaxis], photo[np.newaxis, 5:, 10:]):
+        result, expected = interpreter.get_signature_runner()(images=image), model(image.astype(np.float32)).numpy()
+        assert result["classes"].shape == image.shape[:3] and result["classes"].dtype == np.uint8
+        agreement = confusion_counts(expected.argmax(-1), result["classes"], 3, 255)
+        assert (np.diag(agreement) / agreement.sum(1) > 0.9).all()
 
 
 def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):

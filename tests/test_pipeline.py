@@ -141,6 +141,18 @@ def test_images_of_one_size_share_a_batch_up_to_a_number_of_pixels(mixed):
     assert sizes == [(1, 7), (1, 300), (2, 50), (2, 60), (4, 50)]
 
 
+def test_sampled_images_are_spread_over_the_split(shards, shapes_dir):
+    """Ten examples: every third and every fifth one, as stored; a JPEG's pixels are Pillow's."""
+    split = Split.read(shards, "train")
+    stored = list(dict(pipeline.sample_images(split, 100)))
+    assert len(set(stored)) == 10
+    assert list(dict(pipeline.sample_images(split, 3))) == stored[::3][:3]
+    sampled = dict(pipeline.sample_images(split, 2))
+    assert list(sampled) == stored[::5]
+    for name, image in sampled.items():
+        np.testing.assert_array_equal(image, np.asarray(Image.open(shapes_dir / "JPEGImages" / f"{name}.jpg")))
+
+
 def test_evaluation_notices_a_shard_with_fewer_records(shards):
     split = Split.read(shards, "val")
     more = replace(split, num_examples=7)

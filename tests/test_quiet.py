@@ -188,6 +188,8 @@ def test_without_stderr_a_program_still_runs(start):
         ("E0000 00:00:1 op.cc] oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back", True),
         ("WARNING: All log messages before absl::InitializeLog() is called are written to STDERR", True),
         ("2026-01-01 00:00:00.123456: I tensorflow/core/platform/cpu_feature_guard.cc:210] This", True),
+        ("W0000 00:00:1 tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.", True),
+        ("fully_quantize: 0, inference_type: 6, input_inference_type: FLOAT32", True),
         ("2026-01-01 00:00:00.123456: W tensorflow/core/framework/op_kernel.cc:1] failed", False),
         ("E0000 00:00:1 allocator.cc] out of memory", False),
         ("Traceback (most recent call last):", False),

@@ -22,14 +22,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from deeplab.api import DESCRIPTION, Model, load
 from deeplab.app.trial import Trial
-from deeplab.data import records
 from deeplab.data.images import ImageFile
-from deeplab.data.split import Split, SplitSettings, damage_named
+from deeplab.data.pipeline import sample_images
+from deeplab.data.split import Split, SplitSettings
 from deeplab.errors import DataError, Interrupted, UsageError
 from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.inference import Inference
@@ -54,7 +53,7 @@ class AppSettings:
         "127.0.0.1", "Address to serve on. 0.0.0.0: also for other machines, without a password or encryption."
     )
     port: int = setting(7860, "Port to serve on.", lower=1, upper=65535)
-    split: str = setting("val", f"Split of --tfrecord_dir; its first {NUM_EXAMPLES} images are examples on the page.")
+    split: str = setting("val", f"Split of --tfrecord_dir; {NUM_EXAMPLES} of its images are examples on the page.")
     max_pixels: int = setting(16_000_000, "Refuse larger pictures, which need more memory.", lower=1)
 
 
@@ -151,7 +150,7 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
 
 
 def write_examples(source: SplitSettings, name: str, folder: Path) -> list[str]:
-    """Writes the first images of a split to files NAME.png; returns their paths.
+    """Writes images of a split to files NAME.png; returns their paths.
 
     Raises:
         DataError: as `Split.read` and `Split.verify`, or a damaged record.
@@ -161,13 +160,10 @@ def write_examples(source: SplitSettings, name: str, folder: Path) -> list[str]:
         split.verify()
     folder.mkdir()
     paths = []
-    with damage_named([split]):
-        for record in tf.data.TFRecordDataset(split.shard_paths).take(NUM_EXAMPLES):
-            features = records.parse_example(record)
-            image: np.ndarray = records.decode_image(features["image/jpeg"]).numpy()
-            path = folder / f"{features['id'].numpy().decode().replace('/', '_')}.png"
-            Image.fromarray(image).save(path)
-            paths.append(str(path))
+    for example, image in sample_images(split, NUM_EXAMPLES):
+        path = folder / f"{example.replace('/', '_')}.png"
+        Image.fromarray(image).save(path)
+        paths.append(str(path))
     return paths
 
 

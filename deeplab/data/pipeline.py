@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import tensorflow as tf
 from deeplab.data import records
 from deeplab.data.augmentation import Augmentation
 from deeplab.data.palette import IGNORE_LABEL
-from deeplab.data.split import Split
+from deeplab.data.split import Split, damage_named
 
 INTERLEAVED_SHARDS = 16
 PREFETCHED_BATCHES = 4
@@ -230,6 +230,19 @@ def pixels_by_example(split: Split) -> tuple[list[str], np.ndarray]:
     counted = _evaluation_records(split).map(count, num_parallel_calls=PARALLEL_CALLS).with_options(_options())
     names, counts = zip(*counted.as_numpy_iterator(), strict=True)
     return [name.decode() for name in names], np.stack(counts)[:, : split.num_classes]
+
+
+def sample_images(split: Split, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """At most `count` images, spread evenly over the split: each with its name, uint8 RGB [height, width, 3].
+
+    Raises:
+        DataError: a damaged record.
+    """
+    sampled = _evaluation_records(split).shard(max(split.num_examples // count, 1), 0).take(count)
+    with damage_named([split]):
+        for record in sampled:
+            features = records.parse_example(record)
+            yield features["id"].numpy().decode(), records.decode_image(features["image/jpeg"]).numpy()
 
 
 def _evaluation_records(split: Split) -> tf.data.Dataset:

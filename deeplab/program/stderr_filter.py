@@ -19,6 +19,14 @@ _OF_ITERATORS = re.compile(
 )
 """Logged whenever an iterator over a distributed data set is created; both are harmless."""
 
+_OF_CONVERTERS = re.compile(
+    rb"W\d{4} .*tf_tfl_flatbuffer_helpers\.cc:\d+\] Ignored "
+    rb"|W\d{4} .*flatbuffer_export\.cc:\d+\] Skipping runtime version metadata"
+    rb"|fully_quantize: \d"
+    rb"|INFO: Created TensorFlow Lite XNNPACK delegate"
+)
+"""Written for each file of TensorFlow Lite that is converted or opened."""
+
 _LONGEST_LINE = 2**16  # bytes; longer lines are passed on in pieces
 
 
@@ -47,7 +55,7 @@ def is_note(line: bytes) -> bool:
     """Whether a line on stderr is of no interest to a user."""
     if _NO_DRIVER.match(line):
         return not _has_nvidia_device()
-    return bool(_NOTES.match(line) or _OF_ITERATORS.match(line))
+    return bool(_NOTES.match(line) or _OF_ITERATORS.match(line) or _OF_CONVERTERS.match(line))
 
 
 def _has_nvidia_device() -> bool:
