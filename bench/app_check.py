@@ -45,15 +45,22 @@ def served(model_dir: str) -> Iterator[None]:
     command = [sys.executable, "-m", "deeplab.app", f"--model_dir={model_dir}", f"--port={PORT}"]
     with subprocess.Popen(command) as program:
         try:
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(ADDRESS).close()
-                    break
-                except urllib.error.URLError:
-                    time.sleep(1)
+            wait_for(ADDRESS)
             yield
         finally:
             program.terminate()
+
+
+def wait_for(address: str) -> None:
+    """Until a server answers; URLError after two minutes."""
+    for remaining in range(120, -1, -1):
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except urllib.error.URLError:
+            if not remaining:
+                raise
+            time.sleep(1)
 
 
 def upload(page: Page, path: Path, expected: str) -> None:
