@@ -1,6 +1,6 @@
 """Makes the pictures of README.md and docs/ from a run of the demo.
 
-make demo && pip install '.[app]' playwright && python bench/pictures.py runs/demo docs
+make demo && .venv/bin/pip install '.[app]' playwright && .venv/bin/python bench/pictures.py runs/demo docs
 
 Chromium must be installed; CHROMIUM names its program. Written: demo.png (side by side), overlays.png (of
 `deeplab.predict`), and screenshots of TensorBoard, of the report and of the page to try a model.
@@ -42,7 +42,7 @@ def main() -> None:
         with page_of(browser, (run / "eval/report.html").resolve().as_uri(), 1000, 700) as page:
             page.screenshot(path=target / "report.png")
         with served(str(run)), page_of(browser, ADDRESS, 1100, 760) as page:
-            upload(page, photos[0], photos[0].stem)
+            upload(page, photos[1], photos[1].stem)
             page.wait_for_timeout(3000)
             page.screenshot(path=target / "app.png")
 
@@ -64,7 +64,7 @@ def shoot_tensorboard(browser: Browser, run: Path, path: Path) -> None:
         try:
             address = f"http://127.0.0.1:{TENSORBOARD_PORT}"
             wait_for(address)
-            with page_of(browser, f"{address}/#custom_scalars", 1000, 620) as page:
+            with page_of(browser, f"{address}/#custom_scalars", 1400, 640) as page:
                 page.wait_for_timeout(10_000)  # for the events to be read
                 page.reload()
                 page.wait_for_timeout(5000)
