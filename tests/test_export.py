@@ -138,7 +138,7 @@ def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_p
     interpreter = litert.Interpreter(str(tmp_path / export.TFLITE_INT8))
     tensors = [tensor for tensor in interpreter.get_tensor_details() if 32 in tensor["shape"]]
     assert len(tensors) > 2 and {tensor["dtype"] for tensor in tensors} <= {np.int8, np.int32}  # int32: biases
-    for image in (photo[np.newaxis], photo[np.newaxis, 5:, 10:]):
+    for image in (photo[np.newaxis], photo[np.newaxis, 5:, 10:], np.tile(photo, (3, 4, 1))[np.newaxis]):
         result, expected = interpreter.get_signature_runner()(images=image), model(image.astype(np.float32)).numpy()
         assert result["classes"].shape == image.shape[:3] and result["classes"].dtype == np.uint8
         agreement = confusion_counts(expected.argmax(-1), result["classes"], 3, 255)

@@ -40,8 +40,8 @@ class AlignedUpsampling(keras.layers.Layer):
 
     def __init__(self, source: Grid, target: Grid = Grid(), *, name: str, dtype: str | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
-        self._stride = source.stride / target.stride
-        self._first_centre = (source.first_centre - target.first_centre) / target.stride
+        self._stride = source.stride // target.stride
+        self._first_centre = (source.first_centre - target.first_centre) // target.stride
 
     def call(self, features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """-> [batch, height of like, width of like, channels of features]; `like` lies on the target grid."""
@@ -55,11 +55,13 @@ class AlignedUpsampling(keras.layers.Layer):
 
     def _weights(self, num_features: tf.Tensor, num_places: tf.Tensor) -> tf.Tensor:
         """[places, features]: the weight of each feature in each place of the target grid."""
-        targets, features = (tf.cast(tf.range(number), tf.float32) for number in (num_places, num_features))
-        places = (targets - self._first_centre) / self._stride  # positions of the targets on the feature grid
-        places = tf.clip_by_value(places, 0.0, features[-1])
-        weights = tf.maximum(1.0 - tf.abs(places[:, tf.newaxis] - features), 0.0)
-        return tf.cast(weights, self.compute_dtype)
+        # Positions are whole numbers of target places: an export in 8 bits would round floats by the largest position.
+        targets, features = (tf.cast(tf.range(number), tf.int64) for number in (num_places, num_features))
+        centres = self._stride * features
+        places = tf.minimum(tf.maximum(targets - self._first_centre, 0), centres[-1])
+        away = places[:, tf.newaxis] - centres
+        near = tf.maximum(self._stride - tf.maximum(away, -away), 0)
+        return tf.cast(tf.cast(near, tf.float32) / self._stride, self.compute_dtype)
 
 
 @dataclass(frozen=True)
