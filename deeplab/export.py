@@ -188,7 +188,7 @@ def write_tflite_int8(segmenter: Segmenter, export_dir: Path, images: list[np.nd
     """Writes the signature `images` for TensorFlow Lite with weights and activations of 8 bits.
 
     Convolutions and matrix products compute in integers; the positions of the upsampling, which follow from the size
-    of the image, are whole numbers. The ranges of activations are those found on `images`, uint8 RGB [height, width, 3].
+    of the image, are whole numbers. The ranges of activations are those on `images`, each uint8 RGB [height, width, 3].
     """
     converter = _lite_converter(segmenter)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_strategy
+from conftest import make_strategy, skip_without_kernels
 
 from deeplab.errors import DataError, UsageError
 from deeplab.model import backbone, convolution
@@ -342,15 +342,16 @@ def test_upsampling_puts_each_logit_on_its_centre(first_centre):
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_features_are_upsampled_to_the_grid_of_others():
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2**-5)])
+def test_features_are_upsampled_to_the_grid_of_others(dtype, tolerance):
     """MobileNetV2's: stride 16 from pixel 15 on, to stride 4 from pixel 3 on; in bfloat16 the weights are exact."""
+    skip_without_kernels(dtype)
     small = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 2**-5)):
-        upsampling = AlignedUpsampling(Grid(16, 15), Grid(4, 3), name="up", dtype=dtype)
-        result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 5), np.float32))
-        rows = np.stack([np.interp(4 * np.arange(11) + 3, 16 * np.arange(3) + 15, column) for column in small.T], 1)
-        expected = np.stack([np.interp(4 * np.arange(7) + 3, 16 * np.arange(2) + 15, row) for row in rows])
-        np.testing.assert_allclose(tf.cast(result[0, :, :, 0], tf.float32), expected, rtol=tolerance, atol=tolerance)
+    upsampling = AlignedUpsampling(Grid(16, 15), Grid(4, 3), name="up", dtype=dtype)
+    result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 5), np.float32))
+    rows = np.stack([np.interp(4 * np.arange(11) + 3, 16 * np.arange(3) + 15, column) for column in small.T], 1)
+    expected = np.stack([np.interp(4 * np.arange(7) + 3, 16 * np.arange(2) + 15, row) for row in rows])
+    np.testing.assert_allclose(tf.cast(result[0, :, :, 0], tf.float32), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_the_decoders_parameters_by_hand():
