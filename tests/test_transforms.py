@@ -164,6 +164,10 @@ def test_colours_are_shifted_as_by_hand(shifts):
     expected = np.clip(expected + contrast * (expected - means), 0, 1)
     shifted = transforms.shift_colours(tf.constant(image), *(tf.constant(shift, tf.float32) for shift in shifts))
     np.testing.assert_allclose(shifted, 255 * expected, atol=0.01)
+    # A batch whose first image has other shifts.
+    other, own = (tf.reshape(tf.constant(values, tf.float32), [3, 1, 1, 1, 1]) for values in ((0.3, 0, 0), shifts))
+    of_batch = transforms.shift_colours(tf.stack([image, image]), *tf.unstack(tf.concat([other, own], 1)))
+    np.testing.assert_allclose(of_batch[1], 255 * expected, atol=0.01)
 
 
 def test_shifts_fill_their_ranges_and_half_is_mirrored():
@@ -179,7 +183,9 @@ def test_shifts_fill_their_ranges_and_half_is_mirrored():
     assert 75 <= sum(mirrored) <= 125
 
 
-def test_finish_gives_each_image_its_own_shifts(marked):
+@pytest.mark.parametrize("gpus", [[], ["GPU:0"]], ids=["on CPUs", "as on GPUs"])
+def test_finish_gives_each_image_its_own_shifts(marked, monkeypatch, gpus):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: gpus)
     images = tf.stack([marked[0]] * 2)
     shifts = tf.constant([[0.0, 0.0, 0.0], [0.1, -0.1, 0.2]])
     batch = {"image": images, "label": images[..., 0], "shifts": shifts}

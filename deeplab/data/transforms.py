@@ -96,14 +96,23 @@ def random_resize_or_crop(
     return image, label
 
 
-def shift_colours(image: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
+def shift_colours(images: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
     """Turns the hue, then adds brightness, then scales each channel's distance from its mean by 1 + `contrast`.
 
-    uint8 -> float32 in [0, 255]. The shifts are float32 scalars; 0 changes nothing. Hue is a fraction of the full
-    circle, brightness a fraction of the range of values. Values are clipped to their range after each operation.
+    uint8 [..., height, width, 3] -> float32 in [0, 255]. The shifts are float32: scalars for all images alike, or
+    [batch, 1, 1, 1]; 0 changes nothing. Hue is a fraction of the full circle, brightness a fraction of the range of
+    values. Values are clipped to their range after each operation.
     """
-    values = tf.image.adjust_hue(tf.cast(image, tf.float32), hue)  # works for values of any scale
+    values = tf.cast(images, tf.float32)
+    # Both work for values of any scale.
+    values = tf.image.adjust_hue(values, hue) if hue.shape.rank == 0 else _turn_hues(values, hue)
     values = tf.clip_by_value(values + 255.0 * brightness, 0.0, 255.0)
     # tf.image.adjust_contrast fails on GPUs with deterministic kernels. Mean by rows, then columns: vectorised.
-    means = tf.reduce_mean(tf.reduce_mean(values, 0), 0)
+    means = tf.reduce_mean(tf.reduce_mean(values, -3, keepdims=True), -2, keepdims=True)
     return tf.clip_by_value(values + contrast * (values - means), 0.0, 255.0)
+
+
+def _turn_hues(images: tf.Tensor, hues: tf.Tensor) -> tf.Tensor:
+    """`tf.image.adjust_hue`, whose kernel has one hue for all images, with one of its own for each."""
+    hue, saturation, value = tf.split(tf.image.rgb_to_hsv(images), 3, -1)
+    return tf.image.hsv_to_rgb(tf.concat([tf.math.floormod(hue + hues, 1.0), saturation, value], -1))

@@ -81,7 +81,7 @@ class Loss:
         `pixels` ([K]): for each class, the sum of its probability over its own pixels, the same sum over all valid
         pixels, and the number of its pixels.
         """
-        labels = tf.cast(labels, tf.int32)
+        labels = tf.cast(labels, tf.int64)  # not int32: on GPUs its arithmetic is done by the host
         valid = tf.not_equal(labels, self.ignore_label)
         safe_labels = tf.where(valid, labels, 0)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)

@@ -16,12 +16,13 @@ def confusion_matrix(
 ) -> tf.Tensor:
     """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
 
-    labels and predictions: integers [batch, ...] of one shape. Void is not counted. On GPUs `tf.math.bincount` fails if
-    deterministic kernels are enabled; `deterministic` then counts with products of one-hot rows, which are exact in
-    float32 for images below 2**24 pixels, but slower.
+    labels and predictions: integers [batch, ...] of one shape, with below 2**31 pixels. Void is not counted. On GPUs
+    `DenseBincount` fails if deterministic kernels are enabled; `deterministic` then counts with products of one-hot
+    rows, which are exact in float32 for images below 2**24 pixels, but slower.
     """
     batch_size = tf.shape(labels)[0]
-    labels, predictions = (tf.cast(tf.reshape(x, [batch_size, -1]), tf.int32) for x in (labels, predictions))
+    # Not int32: on GPUs its arithmetic is done by the host.
+    labels, predictions = (tf.reshape(tf.cast(x, tf.int64), [batch_size, -1]) for x in (labels, predictions))
     valid = tf.not_equal(labels, ignore_label)
     if deterministic:
         truth = tf.one_hot(tf.where(valid, labels, -1), num_classes)
@@ -29,8 +30,9 @@ def confusion_matrix(
         return tf.reduce_sum(tf.cast(counts, tf.int64), 0)
     num_bins = num_classes * num_classes + 1
     bins = tf.where(valid, labels * num_classes + predictions, num_bins - 1)
-    counts = tf.math.bincount(tf.reshape(bins, [-1]), minlength=num_bins, maxlength=num_bins)
-    return tf.cast(tf.reshape(counts[:-1], [num_classes, num_classes]), tf.int64)
+    # tf.math.bincount would look for the largest bin first.
+    counts = tf.raw_ops.DenseBincount(input=tf.reshape(bins, [-1]), size=num_bins, weights=tf.zeros([0], tf.int32))
+    return tf.reshape(tf.cast(counts, tf.int64)[:-1], [num_classes, num_classes])
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,10 @@ class ReplicaStep:
             variable.assign(value)
 
     def zeros(self) -> dict[str, Any]:
-        """The result of `gradients` for no images."""
+        """The result of `gradients` for no images, without the gradients."""
         num_classes = self._loss.num_classes
         void = tf.fill([1, 1, 1], self._loss.ignore_label)
         return {
-            "gradients": [tf.zeros(variable.shape) for variable in self._model.trainable_variables],
             "sums": [self._loss.sums(tf.zeros([1, 1, 1, num_classes]), void) for _ in self._output_weights],
             "confusion": tf.zeros([num_classes, num_classes], tf.int64),
         }
@@ -106,7 +105,7 @@ class ReplicaStep:
         with tf.GradientTape() as tape:
             outputs = keras.tree.flatten(self._model(batch["image"], training=True))
             sums = [self._loss.sums(logits, batch["label"]) for logits in outputs]
-        predictions = tf.argmax(outputs[0], -1, tf.int32)
+        predictions = tf.argmax(outputs[0], -1)
         confusion = confusion_matrix(
             batch["label"], predictions, self._loss.num_classes, self._loss.ignore_label, self._deterministic
         )
@@ -133,8 +132,8 @@ class ReplicaStep:
 
         An update that overflows in float16 is skipped, and the changes of its forward passes are undone.
         """
-        parts = _on_device(found["gradients"])
-        gradients = self._with_weight_decay(tf.distribute.get_replica_context().all_reduce("SUM", parts))
+        parts = tf.distribute.get_replica_context().all_reduce("SUM", found["gradients"])
+        gradients = self._with_weight_decay(parts)
         norm = tf.linalg.global_norm(gradients)
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
@@ -216,14 +215,10 @@ def make_train_step(
     """
     exact_counts = deterministic or settings.jit_compile  # XLA has no bincount either
     step = ReplicaStep(state, loss, settings, weight_decay, exact_counts, finish)
-    update = _make_update(strategy, step, settings)
     variables = state.training_model.trainable_variables
+    update = _make_update(strategy, step, settings, variables)
     # With determinism, TensorFlow refuses a clock; on a GPU, the host would have to wait for the device.
     has_clock = not deterministic and not tf.config.list_logical_devices("GPU")
-
-    def one_step(batch: Batch) -> Totals:
-        # The same on all replicas.
-        return {name: strategy.experimental_local_results(value)[0] for name, value in update(batch).items()}
 
     @tf.function
     def train_step(iterator: Iterator, num_steps: tf.Tensor) -> Totals:
@@ -235,7 +230,7 @@ def make_train_step(
             done_at = _time_after(totals) if has_clock else 0.0
             batch = next(iterator)
             ready_at = _time_after(done_at, batch) if has_clock else 0.0
-            step_totals = {"steps": tf.constant(1.0), **one_step(batch)}
+            step_totals = {"steps": tf.constant(1.0), **_of_one_replica(strategy, update(batch))}
             if has_clock:
                 step_totals["data_wait_seconds"] = tf.cast(ready_at - done_at, tf.float32)
             totals = _add(totals, step_totals)
@@ -248,7 +243,7 @@ def make_train_step(
 
 
 def _make_update(
-    strategy: tf.distribute.Strategy, step: ReplicaStep, settings: StepSettings
+    strategy: tf.distribute.Strategy, step: ReplicaStep, settings: StepSettings, variables: list[keras.Variable]
 ) -> Callable[[Batch], Totals]:
     """A function: distributed batch -> totals of each replica; in micro-batches if the settings ask for several."""
 
@@ -263,21 +258,43 @@ def _make_update(
     if settings.accumulate_steps == 1:
         return lambda batch: strategy.run(whole, args=(batch,))
 
+    # Each replica's own, in variables: tensors that a loop carries would all be kept on the first device.
+    with strategy.scope():
+        own_gradients = [
+            tf.Variable(
+                tf.zeros(variable.shape),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+            for variable in variables
+        ]
     add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
-    add_gradients = compiled(lambda batch, sums, found: _add(found, step.gradients(batch, sums)))
+
+    @compiled
+    def start() -> tuple[dict[str, Any], list[tf.Tensor]]:
+        for own in own_gradients:
+            own.assign(tf.zeros(own.shape))
+        return step.zeros(), step.read_state()
+
+    @compiled
+    def add_gradients(batch: Batch, sums: list[dict[str, tf.Tensor]], found: dict[str, Any]) -> dict[str, Any]:
+        more = step.gradients(batch, sums)
+        for own, gradient in zip(own_gradients, more.pop("gradients"), strict=True):
+            own.assign_add(gradient)
+        return _add(found, more)
 
     @compiled
     def update_from_parts(found: dict[str, Any], state_before: list[tf.Tensor]) -> Totals:
-        sums = sum_over_replicas({name: found[name] for name in ("sums", "confusion")})
-        return step.update(found | sums, state_before)
+        gradients = [tf.identity(own) for own in own_gradients]
+        return step.update({"gradients": gradients, **sum_over_replicas(found)}, state_before)
 
     def micro_batch(batch: Batch, index: tf.Tensor) -> Batch:
         size = tf.shape(batch["label"])[0] // settings.accumulate_steps
         return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
 
     def update(batch: Batch) -> Totals:
-        state_before = strategy.run(step.read_state)
-        found = strategy.run(step.zeros)
+        found, state_before = strategy.run(start)
         sums = found["sums"]
         for index in tf.range(settings.accumulate_steps):
             sums = strategy.run(lambda b, i, s: add_sums(micro_batch(b, i), s), args=(batch, index, sums))
@@ -309,21 +326,26 @@ def make_evaluate_step(
 
     def replica_step(batch: Batch) -> tuple[Totals, tf.Tensor]:
         logits = predict(batch["image"])
-        predictions = tf.argmax(logits, -1, tf.int32)
+        predictions = tf.argmax(logits, -1)
         totals = {name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, batch["label"]).items()}
         totals["confusion"] = confusion_matrix(
             batch["label"], predictions, loss.num_classes, loss.ignore_label, deterministic
         )
         totals["num_images"] = tf.reduce_sum(batch["is_example"])
-        return totals, tf.cast(predictions, tf.uint8)
+        return sum_over_replicas(totals), tf.cast(predictions, tf.uint8)
 
     @tf.function
     def evaluate_step(iterator: Iterator) -> tuple[Totals, tf.Tensor, Batch]:
         batch = next(iterator)
         totals, predictions = strategy.run(replica_step, args=(batch,))
-        return {name: strategy.reduce("SUM", value, axis=None) for name, value in totals.items()}, predictions, batch
+        return _of_one_replica(strategy, totals), predictions, batch
 
     return evaluate_step
+
+
+def _of_one_replica(strategy: tf.distribute.Strategy, totals: Totals) -> Totals:
+    """The totals of this process's first replica; those of all replicas are the same."""
+    return {name: strategy.experimental_local_results(value)[0] for name, value in totals.items()}
 
 
 def _own_statistics(model: keras.Model) -> list[tf.Variable]:
