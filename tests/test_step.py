@@ -31,7 +31,7 @@ BATCH = 4
 STEPS = 5
 
 
-def _small_model(auxiliary_head=False, dropout_rate=0.0):
+def small_model(auxiliary_head=False, dropout_rate=0.0):
     """A network with the relevant parts: dilated convolutions, synchronised batch normalisation, a classifier."""
     images = keras.Input((None, None, 3), dtype="uint8")
     features = keras.layers.Rescaling(1 / 255)(images)
@@ -102,7 +102,7 @@ def train_small(
     keras.config.set_dtype_policy({"float32": "float32"}.get(precision, f"mixed_{precision}"))
     with strategy.scope():
         keras.utils.set_random_seed(3)
-        model = _small_model(auxiliary_weight > 0, dropout_rate)
+        model = small_model(auxiliary_weight > 0, dropout_rate)
         if frozen:
             freeze_batch_norm(model)
         if not synchronized:
@@ -176,7 +176,7 @@ def test_the_auxiliary_loss_counts_with_its_weight():
     keras.utils.set_random_seed(3)
     strategy = make_strategy(2)
     with strategy.scope():
-        model = _small_model(auxiliary_head=True)
+        model = small_model(auxiliary_head=True)
         schedule = Schedule(ScheduleSettings("constant", 0), 0.1, STEPS, tf.Variable(1.0, trainable=False))
         optimizer = make_optimizer(
             OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
@@ -184,7 +184,7 @@ def test_the_auxiliary_loss_counts_with_its_weight():
             model.trainable_variables,
             loss_scaling=False,
         )
-    copy = _small_model(auxiliary_head=True)
+    copy = small_model(auxiliary_head=True)
     copy.set_weights(model.get_weights())
     loss = Loss(K, LossSettings(auxiliary_weight=0.4))
     with tf.GradientTape() as tape:
@@ -235,7 +235,7 @@ def test_forward_passes_before_the_gradient_leave_no_trace(loss_name):
     path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
-    model = _small_model()
+    model = small_model()
     features = model.layers[2](model.layers[1](batch["image"])).numpy()
     expected = np.zeros(8)
     for images in (features[[0, 2]], features[[1, 3]]):  # the first images of both replicas, then the second ones
@@ -261,7 +261,7 @@ def test_a_clipped_update_by_hand():
         strategy = make_strategy(2)
         with strategy.scope():
             keras.utils.set_random_seed(3)
-            model = _small_model()
+            model = small_model()
             before = [variable.numpy().astype(np.float64) for variable in model.trainable_variables]
             schedule = Schedule(ScheduleSettings("constant", 0), 1.0, STEPS, tf.Variable(1.0, trainable=False))
             optimizer = make_optimizer(
@@ -394,7 +394,7 @@ def test_moving_statistics_follow_the_global_batch():
     path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
-    model = _small_model()
+    model = small_model()
     features = model.layers[2](model.layers[1](batch["image"])).numpy()
     np.testing.assert_allclose(weights[path], 0.01 * features.mean((0, 1, 2)), rtol=1e-4, atol=1e-7)
     variance = path.replace("moving_mean", "moving_variance")
@@ -410,7 +410,7 @@ def test_without_synchronisation_moving_statistics_are_the_mean_over_replicas(st
     path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
-    model = _small_model()
+    model = small_model()
     features = model.layers[2](model.layers[1](batch["image"])).numpy()
     per_replica = 2 // step_options.get("accumulate_steps", 1)
     mean, variance = np.zeros(8), np.ones(8)
@@ -565,7 +565,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     strategy = make_strategy(num_replicas)
     with strategy.scope():
         keras.utils.set_random_seed(1)
-        model = _small_model()
+        model = small_model()
     loss = Loss(K, LossSettings("cross_entropy_dice"))
     seen = []
 
@@ -613,7 +613,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
 def _initial_weights():
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
-    model = _small_model()
+    model = small_model()
     return {variable.path: variable.numpy() for variable in model.trainable_variables}
 
 
@@ -692,17 +692,33 @@ def test_a_step_takes_few_all_reduces(options, expected, change, of_normalisatio
     keras.config.set_dtype_policy("mixed_float16" if "precision" in options else "float32")
     strategy = make_strategy(2)
     with strategy.scope():
-        model = _small_model(options.pop("auxiliary_head", False))
+        model = small_model(options.pop("auxiliary_head", False))
         if change:
             change(model)
     train, iterator = _trace(model, strategy, _batches(), **options)
     assert _collectives(train, iterator, 2) == of_normalisation + expected
 
 
+def test_accumulated_gradients_stay_on_their_replica():
+    """A loop keeps the tensors that it carries on the first device: the images and a few sums, but no gradients."""
+    strategy = make_strategy(2)
+    with strategy.scope():
+        model = small_model()
+    train, iterator = _trace(model, strategy, _batches(), accumulate_steps=2)
+    graph = train.get_concrete_function(iterator, tf.constant(1)).graph.as_graph_def()
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    carried = collections.Counter()
+    for node in (node for nodes in bodies for node in nodes if node.op == "While"):
+        for dtype, shape in zip(node.attr["T"].list.type, node.attr["output_shapes"].list.shape, strict=True):
+            carried[tuple(size.size for size in shape.dim)] += tf.dtypes.as_dtype(dtype) == tf.float32
+    kernels = [tuple(v.shape) for v in model.trainable_variables if v.path.endswith("kernel")]
+    assert kernels and not any(carried[kernel] for kernel in kernels)
+
+
 def test_a_step_of_one_replica_takes_no_all_reduce():
     strategy = make_strategy(1)
     with strategy.scope():
-        model = _small_model()
+        model = small_model()
     assert _collectives(*_trace(model, strategy, _batches()), 1) == 0
 
 
@@ -751,7 +767,7 @@ def test_time_without_a_batch_is_reported():
     }
     strategy = make_strategy(1)
     with strategy.scope():
-        model = _small_model()
+        model = small_model()
         schedule = Schedule(ScheduleSettings("constant", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
         optimizer = make_optimizer(
             OptimizerSettings("sgd", momentum=0.9, weight_decay=0.0), schedule, model.trainable_variables, False

@@ -25,6 +25,12 @@ PREFETCHED_BATCHES = 4
 PARALLEL_CALLS = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 """One per core, and one waiting."""
 
+BATCH_CALLS = 2
+"""Batches that are put together at the same time: copying into one takes a single thread."""
+
+PREFETCHED_RECORDS = 512
+"""Encoded examples held for the start of an epoch, about 50 MB of VOC's."""
+
 ALONE = tf.distribute.InputContext()
 """One worker with one replica, which takes the whole batch."""
 
@@ -87,7 +93,9 @@ def training_batches(
         _training_records(split, seed, first_example, repeats)
         .filter(lambda index, record: _is_mine(index - first_example, global_batch_size, context))
         .map(decode, num_parallel_calls=PARALLEL_CALLS)
-        .batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
+        .batch(
+            context.get_per_replica_batch_size(global_batch_size), drop_remainder=True, num_parallel_calls=BATCH_CALLS
+        )
         # Known to be endless: otherwise workers would ask each other for each batch whether there is one.
         .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         .prefetch(PREFETCHED_BATCHES)
@@ -136,7 +144,8 @@ def _training_records(split: Split, seed: int, first_example: int, repeats: Repe
         return shuffled.enumerate(epoch * num_examples)
 
     first_epoch, skipped = divmod(first_example, num_examples)
-    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(skipped)
+    ordered = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(skipped)
+    return ordered.prefetch(PREFETCHED_RECORDS)  # meanwhile the next epoch fills its buffer
 
 
 @dataclass(frozen=True)
@@ -298,9 +307,10 @@ def _options() -> tf.data.Options:
     """The order is fixed: workers agree on which worker takes which record, and a restart continues where it stopped.
 
     tf.data's autotuning is off: the number of parallel calls is known, and ending the tuning thread can take long
-    (docs/design.md, data).
+    (docs/design.md, data). Its threads are its own, so that a step's kernels do not wait for decoding.
     """
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
+    options.threading.private_threadpool_size = PARALLEL_CALLS
     return options

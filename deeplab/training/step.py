@@ -290,8 +290,8 @@ def _make_update(
         return step.update({"gradients": gradients, **sum_over_replicas(found)}, state_before)
 
     def micro_batch(batch: Batch, index: tf.Tensor) -> Batch:
-        size = tf.shape(batch["label"])[0] // settings.accumulate_steps
-        return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
+        shapes = {name: [settings.accumulate_steps, -1, *value.shape[1:]] for name, value in batch.items()}
+        return {name: tf.reshape(value, shapes[name])[index] for name, value in batch.items()}
 
     def update(batch: Batch) -> Totals:
         found, state_before = strategy.run(start)
