@@ -1,4 +1,6 @@
-"""A run started by commit 3a48a9e continues exactly.
+"""Runs of earlier versions continue exactly.
+
+Biases in front of batch normalisation, as ResNets had them, are folded into the moving means.
 
 `golden/checkpoint_3a48a9e` was written by that commit after three steps of the network below, with counters set by
 hand; `expected.npz` holds all variables at that point, and after three more steps of that commit.
@@ -13,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab.model.convolution import AtrousConv2D
+from deeplab.model.normalization import BatchNormalization
 from deeplab.run.checkpoints import Checkpoints
 from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
@@ -93,3 +96,71 @@ def test_training_continues_as_it_did_then(resumed):
     with np.load(GOLDEN / "expected.npz") as expected:
         assert float(totals["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
     _assert_variables(resumed, "after", rtol=2e-5)
+
+
+def _resnet(biased):
+    """Two convolutions with Keras's names, and a classifier, whose bias stays."""
+    keras.backend.clear_session()
+    images = keras.Input((None, None, 3), dtype="uint8")
+    features = keras.layers.Rescaling(1 / 255)(images)
+    for name in ("conv1", "conv2_block1_0"):
+        features = AtrousConv2D(4, 3, padding="same", use_bias=biased, name=f"{name}_conv")(features)
+        features = BatchNormalization(name=f"{name}_bn")(features)
+        features = keras.layers.ReLU()(features)
+    return keras.Model(images, AtrousConv2D(K, 1, dtype="float32", name="logits")(features))
+
+
+def _state(model, optimizer_name, ema_momentum, loss_scaling):
+    schedule = Schedule(ScheduleSettings("polynomial", 1), 0.02, 9, tf.Variable(1.0, trainable=False))
+    settings = OptimizerSettings(optimizer_name, weight_decay=1e-2, ema_momentum=ema_momentum)
+    optimizer = make_optimizer(settings, schedule, model.trainable_variables, loss_scaling)
+    return TrainState(model, model, optimizer, schedule)
+
+
+def _train(state):
+    train_step = make_train_step(tf.distribute.get_strategy(), state, Loss(K), weight_decay=1e-2)
+    return float(train_step(iter(_later_batches()), tf.constant(3))["loss"])
+
+
+def _by_path(state):
+    return {variable.path: variable.numpy() for variable in [*state.model.variables, *state.optimizer.variables]}
+
+
+@pytest.mark.parametrize(
+    "optimizer", [("sgd", 0.9, False), ("sgd", 0.0, True), ("adamw", 0.9, False)], ids=["ema", "loss scaling", "adamw"]
+)
+def test_biases_before_batch_normalisation_are_folded(tmp_path, optimizer):
+    keras.utils.set_random_seed(5)
+    old = _state(_resnet(biased=True), *optimizer)
+    _train(old)
+    rng = np.random.default_rng(0)
+    for variable in old.model.variables:
+        if variable.path.endswith("_conv/bias"):
+            variable.assign(rng.normal(0.0, 0.5, variable.shape))
+        elif variable.path.endswith("moving_mean"):
+            variable.assign(rng.normal(0.0, 0.2, variable.shape))
+    Checkpoints(tmp_path, tmp_path, old).save_latest()
+    before = _by_path(old)
+    images = next(iter(_later_batches()))["image"]
+    logits = old.model(images, training=False).numpy()
+    new = _state(_resnet(biased=False), *optimizer)
+    assert Checkpoints(tmp_path, tmp_path / "saved", new).restore_latest() is not None
+    restored = _by_path(new)
+    gone = {path for path in before if "conv_bias" in path or path.endswith("conv/bias")}
+    assert len(gone) == 2 * {"ema": 3, "loss scaling": 2, "adamw": 4}[_id(optimizer)]
+    assert restored.keys() == before.keys() - gone
+    for path, value in restored.items():
+        bias = before[path.replace("_bn/moving_mean", "_conv/bias")] if path.endswith("moving_mean") else 0
+        np.testing.assert_array_equal(value, before[path] - bias, err_msg=path)
+    np.testing.assert_allclose(new.model(images, training=False), logits, atol=1e-5)
+
+    assert _train(new) == pytest.approx(_train(old), rel=1e-5)
+    after, expected = _by_path(new), _by_path(old)
+    for path in after.keys() - {path for path in after if path.endswith("moving_mean")}:
+        np.testing.assert_allclose(after[path], expected[path], atol=1e-4 * max(1, np.abs(expected[path]).max()))
+    np.testing.assert_allclose(new.model(images, training=False), old.model(images, training=False), atol=1e-3)
+
+
+def _id(optimizer):
+    name, _, loss_scaling = optimizer
+    return "loss scaling" if loss_scaling else "ema" if name == "sgd" else name

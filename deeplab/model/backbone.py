@@ -106,10 +106,11 @@ def atrous_backbone(
     A convolution that would exceed the output stride gets stride 1, and every spatial kernel that read the coarser
     grid reads the finer one with holes (arXiv 1706.05587, figure 3). Squeeze-and-excitation (MobileNetV3,
     EfficientNetV2) averages over the finer grid. All batch normalisation is synchronised over replicas, and dropout
-    does not depend on their number. Input: float [batch, height, width, 3] as the application's own preprocessing
-    returns it. Outputs: the last features, float [batch, height / output_stride, width / output_stride, channels]
-    (ResNets round up, the others may be one short), the features of `auxiliary_layer`, at stride 16 or at the output
-    stride if that is smaller, and those of `low_level_layer` at stride 4.
+    does not depend on their number. A convolution before it has no bias, which it would subtract again: that of the
+    application is folded into the moving mean. Input: float [batch, height, width, 3] as the application's own
+    preprocessing returns it. Outputs: the last features, float [batch, height / output_stride, width /
+    output_stride, channels] (ResNets round up, the others may be one short), the features of `auxiliary_layer`, at
+    stride 16 or at the output stride if that is smaller, and those of `low_level_layer` at stride 4.
 
     Args:
         name: a key of `BACKBONES`.
@@ -128,18 +129,24 @@ def atrous_backbone(
         raise UsageError(f"--multi_grid={','.join(map(str, multi_grid))}: {name} has no multi-grid units; leave it out")
     base = _build_base(backbone, name, weights)
     plan = _plan(base, output_stride, backbone.unit_pattern, multi_grid)
+    folded = _biases_to_fold(base)
 
     def convert(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config() | plan[layer.name]
         if isinstance(layer, keras.layers.BatchNormalization):
             config |= {"synchronized": True, "momentum": batch_norm_momentum}
+        if layer.name in folded:
+            config |= {"use_bias": False}
         kind = _OWN_KINDS.get(type(layer), type(layer))
         return kind.from_config(config)
 
     atrous = keras.models.clone_model(base, clone_function=convert)
     for layer in base.layers:
         if layer.weights:
-            atrous.get_layer(layer.name).set_weights(layer.get_weights())
+            weights_of_layer = layer.get_weights()
+            atrous.get_layer(layer.name).set_weights(weights_of_layer[: 1 if layer.name in folded else None])
+    for convolution, normalisation in folded.items():
+        atrous.get_layer(normalisation).moving_mean.assign_sub(base.get_layer(convolution).bias)
     inner = [atrous.get_layer(layer).output for layer in (backbone.auxiliary_layer, backbone.low_level_layer)]
     return keras.Model(atrous.input, [atrous.output, *inner], name=atrous.name)
 
@@ -166,6 +173,17 @@ def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Mod
             f"--backbone_weights={weights}: no weights of {name} without its top there ({reason}); "
             "give the path of a weights file, or none for random weights"
         ) from error
+
+
+def _biases_to_fold(base: keras.Model) -> dict[str, str]:
+    """Convolutions with a bias that only a batch normalisation reads: names of both."""
+    pairs = {}
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            source = layer.input._keras_history.operation
+            if getattr(source, "use_bias", False) and len(source._outbound_nodes) == 1:
+                pairs[source.name] = layer.name
+    return pairs
 
 
 def _plan(

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import sync, write_text
+from deeplab.run.old_checkpoints import in_current_form
 from deeplab.settings import setting
 from deeplab.training.state import TrainState
 
@@ -203,7 +204,8 @@ def check_whole(path: str) -> None:
 
 def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
     try:
-        status = checkpoint.restore(path).expect_partial()  # no warnings about variables that only training needs
-        status.assert_existing_objects_matched()
+        with in_current_form(path) as current:
+            status = checkpoint.restore(current).expect_partial()  # no warnings about what only training needs
+            status.assert_existing_objects_matched()
     except (AssertionError, ValueError) as error:
         raise DataError(f"{path}: not a checkpoint of this model: {str(error).splitlines()[0]}") from error
