@@ -1,6 +1,7 @@
 """The choice of devices, with GPUs played by stand-ins: no GPU is needed."""
 
 import logging
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,8 @@ def play(monkeypatch):
             monkeypatch.setattr(tf.distribute, name, type(name, (), {"__init__": _keep_arguments}))
         return settings
 
+    monkeypatch.setenv("TF_GPU_THREAD_MODE", "")  # so that it is reset afterwards
+    monkeypatch.delenv("TF_GPU_THREAD_MODE")
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return machine
@@ -47,6 +50,18 @@ def _keep_arguments(self, *arguments, **named):
 
 def _chosen(strategy):
     return type(strategy).__name__, *strategy.arguments
+
+
+def test_gpus_launch_kernels_from_threads_of_their_own(play, monkeypatch):
+    play(0)
+    make_strategy(DeviceSettings())
+    assert "TF_GPU_THREAD_MODE" not in os.environ
+    play(2)
+    make_strategy(DeviceSettings())
+    assert os.environ["TF_GPU_THREAD_MODE"] == "gpu_private"
+    monkeypatch.setenv("TF_GPU_THREAD_MODE", "global")
+    make_strategy(DeviceSettings())
+    assert os.environ["TF_GPU_THREAD_MODE"] == "global"
 
 
 def test_one_device_takes_the_first_gpu_or_the_cpu(play):

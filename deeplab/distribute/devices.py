@@ -101,6 +101,9 @@ def _set_devices(num_gpus: int | None, num_cpu_replicas: int, most: int | None) 
     for gpu in present[:num_gpus]:
         gpus.check(gpu)
         tf.config.experimental.set_memory_growth(gpu, True)
+    if num_gpus:
+        # TensorFlow reads it when it starts to use the GPUs. Their kernels then do not wait for decoding on the host.
+        os.environ.setdefault("TF_GPU_THREAD_MODE", "gpu_private")
     if num_cpu_replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_cpu_replicas)

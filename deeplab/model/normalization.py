@@ -1,6 +1,7 @@
 """Batch normalisation by the fused kernels, synchronised over replicas by one all-reduce in each direction."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -52,12 +53,11 @@ def _local(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) ->
 
 def _without_bessel(variance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """Undoes the kernel's Bessel correction, which Keras does not apply; 0 for a single value, where cuDNN has NaN."""
-    known_count = x.shape[:-1].num_elements()
-    if known_count == 1:
-        return tf.zeros_like(variance)
-    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    count = _count(x)
     factor = (count - 1.0) / count
-    return variance * factor if known_count else tf.math.multiply_no_nan(variance, factor)
+    if tf.is_tensor(count):
+        return tf.math.multiply_no_nan(variance, factor)
+    return variance * factor if factor else tf.zeros_like(variance)
 
 
 def _frozen(
@@ -87,18 +87,15 @@ def _synchronised(
     kernel's own normalised values are (z + shift) / ratio.
     """
     context = tf.distribute.get_replica_context()
-    num_replicas = context.num_replicas_in_sync
-    count = x.shape[:-1].num_elements()  # of values per channel
-    if count is None:
-        count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    gamma, beta = map(tf.convert_to_tensor, (gamma, beta))
+    # Outside of the function with its own gradient: statistics as its results would get gradients of zeros.
+    _, own_mean, own_variance, *reserved = _local(x, gamma, beta, epsilon)
+    own_variance = _without_bessel(own_variance, x)
+    mean, variance = _over_replicas(context, own_mean, own_variance)
 
     @tf.custom_gradient
     def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
-        _, own_mean, own_variance, *reserved = _local(x, gamma, beta, epsilon)
-        own_variance = _without_bessel(own_variance, x)
-        mean, variance = _over_replicas(context, own_mean, own_variance)
-
-        def gradient(slopes: tf.Tensor, *_: object) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        def gradient(slopes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             inverse = tf.math.rsqrt(variance + epsilon)
             ratio = tf.sqrt(own_variance + epsilon) * inverse
             shift = (mean - own_mean) * inverse
@@ -116,13 +113,18 @@ def _synchronised(
             # The kernel subtracted the means over this replica of slopes and of slopes * z; due are those over all.
             own_slope = by_own_scale / ratio
             subtracted = tf.stack([by_beta + shift * own_slope, own_slope])
-            due = context.all_reduce("SUM", tf.stack([by_beta, by_gamma])) * (1.0 / num_replicas)
-            offset, scale = tf.unstack(gamma * inverse * (1.0 / count) * (subtracted - due))
+            due = context.all_reduce("SUM", tf.stack([by_beta, by_gamma])) * (1.0 / context.num_replicas_in_sync)
+            offset, scale = tf.unstack(gamma * inverse * (1.0 / _count(x)) * (subtracted - due))
             return by_x + _affine(x, scale, offset, mean, variance, epsilon), by_gamma, by_beta
 
-        return (_affine(x, gamma, beta, mean, variance, epsilon), mean, variance), gradient
+        return _affine(x, gamma, beta, mean, variance, epsilon), gradient
 
-    return normalise(x, tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))
+    return normalise(x, gamma, beta), mean, variance
+
+
+def _count(x: tf.Tensor) -> float | tf.Tensor:
+    """The number of values per channel; a plain number if the shape is known, which saves operations."""
+    return x.shape[:-1].num_elements() or tf.cast(tf.size(x) // x.shape[-1], tf.float32)
 
 
 def _over_replicas(
@@ -133,8 +135,9 @@ def _over_replicas(
     Each replica adds its own to zeros, so that all see those of all. The difference of a mean of squares and a squared
     mean, which sums over replicas would suffice for, loses digits where the mean is large compared with the deviation.
     """
-    is_own = tf.reshape(tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync), [-1, 1, 1])
+    replica = int(tf.get_static_value(context.replica_id_in_sync_group))
+    is_own = np.eye(context.num_replicas_in_sync, dtype=np.float32)[replica, :, np.newaxis, np.newaxis]
     of_all = context.all_reduce("SUM", is_own * tf.stack([mean, variance]))
-    global_mean, within = tf.unstack(tf.reduce_mean(of_all, 0))
-    between = tf.reduce_mean(tf.math.squared_difference(of_all[:, 0], global_mean), 0)
-    return global_mean, within + between
+    means, variances = tf.unstack(of_all, axis=1)
+    global_mean = tf.reduce_mean(means, 0)
+    return global_mean, tf.reduce_mean(variances + tf.math.squared_difference(means, global_mean), 0)

@@ -132,17 +132,21 @@ class ReplicaStep:
 
         An update that overflows in float16 is skipped, and the changes of its forward passes are undone.
         """
-        parts = tf.distribute.get_replica_context().all_reduce("SUM", found["gradients"])
-        gradients = self._with_weight_decay(parts)
-        norm = tf.linalg.global_norm(gradients)
+        context, variables = tf.distribute.get_replica_context(), self._model.trainable_variables
+        parts = self._with_weight_decay(found["gradients"], 1.0 / context.num_replicas_in_sync)
+        # As one vector: TensorFlow would pack the parts for the all-reduce anyway, and the norm is one kernel.
+        gradient = context.all_reduce("SUM", tf.concat([tf.reshape(part, [-1]) for part in parts], 0))
+        norm = tf.linalg.global_norm([gradient])
         if self._clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
+            (gradient,), _ = tf.clip_by_global_norm([gradient], self._loss_scaled(self._clip_norm), norm)
         # The norm is not finite if any value is not, on any replica. It takes half the time of checking each value.
         not_finite = ~tf.math.is_finite(norm)
         skipped = tf.constant(False)
         if self._scaled:
             skipped = not_finite & (self._optimizer.dynamic_scale >= MIN_LOSS_SCALE)
-        self._optimizer.apply(gradients, self._model.trainable_variables)
+        parts = tf.split(gradient, [variable.shape.num_elements() for variable in variables])
+        gradients = [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
+        self._optimizer.apply(gradients, variables)
         self._average_statistics()
         if self._scaled:
             for variable, before in zip(self._state, state_before, strict=True):
@@ -182,10 +186,11 @@ class ReplicaStep:
     def _loss_scaled(self, value: tf.Tensor) -> tf.Tensor:
         return self._optimizer.scale_loss(value) if self._scaled else value
 
-    def _with_weight_decay(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    def _with_weight_decay(self, gradients: list[tf.Tensor], share: float) -> list[tf.Tensor]:
+        """The gradients of one replica, with its share of the weight decay's."""
         if not self._weight_decay:
             return gradients
-        decay = self._loss_scaled(self._weight_decay)
+        decay = self._loss_scaled(self._weight_decay * share)
         pairs = zip(gradients, self._model.trainable_variables, strict=True)
         return [g + decay * variable.value if is_kernel(variable) else g for g, variable in pairs]
 
