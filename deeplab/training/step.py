@@ -263,17 +263,8 @@ def _make_update(
     if settings.accumulate_steps == 1:
         return lambda batch: strategy.run(whole, args=(batch,))
 
-    # Each replica's own, in variables: tensors that a loop carries would all be kept on the first device.
     with strategy.scope():
-        own_gradients = [
-            tf.Variable(
-                tf.zeros(variable.shape),
-                trainable=False,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.SUM,
-            )
-            for variable in variables
-        ]
+        own_gradients = _accumulators(variables)
     add_sums = compiled(lambda batch, sums: _add(sums, step.sums(batch)))
 
     @compiled
@@ -314,6 +305,15 @@ def _make_update(
         return strategy.run(update_from_parts, args=(found, state_before))
 
     return update
+
+
+def _accumulators(variables: list[keras.Variable]) -> list[tf.Variable]:
+    """For each variable one of its shape, with a value of its own on each replica.
+
+    Tensors that a loop carries would all be kept on the first device.
+    """
+    own = {"synchronization": tf.VariableSynchronization.ON_READ, "aggregation": tf.VariableAggregation.SUM}
+    return [tf.Variable(tf.zeros(variable.shape), trainable=False, **own) for variable in variables]
 
 
 def make_evaluate_step(
