@@ -63,10 +63,10 @@ def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
     return measure
 
 
-def sgd_state(model: keras.Model) -> TrainState:
+def sgd_state(model: keras.Model, loss_scaling: bool = False) -> TrainState:
     """The state for a step of SGD with momentum; call it in the strategy's scope."""
     schedule = Schedule(ScheduleSettings("constant"), 0.001, 1, tf.Variable(1.0, trainable=False))
-    optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, loss_scaling=False)
+    optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, loss_scaling)
     return TrainState(model, model, optimizer, schedule)
 
 

@@ -41,7 +41,7 @@ from deeplab.training.step import make_evaluate_step, make_train_step
 NUM_CLASSES = 21
 STEPS_PER_CALL = 10
 EXAMPLES = 64
-TIME_LIMIT = 600  # seconds
+TIME_LIMIT, ROW_LIMIT = 600, 300  # seconds
 SHOWN_KERNELS = 15
 
 NORMALISATION = {
@@ -105,7 +105,7 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
         backbone = "mobilenet_v2" if row.on_cpus else "resnet50"
         model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), backbone))
         NORMALISATION[row.normalisation](model)
-        state = sgd_state(model)
+        state = sgd_state(model, loss_scaling=row.precision == "float16")
     batches = _batches(row, strategy, shards)
     if row.work == "evaluation":
         evaluate = make_evaluate_step(strategy, make_predictor(model), Loss(NUM_CLASSES))
@@ -182,6 +182,15 @@ def _kernel_seconds(logdir: str) -> dict[str, float]:
     return seconds
 
 
+def _in_a_process(row: Row, shards: Path) -> dict[str, Any]:
+    """As `measure`, in a process of its own, which may die or hang without an end of the others."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        try:
+            return pool.apply_async(_safely, (row, shards)).get(ROW_LIMIT)
+        except multiprocessing.TimeoutError:
+            return {"error": f"no result after {ROW_LIMIT} s"}
+
+
 def _safely(row: Row, shards: Path) -> dict[str, Any]:
     """As `measure`; an error, such as too little memory, is a result."""
     try:
@@ -198,21 +207,20 @@ def main() -> None:
     gpus = len(tf.config.list_physical_devices("GPU"))
     if not gpus and not on_cpus:
         parser.error("TensorFlow sees no GPU here; --on_cpus tries the script on CPUs")
+    # This process only draws images; TensorFlow would take the memory of all GPUs for it.
+    tf.config.set_visible_devices([], "GPU")
     deadline = time.monotonic() + TIME_LIMIT
     measured: dict[Row, dict[str, Any]] = {}
     print("| work | replicas | batch each | precision | normalisation | from | images/s | GiB | start, s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    with (
-        multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
-        tempfile.TemporaryDirectory() as name,
-    ):
+    with tempfile.TemporaryDirectory() as name:
         shards = Path(name)
         write_shards(shards, images_of_vocs_size(shards, EXAMPLES))
         for row in rows(2 if on_cpus else gpus, on_cpus):
             if time.monotonic() > deadline:
                 print("\nThe time is up: the other rows were left out.")
                 break
-            result = measured[replace(row, is_profiled=False)] = pool.apply(_safely, (row, shards))
+            result = measured[replace(row, is_profiled=False)] = _in_a_process(row, shards)
             cells = [row.work, row.replicas, row.batch, row.precision, row.normalisation, row.source]
             cells += [result.get("error") or f"{result['images']:.1f}"]
             cells += [f"{result[each]:.1f}" if each in result else "-" for each in ("memory", "start")]

@@ -13,9 +13,10 @@ if [ -e "$report" ]; then
     exit 2
 fi
 python=${PYTHON:-.venv/bin/python}
-[ -x "$python" ] || python=python3
+command -v "$python" >/dev/null || python=python3
 export TF_CPP_MIN_LOG_LEVEL=2
 status=$(mktemp)
+partial=$(mktemp)
 {
     echo "commit: $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
     "$python" -c 'import keras, tensorflow as tf
@@ -32,10 +33,12 @@ print("built for:", tf.sysconfig.get_build_info().get("cuda_compute_capabilities
     env | grep -E '^(TF_(GPU|CUDNN|USE|ENABLE|XLA)|NCCL_|CUDA_VISIBLE|XLA_)' | sort
     echo
     "$python" bench/gpu.py "$@" || echo failed >"$status"
-} | tee "$report"
+} | tee "$partial"
 if [ -s "$status" ]; then
-    rm "$status" "$report"
+    rm "$status"
+    echo "failed; what was measured until then: $partial" >&2
     exit 1
 fi
 rm "$status"
+mv "$partial" "$report"
 echo "written: $report; paste it into an issue"

@@ -120,7 +120,7 @@ class Trainer:
         self._evaluate_if_due()  # if the run was stopped between this step and the end of its evaluation
         self._look_for_signals()
         if self._step < self._plan.total_steps:
-            replicas = int(self._state.num_replicas)
+            replicas = self._workers.num_local_replicas
             logger.info("tracing the step for %d replica%s; the first takes longer", replicas, "s" * (replicas != 1))
         while not self._is_interrupted and self._step < self._plan.total_steps and not self._is_early_stop():
             if self._profiler:

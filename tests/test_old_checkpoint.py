@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab.errors import DeepLabError
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.normalization import BatchNormalization
+from deeplab.run import old_checkpoints
 from deeplab.run.checkpoints import Checkpoints
 from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
@@ -164,3 +166,17 @@ def test_biases_before_batch_normalisation_are_folded(tmp_path, optimizer):
 def _id(optimizer):
     name, _, loss_scaling = optimizer
     return "loss scaling" if loss_scaling else "ema" if name == "sgd" else name
+
+
+def test_a_copy_that_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch):
+    keras.utils.set_random_seed(5)
+    old = _state(_resnet(biased=True), "sgd", 0.0, False)
+    Checkpoints(tmp_path, tmp_path, old).save_latest()
+
+    def fail(path, tensors):
+        raise tf.errors.ResourceExhaustedError(None, None, "no space left\nmore")
+
+    monkeypatch.setattr(old_checkpoints, "_write", fail)
+    new = Checkpoints(tmp_path, tmp_path / "saved", _state(_resnet(biased=False), "sgd", 0.0, False))
+    with pytest.raises(DeepLabError, match=r"ckpt-0 in the current form could be written \(no space left\); TMPDIR"):
+        new.restore_latest()

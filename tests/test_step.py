@@ -712,7 +712,7 @@ def test_accumulated_gradients_stay_on_their_replica():
         for dtype, shape in zip(node.attr["T"].list.type, node.attr["output_shapes"].list.shape, strict=True):
             carried[tuple(size.size for size in shape.dim)] += tf.dtypes.as_dtype(dtype) == tf.float32
     kernels = [tuple(v.shape) for v in model.trainable_variables if v.path.endswith("kernel")]
-    assert kernels and not any(carried[kernel] for kernel in kernels)
+    assert carried and kernels and not any(carried[kernel] for kernel in kernels)
 
 
 def test_a_step_of_one_replica_takes_no_all_reduce():

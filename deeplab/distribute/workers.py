@@ -9,11 +9,13 @@ class Workers:
     Attributes:
         are_several: whether several processes train together.
         is_chief: whether this process writes the run's files: the first worker, or the only process.
+        num_local_replicas: number of replicas in this process.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.are_several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.is_chief = not self.are_several or strategy.cluster_resolver.task_id == 0
+        self.num_local_replicas = len(strategy.extended.worker_devices)
 
         @tf.function
         def count(flag: tf.Tensor) -> tf.Tensor:

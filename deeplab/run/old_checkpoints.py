@@ -1,7 +1,8 @@
 """Checkpoints of earlier versions, in the form that this version restores.
 
 ResNets used to have biases in front of batch normalisation, as in Keras. It subtracts them again, so they are folded
-into its moving means; their momentum and averages have no effect and are left out.
+into its moving means. Their momentum and averages are left out: they had no effect, unless batch normalisation was
+frozen, where the biases were trained.
 """
 
 import logging
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from deeplab.errors import DeepLabError
 
 logger = logging.getLogger("deeplab")
 
@@ -43,7 +46,13 @@ def in_current_form(path: str) -> Iterator[str]:
     graph = _without(graph, gone)
     with tempfile.TemporaryDirectory() as folder:
         copy = str(Path(folder) / Path(path).name)
-        _write(copy, {**values, _GRAPH: np.array(graph.SerializeToString(), object)})
+        try:
+            _write(copy, {**values, _GRAPH: np.array(graph.SerializeToString(), object)})
+        except tf.errors.OpError as error:
+            raise DeepLabError(
+                f"{folder}: no copy of {path} in the current form could be written ({str(error).splitlines()[0]}); "
+                "TMPDIR in the environment names another folder"
+            ) from error
         yield copy
 
 
