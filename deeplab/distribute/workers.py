@@ -15,7 +15,8 @@ class Workers:
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.are_several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.is_chief = not self.are_several or strategy.cluster_resolver.task_id == 0
-        self.num_local_replicas = len(strategy.extended.worker_devices)
+        devices = strategy.extended.worker_devices if self.are_several else ()
+        self.num_local_replicas = len(devices) or strategy.num_replicas_in_sync
 
         @tf.function
         def count(flag: tf.Tensor) -> tf.Tensor:
