@@ -52,7 +52,7 @@ def _end(tmp_path, code, **environment):
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
     command = [sys.executable, str(tmp_path / "program.py")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.parametrize(

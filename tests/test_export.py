@@ -68,7 +68,7 @@ def model_dir(jpeg, tmp_path_factory):
 def exported(model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "export"
     command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={folder}"]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(command, check=True, timeout=900)
     return folder
 
 
@@ -89,7 +89,7 @@ def _assert_same_classes(classes, expected):
 
 def test_another_process_serves_it_with_only_tensorflow(model_dir, exported, jpeg, tmp_path):
     command = [sys.executable, "-c", SERVE, str(exported), str(jpeg), str(tmp_path / "served.npz")]
-    subprocess.run(command, check=True, cwd=tmp_path, timeout=300)
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=900)
     served = np.load(tmp_path / "served.npz")
     expected = _expected(model_dir, _pixels(jpeg)[np.newaxis])
     assert served["classes"].shape == (1, 97, 131)
@@ -108,7 +108,7 @@ def test_it_describes_itself(exported):
 
 def test_an_export_is_not_overwritten(model_dir, exported):
     command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("exists already; choose another folder")
 
@@ -179,7 +179,7 @@ def test_predict_takes_a_run_or_an_export(model_dir, exported, jpeg, tmp_path):
     for folder in (model_dir, exported):
         output = tmp_path / folder.name
         command = [sys.executable, "-m", "deeplab.predict", f"--model_dir={folder}", f"--output_dir={output}", jpeg]
-        subprocess.run(command, check=True, timeout=300)
+        subprocess.run(command, check=True, timeout=900)
         masks.append(np.array(Image.open(output / "masks" / f"{jpeg.stem}.png")))
     np.testing.assert_array_equal(*masks)
 

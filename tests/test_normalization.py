@@ -147,6 +147,7 @@ def errors(results, expected):
 @pytest.mark.parametrize("case", ["plain", "unequal", "large mean", "one value", "pooled"])
 def test_replicas_share_statistics(case, num_replicas, precision):
     """... against NumPy, in float64 over the whole batch. The moving mean starts far from a large mean."""
+    skip_without_kernels(precision)
     inputs, slopes, start = draw_batch(case, num_replicas, precision)
     strategy = make_strategy(num_replicas)
     with strategy.scope():
@@ -199,6 +200,7 @@ def test_frozen_layers_use_and_keep_their_statistics_in_training(inputs, slopes)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_frozen_layers_are_one_kernel_each_way(precision):
     """... without sums, which would not be deterministic on GPUs; against NumPy in float64."""
+    skip_without_kernels(precision)
     inputs, slopes, start = draw_batch("plain", 1, precision)
     layer = make_layer("float32" if precision == "float32" else f"mixed_{precision}", start)
     layer.trainable = False

@@ -219,7 +219,7 @@ def test_the_whole_program_on_peoples_data(tmp_path):
             flags = (*flags, f"--class_names={tmp_path / name / 'table.txt'}")
         places = [f"--tfrecord_dir={tmp_path / name / 'shards'}", f"--model_dir={tmp_path / name / 'run'}"]
         command = [sys.executable, "train.py", f"--voc_dir={CASES / name}", *places, *SMALL, *flags]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = dict(zip(COMMANDS, pool.map(run, COMMANDS), strict=True))

@@ -47,7 +47,7 @@ def _command(*arguments):
 
 
 def _run(*arguments, expect=0):
-    done = subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == expect, done.stderr[-3000:]
     return done
 
@@ -370,7 +370,7 @@ def test_predict_reads_standard_input(run_dir, shapes_dir, tmp_path):
     name = voc.read_split(shapes_dir, "val")[0]
     command = _command("-m", "deeplab.predict", f"--model_dir={run_dir}/run", f"--output_dir={tmp_path}", "-")
     with (shapes_dir / "JPEGImages" / f"{name}.jpg").open("rb") as picture:
-        subprocess.run(command, cwd=ROOT, stdin=picture, check=True, timeout=300)
+        subprocess.run(command, cwd=ROOT, stdin=picture, check=True, timeout=900)
     with Image.open(tmp_path / "masks" / "stdin.png") as mask:
         assert mask.mode == "P"
 

@@ -133,19 +133,22 @@ class ReplicaStep:
         An update that overflows in float16 is skipped, and the changes of its forward passes are undone.
         """
         context, variables = tf.distribute.get_replica_context(), self._model.trainable_variables
-        parts = self._with_weight_decay(found["gradients"], 1.0 / context.num_replicas_in_sync)
-        # As one vector: TensorFlow would pack the parts for the all-reduce anyway, and the norm is one kernel.
-        gradient = context.all_reduce("SUM", tf.concat([tf.reshape(part, [-1]) for part in parts], 0))
-        norm = tf.linalg.global_norm([gradient])
+        num_replicas = context.num_replicas_in_sync
+        gradients = self._with_weight_decay(found["gradients"], 1.0 / num_replicas)
+        if num_replicas > 1:
+            # As one vector: TensorFlow would pack them for the all-reduce anyway, and the norm is one kernel.
+            gradients = [context.all_reduce("SUM", tf.concat([tf.reshape(part, [-1]) for part in gradients], 0))]
+        norm = tf.linalg.global_norm(gradients)
         if self._clip_norm:
-            (gradient,), _ = tf.clip_by_global_norm([gradient], self._loss_scaled(self._clip_norm), norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
+        if num_replicas > 1:
+            parts = tf.split(gradients[0], [variable.shape.num_elements() for variable in variables])
+            gradients = [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
         # The norm is not finite if any value is not, on any replica. It takes half the time of checking each value.
         not_finite = ~tf.math.is_finite(norm)
         skipped = tf.constant(False)
         if self._scaled:
             skipped = not_finite & (self._optimizer.dynamic_scale >= MIN_LOSS_SCALE)
-        parts = tf.split(gradient, [variable.shape.num_elements() for variable in variables])
-        gradients = [tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)]
         self._optimizer.apply(gradients, variables)
         self._average_statistics()
         if self._scaled:
