@@ -22,11 +22,12 @@ from deeplab.data.split import Split, damage_named
 
 INTERLEAVED_SHARDS = 16
 PREFETCHED_BATCHES = 4
-PARALLEL_CALLS = 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+PARALLEL_CALLS = CORES + 1
 """One per core, and one waiting."""
 
-BATCH_CALLS = 2
-"""Batches that are put together at the same time: copying into one takes a single thread."""
+BATCH_CALLS = 2 if CORES > 8 else None
+"""Batches that are put together at the same time: copying into one takes a single thread, which limits many cores."""
 
 PREFETCHED_RECORDS = 512
 """Encoded examples held for the start of an epoch, about 50 MB of VOC's."""
@@ -312,5 +313,5 @@ def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
-    options.threading.private_threadpool_size = PARALLEL_CALLS
+    options.threading.private_threadpool_size = CORES
     return options
