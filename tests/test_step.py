@@ -649,11 +649,15 @@ def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas(options):
         assert others == pytest.approx([expected], rel=1e-4)
 
 
+def _traced_nodes(train, iterator):
+    """All nodes of the traced function and of the functions that it calls."""
+    graph = train.get_concrete_function(iterator, tf.constant(1)).graph.as_graph_def()
+    return [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+
+
 def _collectives(train, iterator, num_replicas):
     """Collective operations per replica and step in the traced function."""
-    graph = train.get_concrete_function(iterator, tf.constant(1)).graph.as_graph_def()
-    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
-    kinds = [node.op for nodes in bodies for node in nodes if node.op.startswith("Collective")]
+    kinds = [node.op for node in _traced_nodes(train, iterator) if node.op.startswith("Collective")]
     assert set(kinds) <= {"CollectiveReduceV2"}
     count, rest = divmod(len(kinds), num_replicas)
     assert rest == 0
@@ -705,10 +709,8 @@ def test_accumulated_gradients_stay_on_their_replica():
     with strategy.scope():
         model = small_model()
     train, iterator = _trace(model, strategy, _batches(), accumulate_steps=2)
-    graph = train.get_concrete_function(iterator, tf.constant(1)).graph.as_graph_def()
-    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
     carried = collections.Counter()
-    for node in (node for nodes in bodies for node in nodes if node.op == "While"):
+    for node in (node for node in _traced_nodes(train, iterator) if node.op == "While"):
         for dtype, shape in zip(node.attr["T"].list.type, node.attr["output_shapes"].list.shape, strict=True):
             carried[tuple(size.size for size in shape.dim)] += tf.dtypes.as_dtype(dtype) == tf.float32
     kernels = [tuple(v.shape) for v in model.trainable_variables if v.path.endswith("kernel")]

@@ -16,7 +16,7 @@ def confusion_matrix(
 ) -> tf.Tensor:
     """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
 
-    labels and predictions: integers [batch, ...] of one shape, with below 2**31 pixels. Void is not counted. On GPUs
+    labels and predictions: integers [batch, ...] of one shape, fewer than 2**31 pixels. Void is not counted. On GPUs
     `DenseBincount` fails if deterministic kernels are enabled; `deterministic` then counts with products of one-hot
     rows, which are exact in float32 for images below 2**24 pixels, but slower.
     """
