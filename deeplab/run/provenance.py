@@ -69,7 +69,7 @@ def run_size(state: TrainState, plan: Plan, crop_size: int, accumulate_steps: in
     """What is trained, on how much data, for how long and at what cost.
 
     Parameters and FLOP are those of the network without an auxiliary head. `step_bytes`: what a step needs on each
-    replica: weights, the optimizer's variables, gradients twice (packed for their sum), and the activations of the
+    replica: weights, the optimizer's variables, gradients before and after weight decay, and the activations of the
     images that are processed at the same time. docs/measurements.md compares it with what processes hold.
     """
     model, training_model, num_replicas = state.model, state.training_model, int(state.num_replicas)
