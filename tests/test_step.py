@@ -749,6 +749,7 @@ def test_a_step_of_resnet50_takes_few_all_reduces_and_kernels(num_replicas, most
     train, iterator = _trace(model, strategy, _batches())
     assert _collectives(train, iterator, num_replicas) == (2 * len(layers) + 2 if num_replicas > 1 else 0) <= 120
     kernels = _kernels(train, iterator, num_replicas - 1)
+    print(f"{num_replicas} replicas, operations traced: {len(_traced_nodes(train, iterator))}")
     print(f"{num_replicas} replicas: {kernels.total()} kernels; most often {kernels.most_common(12)}")
     assert kernels["ResourceApplyKerasMomentum"] == len(model.trainable_variables)
     assert kernels.total() <= most_kernels
