@@ -11,7 +11,6 @@ from host_tensors import has_gpu_kernels, host_tensors
 from test_step import small_model
 
 from deeplab.data.augmentation import Augmentation
-from deeplab.model import convolution
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
 from deeplab.model.inference import Inference, make_predictor
 from deeplab.training.losses import Loss, LossSettings
@@ -32,7 +31,6 @@ def _as_on_gpus(monkeypatch):
         pytest.skip("this TensorFlow is built without GPU kernels")
     real = tf.config.list_logical_devices
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"] if kind == "GPU" else real(kind))
-    monkeypatch.setattr(convolution, "direct_dilation_works", lambda dtype: True)
     yield
     keras.config.set_dtype_policy("float32")
 

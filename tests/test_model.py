@@ -1,8 +1,5 @@
 """The network: atrous backbones against Keras's own, the head, preprocessing, upsampling."""
 
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +11,7 @@ import tensorflow as tf
 from conftest import make_strategy, skip_without_kernels
 
 from deeplab.errors import DataError, UsageError
-from deeplab.model import backbone, convolution
+from deeplab.model import backbone
 from deeplab.model.backbone import atrous_backbone
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import (
@@ -63,7 +60,7 @@ def weights_file(request, tmp_path_factory):
 
 
 def test_at_stride_32_it_is_the_keras_application(weights_file, monkeypatch):
-    """Bit for bit with Keras's kernels of batch normalisation, and up to rounding with the fused one.
+    """Bit for bit with Keras's forms of convolution and batch normalisation, and up to rounding with our own.
 
     Up to rounding as well where biases are folded into it.
     """
@@ -73,6 +70,7 @@ def test_at_stride_32_it_is_the_keras_application(weights_file, monkeypatch):
     result = atrous_backbone(name, 32, path)(images)[0]
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     monkeypatch.setattr(BatchNormalization, "call", keras.layers.BatchNormalization.call)
+    monkeypatch.setattr(AtrousConv2D, "convolution_op", keras.layers.Conv2D.convolution_op)
     tolerance = 1e-5 * np.abs(expected).max() if name == "resnet50" else 0
     np.testing.assert_allclose(atrous_backbone(name, 32, path)(images)[0], expected, rtol=0, atol=tolerance)
 
@@ -155,76 +153,6 @@ def test_multi_grid_sets_the_rates_of_conv5():
     assert model.get_layer("conv4_block1_2_conv").dilation_rate == (1, 1)
     with pytest.raises(UsageError, match="no multi-grid"):
         atrous_backbone("mobilenet_v2", 16, None, (1, 2, 4))
-
-
-@pytest.mark.parametrize(
-    ("kernel_size", "rate", "padding"),
-    [(3, 2, "same"), (3, 6, "same"), (3, 12, "same"), (3, 18, "same"), ((5, 3), (2, 4), "same"), (3, 3, "valid")],
-)
-def test_direct_dilated_convolution_equals_kerass(kernel_size, rate, padding):
-    """Even where taps fall only on padding, as at atrous rate 12 for all but one column, and at 18."""
-    rng = np.random.default_rng(0)
-    inputs = tf.constant(rng.normal(size=(2, 13, 11, 5)), tf.float32)
-    direct = AtrousConv2D(7, kernel_size, padding=padding, dilation_rate=rate)
-    plain = keras.layers.Conv2D(7, kernel_size, padding=padding, dilation_rate=rate)
-    results = []
-    for layer in (direct, plain):
-        layer.build(inputs.shape)
-        layer.set_weights(
-            [rng.normal(size=direct.kernel.shape), np.ones(7)] if layer is direct else direct.get_weights()
-        )
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            value = tf.reduce_sum(outputs**2)
-        results.append([outputs, *tape.gradient(value, [inputs, layer.kernel.value])])
-    for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
-
-
-PROBE = """
-import tensorflow as tf
-from deeplab.model.convolution import direct_dilation_works
-for dtype in (tf.float32, tf.bfloat16, tf.float16):
-    image, kernel = tf.ones([1, 9, 9, 1], dtype), tf.ones([3, 3, 1, 1], dtype)
-    try:
-        with tf.GradientTape() as tape:
-            tape.watch([image, kernel])
-            outputs = tf.nn.conv2d(image, kernel, 1, "SAME", dilations=2)
-        tape.gradient(outputs, [image, kernel])
-        has_gradient = True
-    except tf.errors.OpError:
-        has_gradient = False
-    print(dtype.name, has_gradient, direct_dilation_works(dtype))
-"""
-
-
-@pytest.mark.parametrize("environment", [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
-def test_direct_form_is_used_only_where_it_has_a_gradient(environment):
-    """Which types have one depends on the processor and on oneDNN: the machine is asked for each."""
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment
-    done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=True)
-    answers = [line.split() for line in done.stdout.splitlines()]
-    assert [name for name, _, _ in answers] == ["float32", "bfloat16", "float16"]
-    for name, has_gradient, works in answers:
-        assert works == has_gradient
-        is_reported = f"dilated convolutions have no gradient in {name} here" in done.stderr
-        assert is_reported == (works == "False")
-
-
-def test_the_direct_form_is_probed_and_not_assumed(monkeypatch):
-    """Both answers of the probe give the same values and gradients."""
-    inputs = tf.random.stateless_normal([1, 9, 9, 2], [0, 1])
-    layer = AtrousConv2D(3, 3, padding="same", dilation_rate=2)
-    layer.build(inputs.shape)
-    results = []
-    for works in (convolution.direct_dilation_works(tf.float32), False):
-        monkeypatch.setattr(convolution, "direct_dilation_works", lambda dtype, works=works: works)
-        with tf.GradientTape() as tape:
-            value = tf.reduce_sum(layer(inputs) ** 2)
-        results.append([value, tape.gradient(value, layer.kernel.value)])
-    for direct, plain in zip(*results, strict=True):
-        np.testing.assert_allclose(direct, plain, rtol=1e-4, atol=1e-4)
 
 
 class Application:

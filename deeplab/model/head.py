@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from deeplab.model.convolution import AtrousConv2D
+from deeplab.model.convolution import AtrousConv2D, AtrousDepthwiseConv2D
 from deeplab.model.normalization import BatchNormalization
 
 FILTERS = 256
@@ -87,7 +87,7 @@ class ConvBlock:
     ) -> tf.Tensor:
         """-> [batch, height, width, filters]; the layers' names start with `name`."""
         if separable:
-            depthwise = keras.layers.DepthwiseConv2D(
+            depthwise = AtrousDepthwiseConv2D(
                 kernel_size,
                 padding="same",
                 dilation_rate=dilation_rate,

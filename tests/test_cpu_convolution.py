@@ -1,0 +1,133 @@
+"""Convolutions tap by tap against Keras's own and against differences in float64, on whichever processor this is."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from deeplab.model import cpu_convolution
+from deeplab.model.convolution import AtrousConv2D, AtrousDepthwiseConv2D
+
+KERNELS = [(1, 1), (3, 2), (3, 6), (3, 12), (3, 18), ((5, 3), (2, 4)), (3, 1)]
+
+
+def _outputs_and_gradients(layer, inputs, signature=None):
+    """Outputs, and the gradients of the sum of their squares by inputs and kernel."""
+
+    @tf.function(input_signature=signature)
+    def compute(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs)
+            value = tf.reduce_sum(outputs**2)
+        return outputs, *tape.gradient(value, [inputs, layer.kernel.value])
+
+    return [result.numpy() for result in compute(inputs)]
+
+
+@pytest.mark.parametrize("size", [(13, 11), (2, 3), (1, 20)])
+@pytest.mark.parametrize(("kernel_size", "rate"), KERNELS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(AtrousConv2D, keras.layers.Conv2D), (AtrousDepthwiseConv2D, keras.layers.DepthwiseConv2D)],
+    ids=["full", "depthwise"],
+)
+def test_equals_kerass(ours, theirs, kernel_size, rate, size):
+    """Also where taps fall only on padding, as at rate 12 for all but one column of 13, and for sizes known late."""
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(size=(2, *size, 5)), tf.float32)
+    settings = {"padding": "same", "dilation_rate": rate}
+    filters = (7,) if ours is AtrousConv2D else ()
+    layers = [kind(*filters, kernel_size, **settings) for kind in (ours, theirs)]
+    for layer in layers:
+        layer.build(inputs.shape)
+    layers[0].bias.assign(rng.normal(size=layers[0].bias.shape))
+    layers[1].set_weights(layers[0].get_weights())
+    expected = _outputs_and_gradients(layers[1], inputs)
+    any_size = [tf.TensorSpec([None, None, None, 5])]
+    for signature in (None, any_size):
+        for found, wanted in zip(_outputs_and_gradients(layers[0], inputs, signature), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("convolve", "kernel_shape"),
+    [(cpu_convolution.atrous_conv2d, (3, 3, 3, 2)), (cpu_convolution.atrous_depthwise_conv2d, (3, 3, 3, 1))],
+)
+@pytest.mark.parametrize("rate", [1, 3, 8])
+def test_gradients_are_those_of_differences_in_float64(convolve, kernel_shape, rate):
+    rng = np.random.default_rng(1)
+    inputs = tf.constant(rng.normal(size=(2, 7, 5, 3)))
+    kernel = tf.constant(rng.normal(size=kernel_shape))
+    by_formula, by_differences = tf.test.compute_gradient(
+        lambda *arguments: convolve(*arguments, (rate, rate)), [inputs, kernel], delta=1e-5
+    )
+    for found, expected in zip(by_formula, by_differences, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_other_padding_is_left_to_tensorflow():
+    inputs = tf.random.stateless_normal([2, 13, 11, 5], [0, 1])
+    ours, theirs = (kind(7, 3, dilation_rate=3) for kind in (AtrousConv2D, keras.layers.Conv2D))
+    ours.build(inputs.shape)
+    theirs.build(inputs.shape)
+    theirs.set_weights(ours.get_weights())
+    np.testing.assert_allclose(ours(inputs), theirs(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [6, 12, 18])
+def test_taps_on_padding_are_not_computed(rate):
+    """On features of 6x6 only the middle of a kernel reads any: one product forward, one for each gradient."""
+
+    @tf.function
+    def step(inputs, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = cpu_convolution.atrous_conv2d(inputs, kernel, (rate, rate))
+        return tape.gradient(outputs, [inputs, kernel])
+
+    shapes = tf.TensorSpec([2, 6, 6, 4]), tf.TensorSpec([3, 3, 4, 5])
+    operations = step.get_concrete_function(*shapes).graph.get_operations()
+    assert [operation.type for operation in operations].count("MatMul") == 3
+
+
+HALVES = """
+import sys
+import numpy as np
+import tensorflow as tf
+from deeplab.model import convolution
+for dtype in (tf.bfloat16, tf.float16):
+    layer = convolution.AtrousConv2D(4, 3, padding="same", dilation_rate=2, dtype=dtype.name)
+    inputs = tf.cast(tf.random.stateless_normal([2, 9, 8, 6], [0, 1]), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs)
+    gradients = tape.gradient(outputs, [inputs, layer.kernel.value])
+    exact = [tf.cast(value, tf.float32) for value in (inputs, layer.kernel.value)]
+    with tf.GradientTape() as tape:
+        tape.watch(exact)
+        expected = tf.nn.convolution(*exact, padding="SAME", dilations=2)
+    for ours, theirs in zip([outputs, *gradients], [expected, *tape.gradient(expected, exact)], strict=True):
+        ours, theirs = (tf.cast(value, tf.float32).numpy() for value in (ours, theirs))
+        print(dtype.name, np.abs(ours - theirs).max() / np.abs(theirs).max())
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"TF_ENABLE_ONEDNN_OPTS": "0"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}],
+    ids=["default", "without oneDNN", "AVX2", "SSE41"],
+)
+def test_half_precisions_equal_float32_up_to_their_digits(environment):
+    """Whatever kernels for them the processor has."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment
+    done = subprocess.run([sys.executable, "-c", HALVES], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    errors = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, _ in errors] == ["bfloat16"] * 3 + ["float16"] * 3
+    for name, error in errors:
+        assert float(error) < {"bfloat16": 2**-7, "float16": 2**-10}[name]
