@@ -16,7 +16,7 @@ from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.files import write_text
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, Predictor
 from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import checkpoint_step
 from deeplab.run.folder import LoadSettings, RunSettings
@@ -74,7 +74,9 @@ def main(argv: list[str]) -> None:
 
     writer = [PictureWriter(wanted.output_dir, config.class_names)] if wanted.output_dir else []
     ranking = [report.ImageRanking(config.num_classes)] if wanted.report else []
-    predict, loss = make_predictor(model, inference), Loss(config.num_classes)
+    with strategy.scope():
+        predict = Predictor(model, inference)
+    loss = Loss(config.num_classes)
     near_boundaries = [BoundaryScores(config.num_classes)] if wanted.boundaries else []
     evaluator = Evaluator(strategy, predict, loss, batches, [*writer, *ranking, *near_boundaries])
     with damage_named([split]):

@@ -24,7 +24,7 @@ from deeplab.distribute.workers import Workers
 from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train, fetch_weights
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, Predictor
 from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
 from deeplab.run.folder import RunSettings
@@ -126,7 +126,9 @@ def train(
     evaluator = None
     if val_split is not None:
         batches = options[EvaluationSettings].batches(val_split, strategy.num_replicas_in_sync)
-        evaluator = Evaluator(strategy, make_predictor(state.model, options[Inference]), loss, batches, [panel], exact)
+        with strategy.scope():
+            predict = Predictor(state.model, options[Inference])
+        evaluator = Evaluator(strategy, predict, loss, batches, [panel], exact)
     Trainer(plan, state, train_step, feed, evaluator, checkpoints, log, workers).run()
 
 

@@ -30,7 +30,7 @@ from deeplab.data.split import Split
 from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, Predictor
 from deeplab.progress import Progress
 from deeplab.training.step import make_evaluate_step
 
@@ -141,7 +141,7 @@ def one_size() -> None:
     }
 
     def ours(inference: Inference) -> Callable[[], float]:
-        evaluate = make_evaluate_step(tf.distribute.get_strategy(), make_predictor(model, inference), CROSS_ENTROPY)
+        evaluate = make_evaluate_step(tf.distribute.get_strategy(), Predictor(model, inference), CROSS_ENTROPY)
         batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
         return timed(lambda: np.asarray(evaluate(batches)[0]["confusion"]), BATCH)
 
@@ -165,8 +165,7 @@ def one_size() -> None:
 def mixed_sizes(strategy: tf.distribute.Strategy, num_images: int) -> None:
     """Rates over a split with VOC's sizes, and the ratio of padded pixels to the images' own pixels."""
     with strategy.scope():
-        model = build_model()
-    predict = make_predictor(model)
+        predict = Predictor(build_model())
     sizes = vocs_sizes(num_images)
     with tempfile.TemporaryDirectory() as name:
         split = draw_split(Path(name), sizes)

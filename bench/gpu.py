@@ -34,7 +34,7 @@ from deeplab.model.deeplabv3 import (
     freeze_batch_norm,
     leave_replicas_their_statistics,
 )
-from deeplab.model.inference import make_predictor
+from deeplab.model.inference import Predictor
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_evaluate_step, make_train_step
 
@@ -108,7 +108,7 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
         state = sgd_state(model, loss_scaling=row.precision == "float16")
     batches = _batches(row, strategy, shards)
     if row.work == "evaluation":
-        evaluate = make_evaluate_step(strategy, make_predictor(model), Loss(NUM_CLASSES))
+        evaluate = make_evaluate_step(strategy, Predictor(model), Loss(NUM_CLASSES))
 
         def run() -> object:
             return [evaluate(batches)[0]["confusion"] for _ in range(STEPS_PER_CALL)][-1].numpy()

@@ -57,7 +57,7 @@ def main() -> None:
         for count in (2, 3, 1):
             train(batches, tf.constant(count))
         evaluator = importlib.import_module("deeplab.evaluator")
-        evaluate = evaluator.make_evaluate_step(strategy, train_program.make_predictor(model), loss)
+        evaluate = evaluator.make_evaluate_step(strategy, train_program.Predictor(model), loss)
         whole_images = iter(evaluator.EvaluationSettings().batches(split, num_replicas=1).for_worker())
         for _ in range(3):
             evaluate(whole_images)

@@ -20,7 +20,7 @@ from common import pytorch, ratio, report, sgd_state, take_turns
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import make_predictor
+from deeplab.model.inference import Predictor
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_evaluate_step, make_train_step
 
@@ -144,7 +144,7 @@ def useful_gflop(model: keras.Model, size: int) -> float:
 
 def evaluation(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
     """The evaluation step of train.py and eval.py, with loss and confusion matrix."""
-    evaluate = make_evaluate_step(tf.distribute.get_strategy(), make_predictor(model), CROSS_ENTROPY)
+    evaluate = make_evaluate_step(tf.distribute.get_strategy(), Predictor(model), CROSS_ENTROPY)
     examples = batch | {"is_example": tf.ones_like(batch["label"][:, 0, 0], tf.int64)}
     batches = iter(tf.data.Dataset.from_tensors(examples).cache().repeat())
     return lambda: [np.asarray(evaluate(batches)[0]["confusion"]) for _ in range(STEPS)]

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,7 +10,7 @@ from deeplab.data.images import read_image
 from deeplab.distribute.gpus import take_memory_as_needed
 from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, make_predictor, one_by_one, segmentation
+from deeplab.model.inference import Inference, Predictor, one_by_one, segmentation
 from deeplab.run.folder import load_model
 
 DESCRIPTION = "deeplab.json"
@@ -22,12 +21,12 @@ ONE_PASS = Inference()
 __all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read_image"]
 
 
-def make_segmenter(network: keras.Model, inference: Inference = ONE_PASS) -> tf.types.experimental.GenericFunction:
+def make_segmenter(predictor: Predictor) -> tf.types.experimental.GenericFunction:
     """A compiled function: uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as in `Model`.
 
     Images are segmented one by one, so that an image's classes do not depend on the batch.
     """
-    predict = one_by_one(make_predictor(network, inference))
+    predict = one_by_one(predictor)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def segment(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -57,7 +56,7 @@ class Model:
         """The model of a run of train.py. For arguments see `Inference`; raises as `run.folder.load_model`."""
         take_memory_as_needed()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
-        return cls(make_segmenter(network, inference), config.class_names)
+        return cls(make_segmenter(Predictor(network, inference)), config.class_names)
 
     @classmethod
     def from_export(cls, export_dir: str | Path) -> "Model":

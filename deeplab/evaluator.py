@@ -11,6 +11,7 @@ from deeplab.data.split import Split
 from deeplab.distribute.devices import check_batch_size
 from deeplab.errors import DataError
 from deeplab.files import is_relative_name
+from deeplab.model.inference import Predictor
 from deeplab.progress import Progress
 from deeplab.settings import setting
 from deeplab.training.losses import Loss
@@ -49,7 +50,7 @@ class Evaluator:
 
     Args:
         strategy: its replicas share each batch.
-        predict: images -> logits or log-probabilities [batch, height, width, classes].
+        predict: created in the strategy's scope.
         loss: evaluated over the whole split.
         batches: batches of the split to score.
         viewers: get each example of the split with its prediction, unless their `wants_more` is False.
@@ -59,14 +60,14 @@ class Evaluator:
     def __init__(
         self,
         strategy: tf.distribute.Strategy,
-        predict: Callable[[tf.Tensor], tf.Tensor],
+        predict: Predictor,
         loss: Loss,
         batches: EvaluationBatches,
         viewers: Sequence[Viewer] = (),
         deterministic: bool = False,
     ) -> None:
         self._strategy, self._loss, self._folder, self._viewers = strategy, loss, batches.split.folder, viewers
-        self._num_steps = 0
+        self._predict, self._num_steps = predict, 0
         self._evaluate_step = make_evaluate_step(strategy, predict, loss, deterministic)
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -79,6 +80,7 @@ class Evaluator:
 
     def __call__(self) -> Evaluation:
         """Runs over the whole split once."""
+        self._predict.read_weights()
         progress = Progress("evaluating", self._num_steps, "batches")
         totals: dict[str, tf.Tensor] = {}
         for number in range(1, self._num_steps + 1):

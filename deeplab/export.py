@@ -33,8 +33,9 @@ from deeplab.data.split import Split, SplitSettings
 from deeplab.distribute.gpus import take_memory_as_needed
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
+from deeplab.model.convolution import for_other_runtimes
 from deeplab.model.deeplabv3 import ModelConfig
-from deeplab.model.inference import make_predictor, segmentation
+from deeplab.model.inference import Predictor, segmentation
 from deeplab.run import folder
 from deeplab.run.folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting
@@ -77,14 +78,15 @@ class Segmenter(tf.Module):
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__()
-        self._predict = make_predictor(model)
-        self.weights = [variable.value for variable in model.variables]
-        self.segment = make_segmenter(model)
+        self._predictor = Predictor(model)
+        self.weights = [variable.value for variable in self._predictor.network.variables]
+        self.segment = make_segmenter(self._predictor)
 
     @tf.function(input_signature=[_IMAGES])
     def segment_batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As `segment`, without a loop over the images, for other formats."""
-        return segmentation(self._predict(images))
+        """As `segment`, without a loop over the images and with one operation for each convolution."""
+        with for_other_runtimes():
+            return segmentation(self._predictor(images))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def segment_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -12,7 +12,7 @@ from test_step import small_model
 
 from deeplab.data.augmentation import Augmentation
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, Predictor
 from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -72,7 +72,8 @@ def _evaluation(build, inference=ONE_PASS):
     strategy = _strategy(2)
     with strategy.scope():
         network = build()
-    evaluate = make_evaluate_step(strategy, make_predictor(network, inference), Loss(K))
+        predict = Predictor(network, inference)
+    evaluate = make_evaluate_step(strategy, predict, Loss(K))
     return evaluate.get_concrete_function(_batches(strategy, with_shifts=False))
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, Predictor
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
@@ -54,7 +54,7 @@ def _reference(model, image, scales, flip):
 
 
 def _probabilities(model, images, inference):
-    predict = tf.function(make_predictor(model, inference))
+    predict = tf.function(Predictor(model, inference))
     return tf.nn.softmax(predict(tf.constant(images))).numpy()
 
 
@@ -77,8 +77,8 @@ def test_scales_and_flip_equal_an_eager_reference_on_a_real_image(model, voc_sam
 
 def test_one_window_is_the_whole_image(model):
     images = np.random.default_rng(1).integers(0, 256, (1, 50, 70, 3)).astype(np.uint8)
-    whole = make_predictor(model)(images)
-    np.testing.assert_array_equal(make_predictor(model, Inference(window_size=70))(images), whole)
+    whole = Predictor(model)(images)
+    np.testing.assert_array_equal(Predictor(model, Inference(window_size=70))(images), whole)
 
 
 @pytest.mark.parametrize(("window_size", "overlap"), [(48, 1 / 3), (64, 0.0), (40, 0.75)])

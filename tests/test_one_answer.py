@@ -20,7 +20,7 @@ from deeplab.data.shards import ShardSettings, prepare
 from deeplab.evaluator import Evaluator
 from deeplab.export import Segmenter, write_saved_model
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, make_predictor
+from deeplab.model.inference import Inference, Predictor
 from deeplab.run.folder import record_run
 from deeplab.training.boundary import BoundaryScores, boundaries, dilate
 from deeplab.training.losses import Loss
@@ -81,7 +81,9 @@ def _masks(model, split, strategy=None, max_images=1, inference=ONE_PASS):
 
     strategy = strategy or tf.distribute.get_strategy()
     batches = EvaluationBatches(split, max_images, 2**20)
-    evaluate = Evaluator(strategy, make_predictor(model, inference), Loss(len(CLASSES)), batches, [viewer])
+    with strategy.scope():
+        predict = Predictor(model, inference)
+    evaluate = Evaluator(strategy, predict, Loss(len(CLASSES)), batches, [viewer])
     return seen, evaluate()
 
 
@@ -139,7 +141,7 @@ def test_images_of_one_size_in_a_batch_are_scored_alike(data, alone, model, tmp_
 def test_predict_gives_the_masks_that_are_scored(data, model, tmp_path, inference):
     folder, names = data
     masks, _ = _masks(model, _split(folder, names, tmp_path), inference=inference)
-    segment = deeplab.api.make_segmenter(model, inference)
+    segment = deeplab.api.make_segmenter(Predictor(model, inference))
     for name in names:
         image = read_image(folder / "JPEGImages" / f"{name}.jpg")
         np.testing.assert_array_equal(segment(tf.constant(image[np.newaxis]))["classes"][0], masks[name], err_msg=name)

@@ -18,6 +18,7 @@ from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, leave_replicas_their_statistics
 from deeplab.model.dropout import GlobalDropout
+from deeplab.model.inference import Predictor
 from deeplab.model.normalization import BatchNormalization
 from deeplab.training.losses import LOSSES, Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
@@ -566,6 +567,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     with strategy.scope():
         keras.utils.set_random_seed(1)
         model = small_model()
+        predict = Predictor(model)
     loss = Loss(K, LossSettings("cross_entropy_dice"))
     seen = []
 
@@ -583,7 +585,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     def viewer(name, image, label, prediction):
         seen.append((name, prediction))
 
-    evaluate = Evaluator(strategy, model, loss, Batches(), [viewer])
+    evaluate = Evaluator(strategy, predict, loss, Batches(), [viewer])
     result, again = evaluate(), evaluate()
     np.testing.assert_array_equal(again.confusion, result.confusion)
     assert again.losses == pytest.approx(result.losses)

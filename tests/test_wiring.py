@@ -138,7 +138,7 @@ def test_train(start, monkeypatch):
     seen.instead_of(train, "TrainState", state)
     for name in ("check_strategy", "set_precision", "set_seed", "write_shards", "make_optimizer", "Checkpoints"):
         seen.instead_of(train, name)
-    for name in ("make_predictor", "make_train_step", "first_crops", "first_batch", "Evaluator", "Trainer", "RunLog"):
+    for name in ("Predictor", "make_train_step", "first_crops", "first_batch", "Evaluator", "Trainer", "RunLog"):
         seen.instead_of(train, name)
     monkeypatch.setattr(train, "provenance", MagicMock())
     monkeypatch.setattr(train.Feed, "make", lambda *arguments: [seen._note(value) for value in arguments])

@@ -1,6 +1,8 @@
 """Convolution whose grid does not depend on the image's size, in the form that is fastest on the device."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -30,6 +32,11 @@ class _EvenStridePadding(keras.layers.Layer):
             self._added = [(number // 2, number - number // 2) for number in added]
             self.padding = "valid"
 
+    def get_config(self) -> dict[str, object]:
+        """As the layer's own, with the padding that was asked for."""
+        is_padded = any(map(any, self._added))
+        return super().get_config() | ({"padding": "same"} if is_padded else {})
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """As the layer's own, for NHWC."""
         if any(map(any, self._added)):
@@ -48,7 +55,7 @@ class AtrousDepthwiseConv2D(_EvenStridePadding, keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """As the layer's own, for NHWC; the dilations of ASPP tap by tap on CPUs."""
-        if min(self.dilation_rate) < _LARGE_DILATION or _has_gpu():
+        if min(self.dilation_rate) < _LARGE_DILATION or _takes_operations():
             return super().call(inputs)
         outputs = cpu_convolution.atrous_depthwise_conv2d(inputs, self.kernel, self.dilation_rate)
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
@@ -68,7 +75,7 @@ class AtrousConv2D(_EvenStridePadding, keras.layers.Conv2D):
         in_full = inputs.dtype in _FULL_PRECISION
         if not is_dilated and not (is_product and in_full):
             return super().convolution_op(inputs, kernel)
-        if _has_gpu() or (is_dilated and self.padding != "same"):
+        if _takes_operations() or (is_dilated and self.padding != "same"):
             return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
         if in_full:
             return cpu_convolution.atrous_conv2d(inputs, kernel, self.dilation_rate)
@@ -79,8 +86,24 @@ class AtrousConv2D(_EvenStridePadding, keras.layers.Conv2D):
         return tf.cast(cpu_convolution.atrous_conv2d(*in_float32, self.dilation_rate), inputs.dtype)
 
 
-def _has_gpu() -> bool:
-    return bool(tf.config.list_logical_devices("GPU"))
+_of_others = False
+"""Whether what is traced now is for another runtime."""
+
+
+@contextlib.contextmanager
+def for_other_runtimes() -> Iterator[None]:
+    """While it is entered, each convolution is traced as one operation on every device, as other runtimes know it."""
+    global _of_others  # noqa: PLW0603
+    _of_others = True
+    try:
+        yield
+    finally:
+        _of_others = False
+
+
+def _takes_operations() -> bool:
+    """Whether TensorFlow's own convolutions are to be used: for GPUs, and for other runtimes."""
+    return _of_others or bool(tf.config.list_logical_devices("GPU"))
 
 
 @functools.cache

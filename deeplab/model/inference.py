@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+from deeplab.model.folding import FoldedNetwork
 from deeplab.settings import setting
 
 
@@ -36,38 +37,60 @@ MIN_SIDE = 33
 """Pixels: smaller images are padded to this size, so that they do not vanish in a network of stride 32."""
 
 
-def make_predictor(model: keras.Model, inference: Inference = Inference()) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function: images, uint8 or float [batch, height, width, 3] in [0, 255] -> float32 class scores.
+class Predictor:
+    """Class scores of images by a network's weights; for use inside a `tf.function`.
 
-    The scores, [batch, height, width, classes], are the network's logits or, where views are averaged, the logarithms
-    of the mean probabilities; the softmax of either gives probabilities. For use inside a `tf.function`.
+    On CPUs in float32 it computes with a copy of the network whose batch normalisation is folded into the kernels; all
+    programs that segment images do the same, so that they get the same bits. Create it in the scope of the strategy
+    that runs it.
+
+    Args:
+        model: the network.
+        inference: the views to average over.
     """
 
-    def whole(images: tf.Tensor) -> tf.Tensor:
+    def __init__(self, model: keras.Model, inference: Inference = Inference()) -> None:
+        self._inference = inference
+        is_folded = model.compute_dtype == "float32" and not tf.config.list_logical_devices("GPU")
+        self._folded = FoldedNetwork(model) if is_folded else None
+        self.network = self._folded.network if self._folded else model
+
+    def read_weights(self) -> None:
+        """Takes over the network's current weights; due when they have changed since this object was created."""
+        if self._folded:
+            self._folded.read_weights()
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """uint8 or float [batch, height, width, 3] in [0, 255] -> float32 scores [batch, height, width, classes].
+
+        The scores are the network's logits or, where views are averaged, the logarithms of the mean probabilities; the
+        softmax of either gives probabilities.
+        """
+        inference = self._inference
+        if inference.scales == (1.0,) and not inference.flip:
+            return self._in_windows(images)
+        images = tf.cast(images, tf.float32)
+        views = [self._at_scale(images, scale) for scale in inference.scales]
+        if inference.flip:
+            views += [self._at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
+        return _log_mean(views)
+
+    def _whole(self, images: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.shape(images)[1:3])
-        return model(_at_least(tf.cast(images, tf.float32), MIN_SIDE), training=False)[:, :height, :width]
+        return self.network(_at_least(tf.cast(images, tf.float32), MIN_SIDE), training=False)[:, :height, :width]
 
-    def windows(images: tf.Tensor) -> tf.Tensor:
-        return _log_mean_of_windows(whole, images, inference.window_size, inference.window_overlap)
+    def _in_windows(self, images: tf.Tensor) -> tf.Tensor:
+        if not self._inference.window_size:
+            return self._whole(images)
+        return _log_mean_of_windows(self._whole, images, self._inference.window_size, self._inference.window_overlap)
 
-    def at_scale(images: tf.Tensor, scale: float) -> tf.Tensor:
+    def _at_scale(self, images: tf.Tensor, scale: float) -> tf.Tensor:
         """Log-probabilities at the size of `images`; resized with half-pixel centres, as in training."""
         size = tf.shape(images)[1:3]
         scaled_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), 1)
         scaled = tf.image.resize(images, scaled_size) if scale != 1 else images
-        scores = (windows if inference.window_size else whole)(scaled)
+        scores = self._in_windows(scaled)
         return tf.nn.log_softmax(tf.image.resize(scores, size) if scale != 1 else scores)
-
-    def predict(images: tf.Tensor) -> tf.Tensor:
-        images = tf.cast(images, tf.float32)
-        views = [at_scale(images, scale) for scale in inference.scales]
-        if inference.flip:
-            views += [at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
-        return _log_mean(views)
-
-    if inference.scales == (1.0,) and not inference.flip:
-        return windows if inference.window_size else whole
-    return predict
 
 
 def _at_least(images: tf.Tensor, side: int) -> tf.Tensor:

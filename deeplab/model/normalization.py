@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from deeplab import processor
+
 
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over the last axis, with scale and offset.
@@ -38,6 +40,10 @@ def _affine(
     x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tf.Tensor:
     """(x - mean) / sqrt(variance + epsilon) * scale + offset in one kernel, in float32; dtype of the result: x's."""
+    if not processor.has_avx512() and not tf.config.list_logical_devices("GPU"):
+        # Keeps TensorFlow from fusing it with the convolution before it: oneDNN has no fast kernel for the two
+        # (docs/design.md, processors). It passes the tensor on and copies nothing.
+        x = tf.raw_ops.Snapshot(input=x)
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon, is_training=False
     )

@@ -327,7 +327,7 @@ def make_evaluate_step(
 ) -> Callable[[Iterator], tuple[Totals, tf.Tensor, Batch]]:
     """A compiled function: distributed iterator -> (totals of its next batch, predictions, that batch).
 
-    `predict` maps images to logits or log-probabilities of the classes (`inference.make_predictor`). Totals: the loss's
+    `predict` maps images to logits or log-probabilities of the classes (`inference.Predictor`). Totals: the loss's
     sums in float64, `confusion` (int64 [classes, classes]) and `num_images` (int64, without fillers). Predictions, per
     replica: class indices, uint8 [batch of the replica, height, width].
     """

@@ -1,0 +1,57 @@
+"""The kernels of TensorFlow that fit this processor, chosen before TensorFlow is imported.
+
+TensorFlow's wheel for x86 uses oneDNN's operations by itself only on processors with instructions for 8-bit or bfloat16
+products (`IsMKLEnabled` in tensorflow/core/util/port.cc). Without them a training step of float32 takes up to 60 times
+as long (docs/measurements.md, processors), so `import deeplab` turns them on for all others, too.
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+SWITCH = "TF_ENABLE_ONEDNN_OPTS"
+"""TensorFlow reads this environment variable once, when its libraries are loaded. The user's own value is kept."""
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_TENSORFLOWS_OWN = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"}
+_SMALLER_LIMITS = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}
+"""Values of oneDNN's own ONEDNN_MAX_CPU_ISA that leave no AVX-512."""
+
+
+def instruction_sets() -> set[str]:
+    """Names of this processor's instruction sets, as Linux gives them; empty elsewhere and where it gives none."""
+    try:
+        text = _CPU_INFO.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return set()
+    flags = (line.partition(":")[2] for line in text.splitlines() if line.startswith("flags"))
+    return set(next(flags, "").split())
+
+
+def choose_kernels() -> None:
+    """Turns oneDNN's operations on where that is faster; without effect once TensorFlow is imported."""
+    if "tensorflow" not in sys.modules and _is_x86():
+        os.environ.setdefault(SWITCH, "1")
+
+
+def has_avx512() -> bool:
+    """Whether oneDNN's kernels may use AVX-512 here."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return "avx512bw" in instruction_sets() and limit.upper() not in _SMALLER_LIMITS
+
+
+def kernels() -> tuple[str, bool]:
+    """What was chosen and why, in a line, and whether it is what TensorFlow itself would have done."""
+    wanted = os.environ.get(SWITCH)
+    widest = "AVX-512" if has_avx512() else "AVX2" if "avx2" in instruction_sets() else "neither AVX2 nor AVX-512"
+    if not _is_x86():
+        return f"TensorFlow's own choice of kernels for {platform.machine()}", True
+    if wanted != "1":
+        return f"oneDNN's kernels as {SWITCH}={wanted} says; without them convolutions are slower", False
+    is_usual = bool(_TENSORFLOWS_OWN & instruction_sets())
+    return f"oneDNN's kernels, with {widest}; {SWITCH}=0 turns them off", is_usual
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
