@@ -81,7 +81,7 @@ class Evaluator:
     def __call__(self) -> Evaluation:
         """Runs over the whole split once."""
         self._predict.read_weights()
-        progress = Progress("evaluating", self._num_steps, "batches")
+        progress = Progress("evaluating", self._num_steps, "batches", first="the network is traced, once per start")
         totals: dict[str, tf.Tensor] = {}
         for number in range(1, self._num_steps + 1):
             batch_totals, predictions, batch = self._evaluate_step(self._batches)
@@ -89,7 +89,7 @@ class Evaluator:
             if viewers := [viewer for viewer in self._viewers if getattr(viewer, "wants_more", True)]:
                 self._show(viewers, batch, predictions)
             progress.update(number)
-        progress.clear()
+        progress.end()
         confusion, num_images = totals.pop("confusion").numpy(), int(totals.pop("num_images"))
         losses = {name: float(value) for name, value in self._loss.parts(totals).items()}
         return Evaluation(losses, scores(confusion), confusion, num_images)

@@ -30,12 +30,14 @@ from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.data.pipeline import sample_images
 from deeplab.data.records import decode_image
 from deeplab.data.split import Split, SplitSettings
+from deeplab.distribute.devices import log_kernels
 from deeplab.distribute.gpus import take_memory_as_needed
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
 from deeplab.model.convolution import for_other_runtimes
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Predictor, segmentation
+from deeplab.progress import shown
 from deeplab.run import folder
 from deeplab.run.folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting
@@ -117,24 +119,30 @@ def main(argv: list[str]) -> None:
     calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
     images = [read_image(Path(argument)) for argument in argv[1:]]
     take_memory_as_needed()
+    log_kernels()
     model, config, checkpoint = folder.load_model(
         wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride
     )
     segmenter = Segmenter(model)
     partial = export_dir.with_name(f".{export_dir.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    write_saved_model(segmenter, config, checkpoint, partial)
+    with shown("writing the SavedModel"):
+        write_saved_model(segmenter, config, checkpoint, partial)
     if wanted.onnx:
-        write_onnx(segmenter, partial / ONNX)
+        with shown(f"writing {ONNX}"):
+            write_onnx(segmenter, partial / ONNX)
     if wanted.tflite:
-        write_tflite(segmenter, partial)
+        with shown(f"writing {TFLITE}"):
+            write_tflite(segmenter, partial)
     if calibration:
         images_of_split = [image for _, image in sample_images(calibration, CALIBRATION_IMAGES)]
         logger.info("%s: %d images of %s give the ranges", TFLITE_INT8, len(images_of_split), calibration.name)
-        write_tflite_int8(segmenter, partial, images_of_split)
+        with shown(f"writing {TFLITE_INT8}"):
+            write_tflite_int8(segmenter, partial, images_of_split)
     partial.rename(export_dir)
     logger.info("%s -> %s", checkpoint, export_dir)
-    check(segmenter, export_dir, images)
+    with shown("comparing the formats with the model"):
+        check(segmenter, export_dir, images)
 
 
 def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str, export_dir: Path) -> None:

@@ -25,6 +25,7 @@ from deeplab.data.classes import ClassTable
 from deeplab.data.images import ENDINGS, read_image
 from deeplab.data.masks import read_mask
 from deeplab.data.voc import split_images
+from deeplab.distribute.devices import log_kernels
 from deeplab.errors import DataError, UsageError
 from deeplab.model.inference import Inference
 from deeplab.progress import Progress
@@ -68,8 +69,9 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
         images = split_images(wanted.voc_dir, wanted.split)
+    log_kernels()
     model = load(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
-    progress = Progress("segmenting", len(images), "images")
+    progress = Progress("segmenting", len(images), "images", first="the first takes longer")
     unread: list[DataError] = []
     for number, (name, path) in enumerate(images, 1):
         try:
@@ -87,6 +89,7 @@ def main(argv: list[str]) -> None:
         progress.clear()
         logger.info("%s: %s", path, ", ".join(shares.values()))
         progress.update(number)
+    progress.end()
     if len(unread) < len(images):
         progress.close()
     if unread:

@@ -116,17 +116,17 @@ class Trainer:
         """
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
-        progress = Progress("training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf)
         self._evaluate_if_due()  # if the run was stopped between this step and the end of its evaluation
         self._look_for_signals()
         if self._step < self._plan.total_steps:
             replicas = self._workers.num_local_replicas
-            logger.info("tracing the step for %d replica%s; the first takes longer", replicas, "s" * (replicas != 1))
+            first = f"the step is traced and optimized for {replicas} replica{'s' * (replicas != 1)}, once per start"
+            logger.info("%s", first)
         while not self._is_interrupted and self._step < self._plan.total_steps and not self._is_early_stop():
             if self._profiler:
                 self._profiler.after(self._step)
-            totals, seconds = self._run_to_next_due(progress)
-            progress.clear()
+            totals, seconds = self._run_to_next_due(first)
+            first = ""
             self._log_training(totals, seconds)
             if self._is_interrupted or self._plan.checkpoint_due(self._step) or self._is_late():
                 self._save()
@@ -145,8 +145,15 @@ class Trainer:
                 "run the same command to resume"
             )
 
-    def _run_to_next_due(self, progress: Progress) -> tuple[dict[str, tf.Tensor], float]:
-        """Runs steps until something is due; returns their totals and the seconds they took."""
+    def _run_to_next_due(self, first: str) -> tuple[dict[str, tf.Tensor], float]:
+        """Runs steps until something is due; returns their totals and the seconds they took.
+
+        `first` says what happens before the first of them is done.
+        """
+        # Log lines are its plain lines: it adds some only where they are far apart.
+        progress = Progress(
+            "training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf, first=first
+        )
         start = time.perf_counter()
         totals: dict[str, tf.Tensor] = {}
         while True:
@@ -161,6 +168,7 @@ class Trainer:
             if self._plan.anything_due(self._step) or self._is_interrupted:
                 break
         totals["confusion"] = totals["confusion"].numpy()  # waits for the device
+        progress.end()
         return totals, time.perf_counter() - start
 
     def _save(self) -> None:

@@ -1,17 +1,22 @@
 """Files are written completely or not at all; progress suits terminals and files."""
 
 import io
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deeplab.errors import UsageError
 from deeplab.files import digest, is_plain_name, is_relative_name, locked
-from deeplab.progress import Progress, duration
+from deeplab.progress import Progress, duration, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,6 +36,7 @@ def test_killed_while_writing_leaves_the_old_file(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from deeplab.files import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
@@ -77,17 +83,69 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_progress_redraws_on_a_terminal_and_writes_lines_elsewhere(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr("deeplab.progress.time.monotonic", lambda: clock[0])
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that progress sees, in a list; no thread looks at them."""
+    seconds = [100.0]
+    monkeypatch.setattr("deeplab.progress.time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr("deeplab.progress.threading.Thread", lambda **settings: SimpleNamespace(start=lambda: None))
+    return seconds
+
+
+def test_progress_redraws_on_a_terminal_and_writes_lines_elsewhere(clock):
+    """Rate and ETA count from the end of the first unit, which may take longer."""
     terminal, file = _Terminal(), io.StringIO()
     bars = [Progress("reading", 40, "images", stream=stream) for stream in (terminal, file)]
-    for second in (1, 2, 20):
+    for second, done in ((9, 1), (10, 3), (11, 5), (28, 39), (28.5, 40)):
         clock[0] = 100.0 + second
         for bar in bars:
-            bar.update(2 * second)
+            bar.update(done)
     for bar in bars:
         bar.close()
-    assert "\rreading: 2/40 images (2.0/s, ETA 19s)\rreading: 4/40 images (2.0/s, ETA 18s)" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\rreading: 40 images in 20s\n")
-    assert file.getvalue() == "reading: 40/40 images (2.0/s, ETA 0s)\nreading: 40 images in 20s\n"
+    assert "\rreading: 1/40 images (9s)\rreading: 3/40 images (2.0/s, ETA 18s)" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\rreading: 40 images in 28s\n")
+    assert file.getvalue() == "reading: 39/40 images (2.0/s, ETA 0s)\nreading: 40 images in 28s\n"
+
+
+def test_slow_units_give_a_sign_of_life(clock):
+    """A training step of 22 s, as on a laptop, whose log lines are 20 steps apart."""
+    file = io.StringIO()
+    progress = Progress("training", 280, "steps", every_seconds=math.inf, first="the step is traced", stream=file)
+    for second in range(1, 200):
+        clock[0] = 100.0 + second
+        if second % 22 == 0:
+            progress.update(second // 22)
+        progress.show_if_silent()
+    lines = file.getvalue().splitlines()
+    assert lines[:3] == [
+        "training: 0/280 steps (10s) the step is traced",
+        "training: 1/280 steps (40s)",
+        "training: 3/280 steps (22.0 s each, ETA 1h42m)",
+    ]
+    assert len(lines) == 1 + 190 // 30
+    progress.end()
+    clock[0] += 1000
+    progress.show_if_silent()
+    assert file.getvalue().splitlines() == lines
+
+
+def test_other_lines_are_signs_of_life_too(clock):
+    file = io.StringIO()
+    progress = Progress("training", 280, "steps", every_seconds=math.inf, stream=file)
+    for _ in range(100):
+        clock[0] += 9.0
+        progress.clear()  # before a log line
+        progress.show_if_silent()
+    assert not file.getvalue()
+
+
+def test_a_thread_shows_work_that_never_reports(monkeypatch, capsys):
+    monkeypatch.setattr("deeplab.progress.FIRST_SIGN", 0.5)
+    threads = threading.active_count()
+    with shown("writing model.onnx"):
+        time.sleep(1.6)
+    assert re.fullmatch(r"writing model.onnx: [12]s so far\n", capsys.readouterr().err)
+    end = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < end:
+        time.sleep(0.1)
+    assert threading.active_count() <= threads

@@ -21,6 +21,7 @@ from deeplab.data.formats.coco import InstancesFile
 from deeplab.data.formats.dataset import Dataset, split_folders
 from deeplab.data.formats.writer import write_voc
 from deeplab.errors import UsageError
+from deeplab.progress import shown
 from deeplab.settings import Classes, setting
 
 
@@ -107,7 +108,8 @@ def read(source: SourceSettings, options: CocoSettings) -> Dataset:
         "cityscapes_dir": lambda: masks.read_cityscapes(path),
         "ade20k_dir": lambda: masks.read_ade20k(path),
     }
-    return readers[name]()
+    with shown("reading annotations"):
+        return readers[name]()
 
 
 def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:

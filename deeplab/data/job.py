@@ -128,4 +128,4 @@ class Job:
             if not np.array_equal(records.decode_example(stored)[1], records.decode_example(now)[1]):
                 yield pair.mask
             progress.update(number)
-        progress.clear()
+        progress.end()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
+from deeplab import processor
 from deeplab.distribute import gpus
 from deeplab.distribute.cluster import find_cluster
 from deeplab.errors import UsageError
@@ -69,9 +70,17 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
         logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
     logger.info(replicas)
+    log_kernels()
     if name == "one_device" or (name == "auto" and jit_compile and kind == "GPU" and number == 1):
         return tf.distribute.OneDeviceStrategy(f"{kind}:0")
     return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(number)])
+
+
+def log_kernels() -> None:
+    """Logs which kernels compute on the CPU, unless a GPU does: as information only where that is not the usual."""
+    if not tf.config.get_visible_devices("GPU"):
+        words, is_usual = processor.kernels()
+        logger.log(logging.DEBUG if is_usual else logging.INFO, "%s", words)
 
 
 def _communication(kind: str) -> tf.distribute.experimental.CommunicationOptions:

@@ -15,9 +15,15 @@ _NOTES = re.compile(rb"I\d{4} |\d{4}-\d\d-\d\d \S+ I |WARNING: All log messages 
 _NO_DRIVER = re.compile(rb"E\d{4} .*failed call to cuInit")
 _OF_ITERATORS = re.compile(
     rb"W\d{4} .*Input of GeneratorDatasetOp::Dataset will not be optimized"  # tf.distribute's own
-    rb"|E\d{4} .*oneDNN supports DT_UINT8 only on platforms with AVX-512. Falling back"  # tf.transpose's
+    rb"|E\d{4} .*oneDNN supports DT_\w+ only on platforms with AVX-512. Falling back"  # tf.transpose's, and others'
 )
 """Logged whenever an iterator over a distributed data set is created; both are harmless."""
+
+_OF_PROBES = re.compile(
+    rb"W\d{4} .*(Current CPU implementations do not yet support dilation rates"
+    rb"|could not create a primitive descriptor for the convolution forward)"
+)
+"""Logged when `model.convolution` and `distribute.numerics` try which kernels there are; both get an error as well."""
 
 _OF_CONVERTERS = re.compile(
     rb"W\d{4} .*tf_tfl_flatbuffer_helpers\.cc:\d+\] Ignored "
@@ -55,7 +61,7 @@ def is_note(line: bytes) -> bool:
     """Whether a line on stderr is of no interest to a user."""
     if _NO_DRIVER.match(line):
         return not _has_nvidia_device()
-    return bool(_NOTES.match(line) or _OF_ITERATORS.match(line) or _OF_CONVERTERS.match(line))
+    return bool(_NOTES.match(line) or _OF_ITERATORS.match(line) or _OF_PROBES.match(line) or _OF_CONVERTERS.match(line))
 
 
 def _has_nvidia_device() -> bool:
