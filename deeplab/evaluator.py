@@ -9,6 +9,7 @@ import tensorflow as tf
 from deeplab.data.pipeline import EvaluationBatches
 from deeplab.data.split import Split
 from deeplab.distribute.devices import check_batch_size
+from deeplab.distribute.gpus import untimed_algorithms
 from deeplab.errors import DataError
 from deeplab.files import is_relative_name
 from deeplab.model.inference import Predictor
@@ -84,7 +85,8 @@ class Evaluator:
         progress = Progress("evaluating", self._num_steps, "batches", first="the network is traced, once per start")
         totals: dict[str, tf.Tensor] = {}
         for number in range(1, self._num_steps + 1):
-            batch_totals, predictions, batch = self._evaluate_step(self._batches)
+            with untimed_algorithms():
+                batch_totals, predictions, batch = self._evaluate_step(self._batches)
             totals = {name: value + totals[name] if totals else value for name, value in batch_totals.items()}
             if viewers := [viewer for viewer in self._viewers if getattr(viewer, "wants_more", True)]:
                 self._show(viewers, batch, predictions)

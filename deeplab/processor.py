@@ -2,7 +2,9 @@
 
 TensorFlow's wheel for x86 uses oneDNN's operations by itself only on processors with instructions for 8-bit or bfloat16
 products (`IsMKLEnabled` in tensorflow/core/util/port.cc). Without them a training step of float32 takes up to 60 times
-as long (docs/measurements.md, processors), so `import deeplab` turns them on for all others, too.
+as long (docs/measurements.md, processors), so `import deeplab` turns them on for all others, too. Not on a machine with
+a GPU: with oneDNN's operations on, TensorFlow's remapper leaves batch normalisation and ReLU apart on GPUs as well
+(findings/onednn_switch_changes_gpu_graphs.sh).
 """
 
 import os
@@ -14,6 +16,7 @@ SWITCH = "TF_ENABLE_ONEDNN_OPTS"
 """TensorFlow reads this environment variable once, when its libraries are loaded. The user's own value is kept."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_NVIDIA_DRIVER = Path("/dev/nvidiactl")
 _TENSORFLOWS_OWN = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"}
 _SMALLER_LIMITS = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}
 """Values of oneDNN's own ONEDNN_MAX_CPU_ISA that leave no AVX-512."""
@@ -31,7 +34,7 @@ def instruction_sets() -> set[str]:
 
 def choose_kernels() -> None:
     """Turns oneDNN's operations on where that is faster; without effect once TensorFlow is imported."""
-    if "tensorflow" not in sys.modules and _is_x86():
+    if "tensorflow" not in sys.modules and _is_x86() and not _offers_gpu():
         os.environ.setdefault(SWITCH, "1")
 
 
@@ -47,10 +50,18 @@ def kernels() -> tuple[str, bool]:
     widest = "AVX-512" if has_avx512() else "AVX2" if "avx2" in instruction_sets() else "neither AVX2 nor AVX-512"
     if not _is_x86():
         return f"TensorFlow's own choice of kernels for {platform.machine()}", True
+    is_usual = bool(_TENSORFLOWS_OWN & instruction_sets())
+    if wanted is None:
+        hint = "" if is_usual else f"; {SWITCH}=1 is faster without the GPU"
+        return f"TensorFlow's own choice of kernels, as this machine has a GPU{hint}", is_usual
     if wanted != "1":
         return f"oneDNN's kernels as {SWITCH}={wanted} says; without them convolutions are slower", False
-    is_usual = bool(_TENSORFLOWS_OWN & instruction_sets())
     return f"oneDNN's kernels, with {widest}; {SWITCH}=0 turns them off", is_usual
+
+
+def _offers_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded and its GPUs are not hidden from this process."""
+    return _NVIDIA_DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
 
 
 def _is_x86() -> bool:

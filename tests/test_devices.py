@@ -4,6 +4,7 @@ import logging
 import os
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -12,6 +13,7 @@ from deeplab.distribute import devices, gpus
 from deeplab.distribute.cluster import Cluster
 from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy
 from deeplab.errors import UsageError
+from deeplab.evaluator import Evaluator
 from deeplab.run.folder import LoadSettings
 
 
@@ -233,3 +235,38 @@ def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tm
     }
     with pytest.raises(Loading):
         start[program]()
+
+
+def test_evaluation_does_not_time_algorithms_and_training_does(monkeypatch):
+    """TensorFlow reads the variable when a kernel is built, at the first call of a function."""
+    monkeypatch.setenv(gpus.AUTOTUNE, "")  # so that it is reset afterwards
+    monkeypatch.delenv(gpus.AUTOTUNE)
+    seen = []
+    model = api.Model(lambda images: seen.append(os.environ.get(gpus.AUTOTUNE)), ("a", "b"))
+    with pytest.raises(TypeError):  # no results
+        model.segment(np.zeros((2, 2, 3), np.uint8))
+    assert seen == ["0"]
+    assert gpus.AUTOTUNE not in os.environ
+    monkeypatch.setenv(gpus.AUTOTUNE, "1")
+    with pytest.raises(TypeError):
+        model.segment(np.zeros((2, 2, 3), np.uint8))
+    assert seen == ["0", "1"]
+    assert os.environ[gpus.AUTOTUNE] == "1"
+
+
+def test_the_evaluator_does_not_time_algorithms(monkeypatch):
+    monkeypatch.setenv(gpus.AUTOTUNE, "")
+    monkeypatch.delenv(gpus.AUTOTUNE)
+    seen = []
+
+    def fail(batches):
+        seen.append(os.environ.get(gpus.AUTOTUNE))
+        raise RuntimeError("as a kernel may")
+
+    evaluate = object.__new__(Evaluator)
+    evaluate._predict = SimpleNamespace(read_weights=lambda: None)
+    evaluate._num_steps, evaluate._batches, evaluate._evaluate_step = 1, None, fail
+    with pytest.raises(RuntimeError, match="as a kernel may"):
+        evaluate()
+    assert seen == ["0"]
+    assert gpus.AUTOTUNE not in os.environ

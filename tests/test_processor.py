@@ -28,6 +28,7 @@ def pretend(monkeypatch, tmp_path):
     def make(flags, machine="x86_64"):
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
         monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(processor, "_NVIDIA_DRIVER", tmp_path / "nvidiactl")
         monkeypatch.setattr("platform.machine", lambda: machine)
 
     return make
@@ -89,6 +90,20 @@ def test_nothing_is_set_too_late_or_for_other_processors(pretend, monkeypatch):
     processor.choose_kernels()
     assert processor.SWITCH not in os.environ
     assert processor.kernels() == ("TensorFlow's own choice of kernels for aarch64", True)
+
+
+def test_a_gpus_graphs_are_not_changed(pretend, monkeypatch, tmp_path):
+    """With oneDNN's operations on, TensorFlow fuses less on GPUs: tests/test_gpu_graphs.py."""
+    pretend(RYZEN_3)
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    processor.choose_kernels()
+    assert processor.SWITCH not in os.environ
+    assert processor.kernels()[0].endswith("TF_ENABLE_ONEDNN_OPTS=1 is faster without the GPU")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    processor.choose_kernels()
+    assert os.environ[processor.SWITCH] == "1"
 
 
 def test_importing_the_package_is_enough():

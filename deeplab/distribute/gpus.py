@@ -1,9 +1,11 @@
 """What TensorFlow says too quietly about GPUs: those that it does not see, and those that its wheel has no code for."""
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -13,6 +15,8 @@ from deeplab.errors import UsageError
 logger = logging.getLogger("deeplab")
 
 PCI_DEVICES, DRIVER = Path("/sys/bus/pci/devices"), Path("/dev/nvidiactl")
+AUTOTUNE = "TF_CUDNN_USE_AUTOTUNE"
+
 _NVIDIA, _DISPLAY = "0x10de", "0x03"
 """PCI vendor, and the start of the class of all display controllers: NVIDIA also makes audio devices and bridges."""
 
@@ -27,6 +31,25 @@ def take_memory_as_needed() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
     except (RuntimeError, ValueError) as error:
         logger.info("memory of the GPUs: left as it is (%s)", error)
+
+
+@contextlib.contextmanager
+def untimed_algorithms() -> Iterator[None]:
+    """While it is entered, cuDNN's algorithms are chosen by its heuristics for kernels that run for the first time.
+
+    Otherwise TensorFlow times all of them for each new size of an image, which takes longer than the images, and two
+    processes may choose differently, so that their masks differ in ties. Kernels read the environment variable when
+    they are built (tensorflow/core/util/use_cudnn.cc), so what runs first outside keeps its timing. A value of the
+    user's is kept.
+    """
+    if AUTOTUNE in os.environ:
+        yield
+        return
+    os.environ[AUTOTUNE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[AUTOTUNE]
 
 
 def reason_without() -> str | None:

@@ -24,7 +24,10 @@ class GlobalDropout(keras.layers.Dropout):
         whole_counts = -(-channels // _FLOATS_PER_COUNT) * _FLOATS_PER_COUNT
         shape = tf.convert_to_tensor([*sizes, whole_counts], tf.int64)
         uniform = _rows_of_replica(shape, self.seed_generator.next())[..., :channels]
-        return tf.where(uniform >= self.rate, inputs / tf.cast(1.0 - self.rate, inputs.dtype), 0.0)
+        is_kept = tf.cast(uniform >= self.rate, inputs.dtype)
+        # Not tf.where with a scalar 0, at which TensorFlow's layout optimizer gives up on the whole graph on GPUs
+        # (tests/test_gpu_graphs.py; findings/layout_optimizer_gives_up_on_where.sh).
+        return inputs / tf.cast(1.0 - self.rate, inputs.dtype) * is_kept
 
 
 def _rows_of_replica(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

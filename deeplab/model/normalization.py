@@ -106,7 +106,10 @@ def _synchronised(
             ratio = tf.sqrt(own_variance + epsilon) * inverse
             shift = (mean - own_mean) * inverse
             by_x, by_own_scale, by_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=slopes,
+                # Without Snapshot, which copies nothing, TensorFlow's remapper fuses the gradient of a ReLU into this
+                # kernel on GPUs in float16, as if its reserve space were that of the kernel with the ReLU: wrong
+                # (tests/test_gpu_graphs.py; findings/remapper_pairs_gradients_wrongly.sh).
+                y_backprop=tf.raw_ops.Snapshot(input=slopes),
                 x=x,
                 scale=gamma * ratio,  # over its own deviation: gamma over that of all replicas
                 reserve_space_1=reserved[0],
