@@ -21,14 +21,22 @@ from deeplab.run.folder import LoadSettings
 def play(monkeypatch):
     """Plays a machine with this many GPUs of this compute capability; strategies are (their name, arguments)."""
 
-    def machine(num_gpus, capability=(9, 0), built_for=("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")):
+    def machine(
+        num_gpus,
+        capability=(9, 0),
+        built_for=("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"),
+        small=0,
+        name="NVIDIA Test",
+    ):
         present = [SimpleNamespace(name=f"/physical_device:GPU:{index}") for index in range(num_gpus)]
         settings = SimpleNamespace(growth=[], visible=None)
         config = tf.config
         monkeypatch.setattr(config, "list_physical_devices", lambda kind=None: present if kind == "GPU" else ["CPU:0"])
         monkeypatch.setattr(config, "set_visible_devices", lambda shown, kind: setattr(settings, "visible", shown))
         monkeypatch.setattr(config.experimental, "set_memory_growth", lambda gpu, on: settings.growth.append((gpu, on)))
-        details = {"device_name": "NVIDIA Test", "compute_capability": capability}
+        logical = lambda kind=None: (settings.visible or [])[small:] if kind == "GPU" else ["CPU:0"]  # noqa: E731
+        monkeypatch.setattr(config, "list_logical_devices", logical)
+        details = {"device_name": name, "compute_capability": capability}
         monkeypatch.setattr(config.experimental, "get_device_details", lambda gpu: details)
         build = {"is_cuda_build": True, "cuda_compute_capabilities": list(built_for)}
         monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: build)
@@ -140,6 +148,64 @@ def test_this_wheel_says_what_it_is_built_for():
         pytest.skip("TensorFlow is built without CUDA")
     assert built_for
     assert all(each.startswith(("sm_", "compute_")) for each in built_for)
+
+
+def _task(monkeypatch, index, **variables):
+    """Makes this process a task of a step of two on each of two nodes."""
+    for name in ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPUS_ON_NODE", "SLURMD_NODENAME"):
+        monkeypatch.delenv(name, raising=False)
+    step = {
+        "SLURM_STEP_NUM_TASKS": 4,
+        "SLURM_STEP_NODELIST": "gpu[1-2]",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_PROCID": index,
+        "SLURM_JOB_ID": 7,
+    }
+    for name, value in {**step, **variables}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TF_CONFIG", "")
+
+
+@pytest.mark.parametrize(("index", "names"), [(0, "02"), (1, "13"), (2, "02"), (3, "13")])
+def test_tasks_of_a_node_share_its_gpus(play, monkeypatch, index, names):
+    """As srun --ntasks-per-node=2 --gpus-per-node=4 starts them: each task sees all four."""
+    settings = play(4)
+    _task(monkeypatch, index, SLURM_GPUS_ON_NODE=4)
+    assert _chosen(make_strategy(DeviceSettings(), "auto"))[0] == "MultiWorkerMirroredStrategy"
+    assert "".join(gpu.name[-1] for gpu in settings.visible) == names
+
+
+@pytest.mark.parametrize("variables", [{"SLURM_GPUS_PER_TASK": 1}, {"SLURM_GPUS_ON_NODE": 2}])
+def test_a_task_keeps_a_gpu_of_its_own(play, monkeypatch, variables):
+    """As --gpus-per-task=1 or --gpu-bind=single:1 give it."""
+    settings = play(1)
+    _task(monkeypatch, 1, **variables)
+    make_strategy(DeviceSettings(), "auto")
+    assert [gpu.name[-1] for gpu in settings.visible] == ["0"]
+
+
+def test_tasks_that_cannot_share_are_refused(play, monkeypatch):
+    play(1)
+    _task(monkeypatch, 1, SLURM_GPUS_ON_NODE=1)
+    with pytest.raises(UsageError, match=r"^srun: 2 tasks on this host see 1 GPU; .*--gpus-per-task=1"):
+        make_strategy(DeviceSettings(), "auto")
+    make_strategy(DeviceSettings(num_gpus=0), "auto")
+
+
+def test_slices_of_a_card_are_refused_by_name(play, monkeypatch):
+    play(2, name="NVIDIA A100-SXM4-40GB MIG 3g.20gb")
+    _task(monkeypatch, 0)
+    with pytest.raises(UsageError, match=r"^NVIDIA A100-SXM4-40GB MIG 3g.20gb: a slice of a card"):
+        make_strategy(DeviceSettings(), "auto")
+
+
+def test_gpus_that_tensorflow_leaves_out_are_said(play, caplog):
+    play(3, small=1)
+    (line,) = _warnings_of(caplog, DeviceSettings())
+    assert line.startswith("TensorFlow uses 2 of 3 GPUs")
+    assert _chosen(make_strategy(DeviceSettings())) == ("MirroredStrategy", ["GPU:0", "GPU:1"])
+    with pytest.raises(UsageError, match=r"^--num_gpus=3: TensorFlow uses 2 of 3 GPUs"):
+        make_strategy(DeviceSettings(3))
 
 
 @pytest.fixture

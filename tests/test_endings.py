@@ -101,6 +101,14 @@ def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, s
     assert line.endswith("; restart all workers: they resume from the newest checkpoint")
 
 
+def test_workers_with_unlike_numbers_of_gpus_are_told_so(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({}))
+    message = "Device /job:worker/task:1/GPU:3 is joining a group with size 8, but that group has size 6 (group_key=1)"
+    line = run_module._explain(tf.errors.InternalError(None, None, message))
+    assert line.startswith("workers have different numbers of GPUs or replicas (8 and 6 in all")
+    assert "--num_gpus" in line
+
+
 def test_a_worker_alone_says_only_why(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     line = run_module._explain(tf.errors.InternalError(None, None, "cuDNN launch failure"))

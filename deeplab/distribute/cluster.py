@@ -14,10 +14,19 @@ FIRST_PORT, NUM_PORTS, PORTS_OF_A_JOB = 12_000, 20_000, 64
 
 @dataclass(frozen=True)
 class Cluster:
-    """Addresses ("host:port") of all workers, the chief first, and this process's index among them."""
+    """The processes that train together.
+
+    Attributes:
+        workers: addresses ("host:port") of all, the chief first.
+        index: this process's index among them.
+        tasks_on_host: number of them that a scheduler started on this host.
+        local_index: this process's index among those.
+    """
 
     workers: tuple[str, ...]
     index: int
+    tasks_on_host: int = 1
+    local_index: int = 0
 
     def to_tf_config(self) -> str:
         """The text that `tf.distribute` reads from the environment variable `TF_CONFIG`."""
@@ -70,7 +79,9 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
         raise UsageError(f"SLURM_PROCID={index} runs on another node than {hosts[index]}: use --distribution=block")
     # Jobs that share a node use different ports. So do tasks, even if two node names are one machine.
     port = FIRST_PORT + job * PORTS_OF_A_JOB % NUM_PORTS
-    return Cluster(tuple(f"{host}:{port + task}" for task, host in enumerate(hosts)), index)
+    addresses = tuple(f"{host}:{port + task}" for task, host in enumerate(hosts))
+    local_index = index - hosts.index(hosts[index])  # tasks are numbered node by node
+    return Cluster(addresses, index, tasks_on_host=hosts.count(hosts[index]), local_index=local_index)
 
 
 def expand_hosts(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from tensorflow.python.distribute.collective_all_reduce_strategy import Collecti
 
 from deeplab import processor
 from deeplab.distribute import gpus
-from deeplab.distribute.cluster import find_cluster
+from deeplab.distribute.cluster import Cluster, find_cluster
 from deeplab.errors import UsageError
 from deeplab.progress import Progress
 from deeplab.settings import setting
@@ -57,7 +57,7 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
         raise UsageError("--strategy=multi_worker: neither TF_CONFIG nor srun names more than one worker")
     if name == "one_device" and (num_cpu_replicas > 1 or (num_gpus or 0) > 1):
         raise UsageError("--strategy=one_device: for one GPU or one CPU replica")
-    num_gpus = _set_devices(num_gpus, num_cpu_replicas, most=1 if name == "one_device" else None)
+    num_gpus = _set_devices(num_gpus, num_cpu_replicas, most=1 if name == "one_device" else None, cluster=cluster)
     kind, number = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpu_replicas)
     replicas = f"{number} {kind} replica{'s' * (number != 1)}"
     if cluster is not None:
@@ -69,6 +69,9 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
             Progress.is_shown = False
         logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
+    if num_gpus:
+        number = gpus.count_used(num_gpus, is_asked_for=devices.num_gpus is not None)
+        replicas = f"{number} GPU replica{'s' * (number != 1)}"
     logger.info(replicas)
     log_kernels()
     if name == "one_device" or (name == "auto" and jit_compile and kind == "GPU" and number == 1):
@@ -91,9 +94,11 @@ def _communication(kind: str) -> tf.distribute.experimental.CommunicationOptions
     )
 
 
-def _set_devices(num_gpus: int | None, num_cpu_replicas: int, most: int | None) -> int:
+def _set_devices(num_gpus: int | None, num_cpu_replicas: int, most: int | None, cluster: Cluster | None) -> int:
     """Makes the requested devices visible, by default at most this many GPUs; returns the number of GPUs."""
     present = tf.config.list_physical_devices("GPU")
+    if cluster is not None and num_gpus != 0:
+        present = gpus.share_of_task(present, cluster)
     if num_gpus is None:
         num_gpus = len(present[:most]) if num_cpu_replicas == 1 else 0
         if not present and num_cpu_replicas == 1 and (reason := gpus.reason_without()):

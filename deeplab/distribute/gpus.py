@@ -5,11 +5,12 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab.distribute.cluster import Cluster
 from deeplab.errors import UsageError
 
 logger = logging.getLogger("deeplab")
@@ -79,6 +80,59 @@ def _is_nvidia_gpu(device: Path) -> bool:
     return vendor == _NVIDIA and kind.startswith(_DISPLAY)
 
 
+def share_of_task(
+    present: list[tf.config.PhysicalDevice], cluster: Cluster, environment: Mapping[str, str] = os.environ
+) -> list[tf.config.PhysicalDevice]:
+    """The GPUs of this task among those that it sees, where a scheduler started several tasks on this host.
+
+    With `srun --ntasks-per-node=4 --gpus-per-node=4` each task sees all four GPUs; with `--gpus-per-task=1` only its
+    own. NCCL refuses a GPU that two workers use.
+
+    Raises:
+        UsageError: fewer GPUs than tasks, or slices of a card.
+    """
+    tasks = cluster.tasks_on_host
+    if tasks == 1 or not present:
+        return present
+    slices = [name for gpu in present if re.search(r"\bMIG\b", name := _name(gpu))]
+    if slices:
+        raise UsageError(
+            f"{slices[0]}: a slice of a card, and {tasks} tasks on this host; NCCL does not join slices: "
+            "start one task for each card, with MIG turned off"
+        )
+    on_node = environment.get("SLURM_GPUS_ON_NODE", "")
+    has_own = "SLURM_GPUS_PER_TASK" in environment or "gpu" in environment.get("SLURM_TRES_PER_TASK", "")
+    if has_own or (on_node.isdigit() and len(present) < int(on_node)):
+        return present
+    if len(present) < tasks:
+        number = f"{len(present)} GPU{'s' * (len(present) != 1)}"
+        raise UsageError(f"srun: {tasks} tasks on this host see {number}; give each task its own: --gpus-per-task=1")
+    return present[cluster.local_index :: tasks]
+
+
+def count_used(num_gpus: int, is_asked_for: bool) -> int:
+    """How many of the visible GPUs TensorFlow uses: it leaves out small ones beside large ones, without a word.
+
+    Starts TensorFlow, so it comes last, and not before a strategy for several workers. Raises UsageError if that many
+    were asked for.
+    """
+    used = len(tf.config.list_logical_devices("GPU"))
+    if used == num_gpus:
+        return used
+    words = (
+        f"TensorFlow uses {used} of {num_gpus} GPUs: it leaves out those with fewer than 8 multiprocessors "
+        "(TF_MIN_GPU_MULTIPROCESSOR_COUNT)"
+    )
+    if is_asked_for or not used:
+        raise UsageError(f"--num_gpus={num_gpus}: {words}; choose with CUDA_VISIBLE_DEVICES")
+    logger.warning("%s", words)
+    return used
+
+
+def _name(gpu: tf.config.PhysicalDevice) -> str:
+    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+
+
 def check(gpu: tf.config.PhysicalDevice) -> None:
     """Warns about a GPU for which TensorFlow's wheel has only portable code; UsageError if it has none at all.
 
@@ -95,7 +149,7 @@ def check(gpu: tf.config.PhysicalDevice) -> None:
     if any(built[0] == major and built <= capability for _, built in codes):
         return
     about = (
-        f"{details.get('device_name', gpu.name)}: compute capability {major}.{minor}, and TensorFlow {tf.__version__} "
+        f"{_name(gpu)}: compute capability {major}.{minor}, and TensorFlow {tf.__version__} "
         f"is built for {', '.join(built_for)}"
     )
     if not any(kind == "compute" and built < capability for kind, built in codes):

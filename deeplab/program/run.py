@@ -38,6 +38,9 @@ _LOST_WORKER = (
 _OF_A_GPU = re.compile(r"CUDA|cu_?DNN|cuBLAS|cuSOLVER|cuFFT|DNN library|\bGPU\b|\bXid\b", re.IGNORECASE)
 """In TensorFlow's words about a failure of this worker's own GPU, of the same classes as those of a lost worker."""
 
+_UNLIKE_SIZES = re.compile(r"joining a group with size (\d+), but that group has size (\d+)")
+"""TensorFlow's words (collective_param_resolver_local.cc) if workers do not agree on the number of replicas."""
+
 
 def run(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
     """Parses the flags, runs `main` and exits; errors that a user can fix end in one line, without a traceback.
@@ -122,13 +125,23 @@ def _explain(error: tf.errors.OpError) -> str:
             f"use --precision=bfloat16 ({reason})"
         )
     if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
-        restart = "restart all workers: they resume from the newest checkpoint"
-        if "NCCL" in error.message:
-            return f"the sum over GPUs failed, here or because another worker was lost ({reason}); {restart}"
-        if _OF_A_GPU.search(error.message):
-            return f"a GPU of this worker failed ({reason}); {restart}"
-        return f"another worker was lost ({reason}); {restart}"
+        return _explain_among_workers(error.message, reason)
     return reason
+
+
+def _explain_among_workers(message: str, reason: str) -> str:
+    """What an error of a class that a lost worker raises says when several workers train."""
+    if sizes := _UNLIKE_SIZES.search(message):
+        return (
+            f"workers have different numbers of GPUs or replicas ({sizes.group(1)} and {sizes.group(2)} in all, by "
+            f"their own count): give all the same, by --num_gpus ({reason})"
+        )
+    restart = "restart all workers: they resume from the newest checkpoint"
+    if "NCCL" in message:
+        return f"the sum over GPUs failed, here or because another worker was lost ({reason}); {restart}"
+    if _OF_A_GPU.search(message):
+        return f"a GPU of this worker failed ({reason}); {restart}"
+    return f"another worker was lost ({reason}); {restart}"
 
 
 def _is_from_tensorflow(error: RuntimeError) -> bool:

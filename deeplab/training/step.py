@@ -139,6 +139,9 @@ class ReplicaStep:
             # As one vector: TensorFlow would pack them for the all-reduce anyway, and the norm is one kernel.
             gradients = [context.all_reduce("SUM", tf.concat([tf.reshape(part, [-1]) for part in gradients], 0))]
         norm = tf.linalg.global_norm(gradients)
+        if self._clip_norm and num_replicas > 1:
+            # Unlike GPUs may add in another order: the norm that clips is the same on all, or their weights drift.
+            norm = context.all_reduce("MEAN", norm)
         if self._clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._loss_scaled(self._clip_norm), norm)
         if num_replicas > 1:
