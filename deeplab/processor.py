@@ -4,7 +4,7 @@ TensorFlow's wheel for x86 uses oneDNN's operations by itself only on processors
 products (`IsMKLEnabled` in tensorflow/core/util/port.cc). Without them a training step of float32 takes up to 60 times
 as long (docs/measurements.md, processors), so `import deeplab` turns them on for all others, too. Not on a machine with
 a GPU: with oneDNN's operations on, TensorFlow's remapper leaves batch normalisation and ReLU apart on GPUs as well
-(findings/onednn_switch_changes_gpu_graphs.sh).
+(findings/remapper_pairs_gradients_wrongly.sh).
 """
 
 import os
