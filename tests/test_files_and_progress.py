@@ -120,7 +120,7 @@ def test_slow_units_give_a_sign_of_life(clock):
     assert lines[:3] == [
         "training: 0/280 steps (10s) the step is traced",
         "training: 1/280 steps (40s)",
-        "training: 3/280 steps (22.0 s each, ETA 1h42m)",
+        "training: 3/280 steps (22.0 s each, ETA 1h41m)",
     ]
     assert len(lines) == 1 + 190 // 30
     progress.end()
