@@ -1,5 +1,8 @@
 """Shared by the scripts here: variants that take turns, a table and a JSON line of ratios, images of VOC's size."""
 
+import deeplab  # noqa: F401  before TensorFlow, whose kernels it chooses
+
+# isort: split
 import gc
 import json
 import os
@@ -47,11 +50,28 @@ def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
 
     The script runs in the Python named by the environment variable TORCH_PYTHON, else in this one.
     """
-    command = [os.environ.get("TORCH_PYTHON", sys.executable), str(Path(__file__).with_name(script)), *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    measure = in_process([os.environ.get("TORCH_PYTHON", sys.executable), script, *arguments])
+    if measure is None:
+        print(f"{script} does not run and is left out (is torch installed, or TORCH_PYTHON set?)")
+    return measure
+
+
+def in_process(command: Sequence[str], environment: Mapping[str, str] = os.environ) -> Callable[[], float] | None:
+    """A function that makes a process measure once; None if it ends before it is ready.
+
+    The command is a Python, the name of a script in this folder, and its arguments. The script prints "ready", then a
+    figure for each line of its standard input.
+    """
+    python, script, *arguments = command
+    process = subprocess.Popen(
+        [python, str(Path(__file__).with_name(script)), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(environment),
+    )
     assert process.stdin and process.stdout
     if process.stdout.readline() != "ready\n":
-        print(f"{script} does not run and is left out (is torch installed, or TORCH_PYTHON set?)")
         return None
     stdin, stdout = process.stdin, process.stdout
 

@@ -52,8 +52,9 @@ def kernels() -> tuple[str, bool]:
         return f"TensorFlow's own choice of kernels for {platform.machine()}", True
     is_usual = bool(_TENSORFLOWS_OWN & instruction_sets())
     if wanted is None:
-        hint = "" if is_usual else f"; {SWITCH}=1 is faster without the GPU"
-        return f"TensorFlow's own choice of kernels, as this machine has a GPU{hint}", is_usual
+        reason = "this machine has a GPU" if _offers_gpu() else "it was imported before deeplab"
+        hint = "" if is_usual else f"; {SWITCH}=1 is faster without a GPU"
+        return f"TensorFlow's own choice of kernels, as {reason}{hint}", is_usual
     if wanted != "1":
         return f"oneDNN's kernels as {SWITCH}={wanted} says; without them convolutions are slower", False
     return f"oneDNN's kernels, with {widest}; {SWITCH}=0 turns them off", is_usual

@@ -1,5 +1,8 @@
 """Shared fixtures. TensorFlow sees four logical CPU devices, so that replicas can be tested anywhere."""
 
+import deeplab  # noqa: F401  before TensorFlow, whose kernels it chooses
+
+# isort: split
 import os
 from pathlib import Path
 

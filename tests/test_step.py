@@ -681,9 +681,9 @@ def _trace(model, strategy, batches, precision="float32", **step_options):
     ("options", "expected"),
     [
         ({}, 2),  # sums with confusion matrix; gradient
-        ({"clip_norm": 1.0}, 2),
+        ({"clip_norm": 1.0}, 3),  # also the norm
         ({"precision": "float16"}, 2),
-        ({"precision": "float16", "clip_norm": 1.0, "auxiliary_head": True}, 2),
+        ({"precision": "float16", "clip_norm": 1.0, "auxiliary_head": True}, 3),
         ({"accumulate_steps": 2}, 3),  # also the sums of all micro-batches before the gradient
     ],
     ids=str,
