@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test wheel lint bench clean
+.PHONY: demo test test-processors wheel lint bench clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,12 @@ demo: $(INSTALLED)
 # The fast tests first, then those that start whole programs; in two processes.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The tests whose values depend on kernels, under settings that stand for other processors; five minutes.
+KERNEL_TESTS := $(addprefix tests/test_,cpu_convolution.py folding.py golden.py one_answer.py)
+test-processors: $(INSTALLED)
+	for each in TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=SSE41; do \
+	    echo "$$each" && env $$each $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS) || exit 1; done
 
 # VOC_DIR: real images for the input chain, else drawn ones. TORCH_PYTHON: a Python with torch, to compare with PyTorch.
 BENCHES := input_pipeline losses step profile_step start_up evaluation preparation memory growth

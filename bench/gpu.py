@@ -3,12 +3,14 @@
 bench/gpu.sh calls it. `python bench/gpu.py --on_cpus` tries the script itself on two CPU replicas, with a small network
 and small crops.
 
-ResNet-50 at stride 16, 513x513 crops, 21 classes; evaluation of 500x375 images. Each row runs in its own process, so
+ResNet-50 at stride 16, 513x513 crops, 21 classes; evaluation of 500x375 images, or of 50 sizes, whose "start" is the
+first pass. Each row runs in its own process, so
 that one that runs out of memory does not end the others. No row starts after ten minutes.
 """
 
 import argparse
 import collections
+import contextlib
 import multiprocessing
 import tempfile
 import time
@@ -27,6 +29,7 @@ from deeplab.data.augmentation import Augmentation
 from deeplab.data.pipeline import training_batches
 from deeplab.data.split import Split
 from deeplab.distribute.devices import DeviceSettings, make_strategy
+from deeplab.distribute.gpus import untimed_algorithms
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.model.deeplabv3 import (
     ModelConfig,
@@ -43,6 +46,10 @@ STEPS_PER_CALL = 10
 EXAMPLES = 64
 TIME_LIMIT, ROW_LIMIT = 600, 300  # seconds
 SHOWN_KERNELS = 15
+
+EVALUATION, SIZES = "evaluation", "evaluation of 50 sizes"
+LAYOUT_OFF, TIMED = "layout optimizer off", "algorithms timed"
+NUM_SIZES = 50
 
 NORMALISATION = {
     "synchronised": lambda model: None,
@@ -61,6 +68,7 @@ class Row:
     normalisation: str = "synchronised"
     work: str = "training"
     source: str = "memory"
+    variant: str = ""
     is_profiled: bool = False
     on_cpus: bool = False
 
@@ -84,12 +92,14 @@ def rows(num_replicas: int, on_cpus: bool) -> list[Row]:
         found += [several, replace(several, normalisation="own"), replace(several, source="shards")]
     found += [
         replace(base, source="shards"),
-        replace(base, work="evaluation", batch=1),
-        replace(base, work="evaluation"),
+        replace(base, work=EVALUATION, batch=1),
+        replace(base, work=EVALUATION),
         replace(base, normalisation="frozen"),
         replace(base, batch=2 * base.batch),
         replace(base, batch=max(base.batch // 4, 1)),
         replace(base, precision="float16"),
+        replace(base, precision="float32", variant=LAYOUT_OFF),
+        *(replace(base, work=SIZES, batch=1, precision="float32", variant=variant) for variant in ("", TIMED)),
     ]
     if num_replicas > 2:
         found.append(replace(base, replicas=2))
@@ -101,17 +111,22 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
     devices = DeviceSettings(num_gpus=0, num_cpu_replicas=row.replicas) if row.on_cpus else DeviceSettings(row.replicas)
     strategy = make_strategy(devices)
     set_precision(PrecisionSettings(row.precision))
+    if row.variant == LAYOUT_OFF:
+        tf.config.optimizer.set_experimental_options({"layout_optimizer": False})
     with strategy.scope():
         backbone = "mobilenet_v2" if row.on_cpus else "resnet50"
         model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), backbone))
         NORMALISATION[row.normalisation](model)
+        predict = Predictor(model)
         state = sgd_state(model, loss_scaling=row.precision == "float16")
     batches = _batches(row, strategy, shards)
-    if row.work == "evaluation":
-        evaluate = make_evaluate_step(strategy, Predictor(model), Loss(NUM_CLASSES))
+    steps = NUM_SIZES if row.work == SIZES else STEPS_PER_CALL
+    if row.work in (EVALUATION, SIZES):
+        evaluate = make_evaluate_step(strategy, predict, Loss(NUM_CLASSES))
 
         def run() -> object:
-            return [evaluate(batches)[0]["confusion"] for _ in range(STEPS_PER_CALL)][-1].numpy()
+            with contextlib.nullcontext() if row.variant == TIMED else untimed_algorithms():
+                return [evaluate(batches)[0]["confusion"] for _ in range(steps)][-1].numpy()
     else:
         augmentation = Augmentation(row.crop)
         train = make_train_step(strategy, state, Loss(NUM_CLASSES), weight_decay=1e-4, finish=augmentation.finish)
@@ -122,7 +137,7 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
     start = time.perf_counter()
     run()
     result: dict[str, Any] = {"start": time.perf_counter() - start}
-    result["images"] = row.replicas * row.batch * STEPS_PER_CALL / _seconds(run, row.seconds)
+    result["images"] = row.replicas * row.batch * steps / _seconds(run, row.seconds)
     if not row.on_cpus:
         result["memory"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
     if row.is_profiled:
@@ -138,7 +153,7 @@ def _batches(row: Row, strategy: tf.distribute.Strategy, shards: Path) -> Iterat
         split = Split.read(shards, "train")
         return training_batches(split, Augmentation(row.crop), global_batch_size, seed=1, context=context)
 
-    size = (HEIGHT, WIDTH) if row.work == "evaluation" else (row.crop, row.crop)
+    size = (row.crop, row.crop) if row.work == "training" else (HEIGHT, WIDTH)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (row.batch, *size, 3), np.uint8),
@@ -146,7 +161,15 @@ def _batches(row: Row, strategy: tf.distribute.Strategy, shards: Path) -> Iterat
         "shifts": np.full((row.batch, 3), 0.1, np.float32),
         "is_example": np.ones(row.batch, np.int64),
     }
+
+    def narrower(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The batch less some of its columns, as many as the number says."""
+        left = WIDTH - tf.cast(pixels, tf.int32)
+        return {**batch, "image": batch["image"][:, :, :left], "label": batch["label"][:, :, :left]}
+
     in_memory = tf.data.Dataset.from_tensors(batch).repeat()
+    if row.work == SIZES:
+        in_memory = tf.data.Dataset.range(NUM_SIZES).map(narrower).repeat()
     make = of_shards if row.source == "shards" else lambda context: in_memory
     return iter(strategy.distribute_datasets_from_function(make))
 
@@ -222,6 +245,7 @@ def main() -> None:
                 break
             result = measured[replace(row, is_profiled=False)] = _in_a_process(row, shards)
             cells = [row.work, row.replicas, row.batch, row.precision, row.normalisation, row.source]
+            cells[0] = f"{row.work}, {row.variant}" if row.variant else row.work
             cells += [result.get("error") or f"{result['images']:.1f}"]
             cells += [f"{result[each]:.1f}" if each in result else "-" for each in ("memory", "start")]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
