@@ -67,8 +67,7 @@ def main(argv: list[str]) -> None:
         split.verify()
     with strategy.scope():
         model, config, checkpoint = folder.load_model(model_dir, wanted.checkpoint, options[LoadSettings].output_stride)
-    if split.class_names != config.class_names:
-        raise UsageError(f"--tfrecord_dir={split.folder}: its classes are not those of the model in {model_dir}")
+    folder.check_classes(split.folder, split.class_names, config.class_names)
     step = checkpoint_step(checkpoint)
     logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
 

@@ -29,6 +29,12 @@ from deeplab.run import folder, provenance
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
 from deeplab.run.folder import RunSettings
 from deeplab.run.log import RunLog
+from deeplab.run.splits import (
+    SplitRecord,
+    forget_scores_of_other_data,
+    read_splits_of_run,
+    write_splits_of_run,
+)
 from deeplab.settings import Classes, Options, require
 from deeplab.trainer import Feed, Trainer
 from deeplab.training.losses import Loss, LossSettings
@@ -74,6 +80,7 @@ def main(argv: list[str]) -> None:
     if shards.prepare_only:
         return
     split.check_two_classes()
+    options[Plan].check_validation(has_split=val_split is not None)
     model_dir = options[RunSettings].model_dir
     splits = [split] if val_split is None else [split, val_split]
     with folder.output_folder(model_dir, workers.is_chief) as output_dir, damage_named(splits):
@@ -100,6 +107,7 @@ def train(
         folder.check_run(
             model_dir, config, options.as_flagfile(), options.defaults_as_flagfile(), options.fixed_names()
         )
+    splits_before = read_splits_of_run(model_dir) if resumes else {}
     has_weights = resumes or init_checkpoint is not None
     if workers.are_several:
         fetch_weights(config, options[InitSettings], has_weights)
@@ -108,9 +116,15 @@ def train(
         model_dir / folder.CHECKPOINTS, output_dir / folder.CHECKPOINTS, state, options[CheckpointSettings]
     )
     checkpoints.resume(plan.total_steps, strategy.num_replicas_in_sync)
+    # Saved before the new splits are recorded: a run that is killed in between forgets the old scores once more.
+    splits = {"train": split} if val_split is None else {"train": split, "val": val_split}
+    records = {role: SplitRecord(each.name, each.digest, each.num_examples) for role, each in splits.items()}
+    if forget_scores_of_other_data(state, splits_before, records):
+        checkpoints.save_latest()
+    write_splits_of_run(output_dir, splits_before | records)
     if init_checkpoint is not None and int(state.step) == 0:
         with strategy.scope():
-            folder.init_weights(state.training_model, init_checkpoint)
+            folder.init_weights(state.training_model, init_checkpoint, config.class_names)
     folder.record_run(output_dir, config, options.as_flagfile())
     augmentation, step, seeds = options[Augmentation], options[StepSettings], options[SeedSettings]
     provenance.record_start(output_dir, state, plan, augmentation.crop_size, step.accumulate_steps)

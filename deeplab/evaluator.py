@@ -69,6 +69,7 @@ class Evaluator:
     ) -> None:
         self._strategy, self._loss, self._folder, self._viewers = strategy, loss, batches.split.folder, viewers
         self._predict, self._num_steps = predict, 0
+        self._class_names = batches.split.class_names
         self._evaluate_step = make_evaluate_step(strategy, predict, loss, deterministic)
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -94,7 +95,7 @@ class Evaluator:
         progress.end()
         confusion, num_images = totals.pop("confusion").numpy(), int(totals.pop("num_images"))
         losses = {name: float(value) for name, value in self._loss.parts(totals).items()}
-        return Evaluation(losses, scores(confusion), confusion, num_images)
+        return Evaluation(losses, scores(confusion, self._class_names), confusion, num_images)
 
     def _show(self, viewers: Sequence[Viewer], batch: dict[str, tf.Tensor], predictions: tf.Tensor) -> None:
         """Passes each example of a batch with its prediction to the viewers; fillers are left out."""

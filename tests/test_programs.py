@@ -316,7 +316,8 @@ def test_a_run_starts_from_another_runs_weights_and_names_those_that_do_not_fit(
     flags += ["--freeze_batch_norm", "--output_stride=8", "--learning_rate=0", "--weight_decay=0"]
     done = _run("train.py", *flags, f"--model_dir={tmp_path}/run")
     left_out = re.findall(r"and so random: (\S+)", done.stderr)
-    assert left_out == ["logits/kernel", "logits/bias"]
+    assert left_out == []
+    assert "classes: new, and so random: a, b, c; gone: background" in done.stderr
     first = load_model(run_dir / "run")[0]
     second, config, _ = load_model(tmp_path / "run")
     assert config.output_stride == 8

@@ -574,7 +574,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     class Batches:
         """A stand-in for the batches of a split's shards."""
 
-        split = SimpleNamespace(folder="shards")
+        split = SimpleNamespace(folder="shards", class_names=("a", "b", "c"))
 
         def num_steps(self, context):
             return STEPS

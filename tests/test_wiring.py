@@ -141,6 +141,7 @@ def test_train(start, monkeypatch):
     for name in ("Predictor", "make_train_step", "first_crops", "first_batch", "Evaluator", "Trainer", "RunLog"):
         seen.instead_of(train, name)
     monkeypatch.setattr(train, "provenance", MagicMock())
+    monkeypatch.setattr(train, "write_splits_of_run", MagicMock())
     monkeypatch.setattr(train.Feed, "make", lambda *arguments: [seen._note(value) for value in arguments])
     monkeypatch.setattr(train, "damage_named", lambda splits: contextlib.nullcontext())
     folder = MagicMock(output_folder=lambda model_dir, chief: contextlib.nullcontext(model_dir))

@@ -96,6 +96,12 @@ class Split:
         return [str(self.folder / shard.name) for shard in self.shards]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the classes and of the shards' own sums: equal for equal examples in the same order."""
+        content = [self.class_names, [shard.sha256 for shard in self.shards]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
     def manifest_path(self) -> Path:
         """The manifest's file."""
         return manifest_path(self.folder, self.name)

@@ -1,15 +1,18 @@
 """The folder of a run: which model it holds, checks that this never changes, and loading the model."""
 
 import dataclasses
+import itertools
 import json
 import logging
+import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from deeplab.errors import DataError, UsageError
 from deeplab.files import locked, write_text
@@ -22,6 +25,9 @@ logger = logging.getLogger("deeplab")
 
 CHECKPOINTS = "checkpoints"
 _CONFIG, _FLAGS = "model.json", "flags.txt"
+
+_CLASSIFIER = re.compile(r"(?:auxiliary_)?logits/(?:kernel|bias)")
+"""Paths of the weights that have a column for each class."""
 
 
 @dataclass(frozen=True)
@@ -152,28 +158,72 @@ def load_model(
     return model, config, path
 
 
-def init_weights(model: keras.Model, source: Path) -> None:
+def init_weights(model: keras.Model, source: Path, class_names: Sequence[str]) -> None:
     """Copies the weights that match in name and shape from another run; the others stay random and are logged.
 
     `source` is the folder of a run, whose best checkpoint is used, or one of its checkpoints
-    (MODEL_DIR/checkpoints/best/ckpt-1000).
+    (MODEL_DIR/checkpoints/best/ckpt-1000). The classifier's columns are taken by the names of the classes, whatever
+    their order and number; `class_names` are those of `model`, by index.
 
     Raises:
         DataError: as `load_model`, or no weights match.
     """
     is_checkpoint = not (source / _CONFIG).exists() and source.parent.parent.name == CHECKPOINTS
     model_dir, checkpoint = (source.parents[2], str(source)) if is_checkpoint else (source, None)
-    other, _, path = load_model(model_dir, checkpoint)
+    other, config, path = load_model(model_dir, checkpoint)
     values = {variable.path: variable for variable in other.weights}
+    columns = _common_classes(class_names, config.class_names)
     left_out = []
     for variable in model.weights:
         value = values.get(variable.path)
-        if value is not None and value.shape == variable.shape:
+        if value is not None and _CLASSIFIER.fullmatch(variable.path) and value.shape[:-1] == variable.shape[:-1]:
+            variable.assign(_with_columns(variable.numpy(), value.numpy(), columns))
+        elif value is not None and value.shape == variable.shape:
             variable.assign(value)
         else:
             left_out.append(f"{variable.path} {tuple(variable.shape)}")
     if len(left_out) == len(model.weights):
         raise DataError(f"--init_checkpoint={source}: none of its weights fit this model")
     logger.info("%d of %d weights from %s", len(model.weights) - len(left_out), len(model.weights), path)
+    _log_classes(class_names, config.class_names, columns)
     for name in left_out:
         logger.warning("missing from that checkpoint, or of another shape, and so random: %s", name)
+
+
+def check_classes(tfrecord_dir: Path, names: Sequence[str], of_model: Sequence[str]) -> None:
+    """Raises UsageError, with the first difference, unless shards have the classes of the model in its order."""
+    for index, (name, other) in enumerate(itertools.zip_longest(names, of_model)):
+        if name != other:
+            here, there = ("missing" if each is None else repr(each) for each in (name, other))
+            raise UsageError(
+                f"--tfrecord_dir={tfrecord_dir}: its classes are not those of the model: "
+                f"class {index} is {here}, the model's is {there}"
+            )
+
+
+def _common_classes(names: Sequence[str], other_names: Sequence[str]) -> dict[int, int]:
+    """Index of a class -> its index in another list; names are compared without case and outer blanks."""
+    places = {name.strip().casefold(): index for index, name in enumerate(other_names)}
+    found = {index: places.get(name.strip().casefold()) for index, name in enumerate(names)}
+    return {index: place for index, place in found.items() if place is not None}
+
+
+def _with_columns(own: np.ndarray, other: np.ndarray, columns: dict[int, int]) -> np.ndarray:
+    """`own` [..., classes] with columns from `other` [..., other classes]: own index -> the other's."""
+    result = own.copy()
+    for index, place in columns.items():
+        result[..., index] = other[..., place]
+    return result
+
+
+def _log_classes(names: Sequence[str], other_names: Sequence[str], columns: dict[int, int]) -> None:
+    """Says which classes keep their part of the classifier, which are new, and which are gone."""
+    if len(columns) == len(names) == len(other_names):
+        moved = any(index != place for index, place in columns.items())
+        logger.info("classes: the same %d%s", len(names), ", in another order: taken by name" if moved else "")
+        return
+    kept = [names[index] for index in columns]
+    new = [name for index, name in enumerate(names) if index not in columns]
+    gone = [name for place, name in enumerate(other_names) if place not in columns.values()]
+    parts = {"kept": kept, "new, and so random": new, "gone": gone}
+    logger.info("classes: %s", "; ".join(f"{words}: {', '.join(part)}" for words, part in parts.items() if part))

@@ -69,7 +69,7 @@ class RunLog:
         step_seconds = seconds / steps
         if "data_wait_seconds" in means:
             means["compute_seconds"] = max(step_seconds - means["data_wait_seconds"], 0.0)
-        result = scores(totals["confusion"])
+        result = scores(totals["confusion"], self._class_names)
         epoch = step / plan.steps_per_epoch
         record = {
             "epoch": round(epoch, 4),

@@ -45,7 +45,7 @@ class Scores:
 
     Attributes:
         mean_iou: over all classes; VOC's score.
-        foreground_mean_iou: over all classes but class 0, the background.
+        foreground_mean_iou: over all classes but class 0, if that is called background; else None.
         frequency_weighted_iou: each class's IoU weighted by its share of the labelled pixels.
         mean_accuracy: mean recall.
         pixel_accuracy: share of the labelled pixels that are predicted correctly.
@@ -84,15 +84,18 @@ class Evaluation:
         return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images}
 
 
-def scores(matrix: np.ndarray) -> Scores:
-    """Scores of an integer confusion matrix [classes, classes], rows true; IoU as in the VOC devkit's VOCevalseg.m."""
+def scores(matrix: np.ndarray, class_names: Sequence[str] = ()) -> Scores:
+    """Scores of an integer confusion matrix [classes, classes], rows true; IoU as in the VOC devkit's VOCevalseg.m.
+
+    `class_names`, by index, tell whether class 0 is a background.
+    """
     matrix = np.asarray(matrix)
     correct, truth, predicted, total = np.diag(matrix), matrix.sum(1), matrix.sum(0), matrix.sum()
     iou = _ratios(correct, truth + predicted - correct)
     recall = _ratios(correct, truth)
     return Scores(
         mean_iou=_mean(iou),
-        foreground_mean_iou=_mean(iou[1:]),
+        foreground_mean_iou=_mean(iou[1:]) if has_background(class_names) else None,
         frequency_weighted_iou=float(np.dot([value or 0.0 for value in iou], truth) / total) if total else None,
         mean_accuracy=_mean(recall),
         pixel_accuracy=float(correct.sum() / total) if total else None,
@@ -101,6 +104,11 @@ def scores(matrix: np.ndarray) -> Scores:
         per_class_recall=recall,
         per_class_f1=_ratios(2 * correct, truth + predicted),
     )
+
+
+def has_background(class_names: Sequence[str]) -> bool:
+    """Whether class 0 is a background by its name, in any spelling: not in CamVid, where it is sky."""
+    return bool(class_names) and class_names[0].strip(" _").casefold() == "background"
 
 
 def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
@@ -112,11 +120,12 @@ def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
 def table(class_names: Sequence[str], result: Scores) -> str:
     """Per-class IoU and the means in per cent, as text with one line per class."""
-    width = max(len(name) for name in (*class_names, "mean IoU of the foreground"))
+    foreground = "mean IoU of the foreground"
+    width = max(len(name) for name in (*class_names, foreground))
     rows = [(name, iou) for name, iou in zip(class_names, result.per_class_iou, strict=True)]
     means = [
         ("mean IoU", result.mean_iou),
-        ("mean IoU of the foreground", result.foreground_mean_iou),
+        *([(foreground, result.foreground_mean_iou)] if has_background(class_names) else []),
         ("frequency-weighted IoU", result.frequency_weighted_iou),
         ("mean accuracy", result.mean_accuracy),
         ("pixel accuracy", result.pixel_accuracy),

@@ -62,6 +62,12 @@ class Plan:
             text = ",".join(map(str, self.profile_steps))
             raise UsageError(f"--profile_steps={text}: a first and a last step are needed, as in 100,110")
 
+    def check_validation(self, has_split: bool) -> None:
+        """Raises UsageError for a patience without a validation split, whose scores it would wait for."""
+        for name in ("early_stopping_patience", "plateau_patience"):
+            if getattr(self, name) and not has_split:
+                raise UsageError(f"--{name}={getattr(self, name)}: needs a validation split, and --val_split is empty")
+
     @property
     def steps_per_epoch(self) -> float:
         """Need not be a whole number: batches cross the ends of epochs."""

@@ -61,6 +61,12 @@ class TrainState:
             counter.assign(0 if is_best else counter + 1)
         return is_best
 
+    def forget_scores(self) -> None:
+        """As before the first evaluation, for a run whose validation split is another one now."""
+        self.best_mean_iou.assign(-1.0)
+        self.evaluations_since_best.assign(0)
+        self.evaluations_since_plateau.assign(0)
+
     def averaged_weights(self) -> AbstractContextManager:
         """Puts the weights to score and to keep as the best into the networks; see `optimizer.averaged_weights`."""
         return averaged_weights(self.optimizer, self.training_model.trainable_variables)

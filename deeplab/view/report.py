@@ -11,7 +11,7 @@ from PIL import Image
 
 from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
-from deeplab.training.metrics import Evaluation, confusion_counts, per_cent, scores
+from deeplab.training.metrics import Evaluation, Scores, confusion_counts, per_cent, scores
 from deeplab.view import charts, page, pictures
 from deeplab.view.template import Markup, Template
 
@@ -92,7 +92,7 @@ def render(
         "pixel accuracy": _per_cent(result.pixel_accuracy),
         "mean accuracy": _per_cent(result.mean_accuracy),
         "frequency-weighted IoU": _per_cent(result.frequency_weighted_iou),
-        "mean IoU of the foreground": _per_cent(result.foreground_mean_iou),
+        **_of_the_foreground(result),
         "loss": f"{evaluation.losses['loss']:.4f}",
         "images": f"{evaluation.num_images:,}",
     }
@@ -131,6 +131,12 @@ def _trained(trained: dict[str, str], records: Sequence[dict]) -> Markup:
         if peak := max((record.get(field, 0) for record in records), default=0):
             peaks[f"peak memory of {owner}"] = f"{peak / 1e9:.2f} GB"
     return page.facts(trained | peaks) if trained or peaks else Markup()
+
+
+def _of_the_foreground(result: Scores) -> dict[str, str]:
+    """The tile for it, if class 0 is a background."""
+    mean_iou = result.foreground_mean_iou
+    return {} if mean_iou is None else {"mean IoU of the foreground": _per_cent(mean_iou)}
 
 
 def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
