@@ -1,6 +1,6 @@
 """Steps and images under settings that stand for other processors, as ratios within one run.
 
-python bench/processors.py
+python bench/processors.py [WORDS]      WORDS: only rows with them, as in "an image"
 
 `AVX2` limits oneDNN, ours and PyTorch's, by ONEDNN_MAX_CPU_ISA; the rest of TensorFlow, and ONNX Runtime, keep what the
 processor has. `without oneDNN` is TF_ENABLE_ONEDNN_OPTS=0. The environment variable TORCH_PYTHON names a Python with
@@ -105,6 +105,8 @@ def main() -> None:
         for backbone in ("resnet50", "mobilenet_v2"):
             exported(backbone, Path(name))
         for words, above, below in rows(Path(name)):
+            if sys.argv[1:] and sys.argv[1] not in words:
+                continue
             measures = {"above": above(), "below": below()}
             if None in measures.values():
                 continue
