@@ -25,6 +25,12 @@ class UsageError(DeepLabError):
     exit_status = 2
 
 
+class NothingToDo(DeepLabError):
+    """There is nothing to do for this process, which is no failure. Exit status 0."""
+
+    exit_status = 0
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal stopped the program; nothing is lost: the same command resumes. Exit status 75 (EX_TEMPFAIL).
 

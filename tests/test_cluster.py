@@ -12,7 +12,7 @@ import yaml
 from deeplab.distribute import cluster, devices
 from deeplab.distribute.cluster import Cluster, find_cluster
 from deeplab.distribute.devices import DeviceSettings
-from deeplab.errors import UsageError
+from deeplab.errors import NothingToDo, UsageError
 
 FOLDER = Path(__file__).resolve().parents[1] / "cluster"
 SLURM = {
@@ -60,14 +60,66 @@ def test_tf_config_with_and_without_a_separate_chief():
         "{",
         "[]",
         tf_config({"worker": ["a:1", "b:1"]}, "worker", 2),
-        tf_config({"worker": ["a:1", "b:1"]}, "evaluator", 0),
         tf_config({"worker": ["a:1", "b:1"], "ps": ["c:1"]}, "worker", 0),
+        tf_config({"worker": ["a:1", "b:1"]}, "worker", "x"),
+        tf_config({"worker": ["a:1", "b:1"], "judge": ["c:1"]}, "worker", 0),
+        tf_config({"worker": [1, 2]}, "worker", 0),
+        '{"cluster": ["a:1"]}',
         tf_config({"worker": ["a", "b"]}, "worker", 0),
     ],
 )
 def test_a_wrong_tf_config_is_rejected_in_one_line(text):
     with pytest.raises(UsageError, match=r"^TF_CONFIG: .*$"):
         find_cluster({"TF_CONFIG": text})
+
+
+# https://cloud.google.com/ai-platform/training/docs/distributed-training-details: the keys of `cluster` and `task`,
+# chief and master, the evaluator outside of the cluster; `environment` and `job` are the service's own.
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"cluster": {"master": ["a:1"], "worker": ["b:1"]}, "task": {"type": "master", "index": 0}}, 0),
+        ({"cluster": {"master": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": "0"}}, 1),
+        (
+            {
+                "cluster": {"chief": ["a:1"], "worker": ["b:1"], "evaluator": ["c:1"]},
+                "task": {"type": "worker", "index": 0, "cloud": "x"},
+                "environment": "cloud",
+                "job": {},
+            },
+            1,
+        ),
+    ],
+)
+def test_forms_of_services(config, expected):
+    assert find_cluster({"TF_CONFIG": json.dumps(config)}) == Cluster(("a:1", "b:1"), expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"cluster": {}}', '{"task": {"type": "worker", "index": 0}}', '{"cluster": {"worker": []}}']
+)
+def test_a_cluster_without_processes_is_one_machine(text):
+    """As a service sets it for a job on a single machine."""
+    assert find_cluster({"TF_CONFIG": text}) is None
+
+
+@pytest.mark.parametrize("jobs", [{"worker": ["a:1", "b:1"]}, {"chief": ["a:1"], "evaluator": ["c:1"]}])
+def test_an_evaluator_has_nothing_to_do(jobs):
+    with pytest.raises(NothingToDo, match="this process is the evaluator") as raised:
+        find_cluster({"TF_CONFIG": tf_config(jobs, "evaluator", 0)})
+    assert raised.value.exit_status == 0
+
+
+def test_parameter_servers_are_refused_by_name():
+    for task in ("ps", "worker"):
+        with pytest.raises(UsageError, match=r"names parameter servers \(ps\)"):
+            find_cluster({"TF_CONFIG": tf_config({"worker": ["a:1"], "ps": ["c:1"]}, task, 0)})
+
+
+def test_an_empty_variable_of_slurms_is_one_task():
+    assert find_cluster({"SLURM_STEP_NUM_TASKS": ""}) is None
+    with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS=two: not a number"):
+        find_cluster({"SLURM_STEP_NUM_TASKS": "two"})
 
 
 def test_slurm_nodes_keep_their_order_and_tasks_differ_in_ports():

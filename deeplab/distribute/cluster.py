@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deeplab.errors import UsageError
+from deeplab.errors import NothingToDo, UsageError
 
 FIRST_PORT, NUM_PORTS, PORTS_OF_A_JOB = 12_000, 20_000, 64
 """For Slurm's jobs: below the ports that Linux assigns itself (32,768 and up)."""
+
+_CHIEFS = {"master": "chief"}
+"""Older names of a task's type."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     `TF_CONFIG` takes precedence; without it, Slurm's variables count if `srun` started more than one task.
 
     Raises:
+        NothingToDo: `TF_CONFIG` makes this process the evaluator.
         UsageError: a variable that is not what it should be.
     """
     if environment.get("TF_CONFIG"):
         cluster = _from_tf_config(environment["TF_CONFIG"])
-    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    elif _number_of_tasks(environment) > 1:
         cluster = _from_slurm(environment)
     else:
         return None
@@ -51,19 +55,47 @@ def find_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
 
 
 def _from_tf_config(text: str) -> Cluster:
-    """Accepts clusters with and without a separate `chief` job."""
+    """The cluster in `TF_CONFIG`, in the forms that services set.
+
+    `chief` and the older `master` come before `worker`; an `evaluator` is left out, whether or not it is listed
+    (https://cloud.google.com/ai-platform/training/docs/distributed-training-details). A cluster without processes, or
+    a task without a cluster, is one process alone.
+
+    Raises:
+        NothingToDo: this process is the evaluator.
+        UsageError: parameter servers, or not a cluster and a task.
+    """
     try:
         config = json.loads(text)
-        jobs, task = config["cluster"], config["task"]
-        chiefs, others = list(jobs.get("chief", [])), list(jobs.get("worker", []))
-        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
-        cluster = Cluster((*chiefs, *others), index)
-        known = task["type"] in ("chief", "worker") and not set(jobs) - {"chief", "worker"}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        jobs = {job: list(addresses) for job, addresses in config.get("cluster", {}).items() if addresses}
+        task = config.get("task", {}) if jobs else {}
+        kind = str(task.get("type"))
+        job = _CHIEFS.get(kind, kind)
+        number = int(task.get("index", 0))
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"TF_CONFIG: not a cluster and a task in JSON ({error!r}): {text}") from error
-    if not known or not 0 <= index < len(cluster.workers) or not all(re.search(r":\d+$", w) for w in cluster.workers):
+    if "ps" in jobs or job == "ps":
+        raise UsageError("TF_CONFIG: names parameter servers (ps), which this program does not use; list only workers")
+    if job == "evaluator":
+        raise NothingToDo("TF_CONFIG: this process is the evaluator; the chief evaluates, so it has nothing to do")
+    if not jobs:
+        return Cluster(("localhost:0",), 0)
+    chiefs = jobs.get("chief", []) + jobs.get("master", [])
+    workers = (*chiefs, *jobs.get("worker", []))
+    index = number + (len(chiefs) if job == "worker" else 0)
+    known = job in ("chief", "worker") and not set(jobs) - {"chief", "master", "worker", "evaluator"}
+    addressed = all(isinstance(each, str) and re.search(r":\d+$", each) for each in workers)
+    if not known or not addressed or not 0 <= index < len(workers):
         raise UsageError(f"TF_CONFIG: workers as host:port and this task's index among them are needed: {text}")
-    return cluster
+    return Cluster(workers, index)
+
+
+def _number_of_tasks(environment: Mapping[str, str]) -> int:
+    """Tasks of this step of Slurm's; 1 outside of one, and where a wrapper has emptied the variable."""
+    text = environment.get("SLURM_STEP_NUM_TASKS", "").strip() or "1"
+    if not text.isdecimal():
+        raise UsageError(f"SLURM_STEP_NUM_TASKS={text}: not a number; start the program with srun, or unset it")
+    return int(text)
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:
