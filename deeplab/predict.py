@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     wanted = options[PredictSettings]
     require(wanted, "model_dir", "output_dir")
     if wanted.voc_dir is None:
-        images = named_images(argv[1:])
+        images = named_images(argv[1:], wanted.output_dir)
     elif argv[1:]:
         raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
         progress.update(number)
     progress.end()
     if len(unread) < len(images):
-        progress.close()
+        logger.info("%d of %d images segmented: %s", len(images) - len(unread), len(images), wanted.output_dir)
     if unread:
         left_out = f"; {len(unread)} of {len(images)} images left out" if len(images) > 1 else ""
         raise DataError(f"{unread[0]}{left_out}")
@@ -120,10 +120,11 @@ def draw(
     return drawn
 
 
-def named_images(arguments: list[str]) -> list[tuple[str, Path]]:
+def named_images(arguments: list[str], output_dir: Path | None = None) -> list[tuple[str, Path]]:
     """Names and images on the command line: files, folders, patterns, or `-` for standard input.
 
-    Hidden files are skipped: macOS leaves `._photo.jpg` next to `photo.jpg`.
+    A folder stands for all images below it; the name of one in a subfolder starts with that, as in day1/img_0. What is no image is left out and counted by its ending. Hidden files are skipped (macOS leaves `._photo.jpg` next to
+    `photo.jpg`), and so is `output_dir`.
 
     Raises:
         DataError: a folder or pattern without images.
@@ -133,21 +134,45 @@ def named_images(arguments: list[str]) -> list[tuple[str, Path]]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS and not _is_hidden(file)]
+            found = _images_below(path, output_dir)
         elif glob.has_magic(argument) and not path.exists():
             matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
-            found = [file for file in matches if file.is_file() and not _is_hidden(file)]
+            found = [(file.stem, file) for file in matches if file.is_file() and not _is_hidden(file)]
         else:
-            found = [path]
+            found = [("stdin" if path == STANDARD_INPUT else path.stem, path)]
         if not found:
             raise DataError(f"{argument}: no pictures there")
-        images += [("stdin" if file == STANDARD_INPUT else file.stem, file) for file in found]
+        images += found
     if not images:
         raise UsageError("name at least one image, a folder, or --voc_dir and --split")
-    names = Counter(name for name, _ in images)
-    for name, count in names.items():
-        if count > 1:
-            raise UsageError(f"{name}: two images of this name would be written to one file; segment them separately")
+    seen: dict[str, Path] = {}
+    for name, path in images:
+        if name in seen:
+            raise UsageError(
+                f"{name}: two images of this name would be written to one file: {seen[name]} and {path}; segment them "
+                "separately, or name the folder above both"
+            )
+        seen[name] = path
+    return images
+
+
+def _images_below(folder: Path, output_dir: Path | None) -> list[tuple[str, Path]]:
+    """The images below a folder, in order, with their names; logs how many other files there are, by ending."""
+    skipped = output_dir and output_dir.resolve()
+    images = []
+    others: Counter[str] = Counter()
+    for file in sorted(folder.rglob("*")):
+        inside = file.relative_to(folder)
+        is_output = skipped is not None and file.resolve().is_relative_to(skipped)
+        if is_output or any(part.startswith(".") for part in inside.parts) or not file.is_file():
+            continue
+        if file.suffix.lower() in ENDINGS:
+            images.append((inside.with_suffix("").as_posix(), file))
+        else:
+            others[file.suffix.lower() or "without an ending"] += 1
+    if others:
+        kinds = ", ".join(f"{number} {ending}" for ending, number in sorted(others.items()))
+        logger.warning("%s: left out, as their endings are not those of images: %s", folder, kinds)
     return images
 
 

@@ -29,7 +29,20 @@ def test_standard_input_is_called_stdin(folder):
 
 
 def test_two_images_of_one_name_and_no_images_are_rejected(folder):
-    with pytest.raises(UsageError, match="b: two images of this name"):
+    with pytest.raises(UsageError, match=r"b: two images of this name .*b\.jpg and .*b\.png"):
         predict.named_images([str(folder / "b.jpg"), str(folder / "b.png")])
     with pytest.raises(UsageError, match="name at least one image"):
         predict.named_images([])
+
+
+def test_subfolders_are_kept_and_what_is_no_image_is_said(folder, caplog):
+    """As two days of a camera that counts from 0, with phones' HEIC and a film among them."""
+    for name in ("day1/img_0.jpg", "day2/img_0.jpg", "day2/IMG_1.HEIC", "day2/film.mp4", "day1/README", ".git/x.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "out").mkdir()
+    (folder / "out" / "mask.png").touch()
+    names = [name for name, _ in predict.named_images([str(folder)], folder / "out")]
+    assert names == ["a", "b", "c", "day1/img_0", "day2/img_0"]
+    (record,) = caplog.records
+    assert record.message.endswith("1 .heic, 1 .mp4, 1 .txt, 1 without an ending")
