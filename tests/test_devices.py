@@ -14,6 +14,7 @@ from deeplab.distribute.cluster import Cluster
 from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy
 from deeplab.errors import UsageError
 from deeplab.evaluator import Evaluator
+from deeplab.progress import Progress
 from deeplab.run.folder import LoadSettings
 
 
@@ -48,7 +49,10 @@ def play(monkeypatch):
     monkeypatch.delenv("TF_GPU_THREAD_MODE")
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return machine
+    level, is_shown = devices.logger.level, Progress.is_shown  # workers other than the chief are silent
+    yield machine
+    devices.logger.setLevel(level)
+    Progress.is_shown = is_shown
 
 
 def _keep_arguments(self, *arguments, **named):

@@ -85,7 +85,7 @@ def _expected(model_dir, images):
 def _assert_same_classes(classes, expected):
     """Wherever the model's two likeliest classes are not as good as equal; there, rounding decides."""
     likeliest = np.sort(expected, -1)
-    clear = likeliest[..., -1] - likeliest[..., -2] > 2e-3
+    clear = likeliest[..., -1] - likeliest[..., -2] > 5e-3
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(classes[clear], expected.argmax(-1)[clear])
 

@@ -315,7 +315,7 @@ def test_a_run_starts_from_another_runs_weights_and_names_those_that_do_not_fit(
     flags += ["--val_split=", f"--init_checkpoint={run_dir}/run", *TRAIN_FLAGS, "--train_steps=1"]
     flags += ["--freeze_batch_norm", "--output_stride=8", "--learning_rate=0", "--weight_decay=0"]
     done = _run("train.py", *flags, f"--model_dir={tmp_path}/run")
-    left_out = re.findall(r"and so random: (\S+)", done.stderr)
+    left_out = re.findall(r"of another shape, and so random: (\S+)", done.stderr)
     assert left_out == []
     assert "classes: new, and so random: a, b, c; gone: background" in done.stderr
     first = load_model(run_dir / "run")[0]
