@@ -165,7 +165,8 @@ def _batches(row: Row, strategy: tf.distribute.Strategy, shards: Path) -> Iterat
     def narrower(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """The batch less some of its columns, as many as the number says."""
         left = WIDTH - tf.cast(pixels, tf.int32)
-        return {**batch, "image": batch["image"][:, :, :left], "label": batch["label"][:, :, :left]}
+        narrow = {name: tf.constant(batch[name])[:, :, :left] for name in ("image", "label")}
+        return {**batch, **narrow}
 
     in_memory = tf.data.Dataset.from_tensors(batch).repeat()
     if row.work == SIZES:

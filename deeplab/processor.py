@@ -7,6 +7,7 @@ a GPU: with oneDNN's operations on, TensorFlow's remapper leaves batch normalisa
 (findings/remapper_pairs_gradients_wrongly.sh).
 """
 
+import functools
 import os
 import platform
 import sys
@@ -22,14 +23,20 @@ _SMALLER_LIMITS = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}
 """Values of oneDNN's own ONEDNN_MAX_CPU_ISA that leave no AVX-512."""
 
 
-def instruction_sets() -> set[str]:
+def instruction_sets() -> frozenset[str]:
     """Names of this processor's instruction sets, as Linux gives them; empty elsewhere and where it gives none."""
+    return _flags_in(_CPU_INFO)
+
+
+@functools.cache
+def _flags_in(path: Path) -> frozenset[str]:
+    """Those of the first processor; the file has as many as there are cores, so it is read once."""
     try:
-        text = _CPU_INFO.read_text(encoding="ascii", errors="replace")
+        with path.open(encoding="ascii", errors="replace") as file:
+            flags = next((line.partition(":")[2] for line in file if line.startswith("flags")), "")
     except OSError:
-        return set()
-    flags = (line.partition(":")[2] for line in text.splitlines() if line.startswith("flags"))
-    return set(next(flags, "").split())
+        return frozenset()
+    return frozenset(flags.split())
 
 
 def choose_kernels() -> None:

@@ -28,6 +28,7 @@ def pretend(monkeypatch, tmp_path):
     def make(flags, machine="x86_64"):
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
         monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+        processor._flags_in.cache_clear()
         monkeypatch.setattr(processor, "_NVIDIA_DRIVER", tmp_path / "nvidiactl")
         monkeypatch.setattr("platform.machine", lambda: machine)
 
