@@ -1,5 +1,7 @@
 """Batch normalisation by the fused kernels, synchronised over replicas by one all-reduce in each direction."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -41,13 +43,21 @@ def _affine(
 ) -> tf.Tensor:
     """(x - mean) / sqrt(variance + epsilon) * scale + offset in one kernel, in float32; dtype of the result: x's."""
     if not processor.has_avx512() and not tf.config.list_logical_devices("GPU"):
-        # Keeps TensorFlow from fusing it with the convolution before it: oneDNN has no fast kernel for the two
-        # (docs/design.md, processors). It passes the tensor on and copies nothing.
-        x = tf.raw_ops.Snapshot(input=x)
+        x = _kept_apart(x)
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon, is_training=False
     )
     return outputs
+
+
+@tf.custom_gradient
+def _kept_apart(x: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """`x`, in a form that keeps TensorFlow from fusing what reads it with the convolution before it.
+
+    oneDNN has no fast kernel for a convolution with given statistics without AVX-512 (docs/design.md, processors).
+    Snapshot passes the tensor on and copies nothing; it has no gradient of its own.
+    """
+    return tf.raw_ops.Snapshot(input=x), lambda by_outputs: by_outputs
 
 
 def _local(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) -> tuple[tf.Tensor, ...]:
