@@ -26,8 +26,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The tests whose values depend on kernels, under settings that stand for other processors; five minutes.
-KERNEL_TESTS := $(addprefix tests/test_,cpu_convolution.py folding.py golden.py one_answer.py)
+# The tests whose values depend on kernels, under settings that stand for other processors; ten minutes.
+KERNEL_TESTS := $(addprefix tests/test_,cpu_convolution.py folding.py golden.py normalization.py one_answer.py)
 test-processors: $(INSTALLED)
 	for each in TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=SSE41; do \
 	    echo "$$each" && env $$each $(BIN)/python -m pytest -n 2 $(KERNEL_TESTS) || exit 1; done
