@@ -35,7 +35,7 @@ test-processors: $(INSTALLED)
 # VOC_DIR: real images for the input chain, else drawn ones. TORCH_PYTHON: a Python with torch, to compare with PyTorch.
 BENCHES := input_pipeline losses step profile_step start_up evaluation preparation memory growth
 bench: $(INSTALLED)
-	for each in $(BENCHES); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python bench/$$each.py || exit 1; done
+	for each in $(BENCHES); do TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python bench/speed/$$each.py || exit 1; done
 
 # Installs the wheel in an empty environment and works with it there; a minute.
 wheel: $(INSTALLED)

@@ -10,7 +10,7 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deeplab.data.split import Split, SplitSettings, damage_named
+from deeplab.data.shards.split import Split, SplitSettings, damage_named
 from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.errors import UsageError

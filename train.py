@@ -11,13 +11,13 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from deeplab.data.augmentation import Augmentation
-from deeplab.data.class_weights import class_weights
-from deeplab.data.download import DownloadSettings
-from deeplab.data.pipeline import first_crops
-from deeplab.data.sampling import SamplingSettings
-from deeplab.data.shards import ShardSettings, write_shards
-from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.class_weights import class_weights
+from deeplab.data.input.sampling import SamplingSettings
+from deeplab.data.input.training import first_crops
+from deeplab.data.shards.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.shards.write import ShardSettings, write_shards
+from deeplab.data.source.download import DownloadSettings
 from deeplab.distribute.devices import DeviceSettings, StrategySettings, check_strategy, make_strategy
 from deeplab.distribute.numerics import PrecisionSettings, SeedSettings, set_precision, set_seed
 from deeplab.distribute.workers import Workers

@@ -32,7 +32,7 @@ print("built for:", tf.sysconfig.get_build_info().get("cuda_compute_capabilities
     echo "cores: $(nproc)"
     env | grep -E '^(TF_(GPU|CUDNN|USE|ENABLE|XLA)|NCCL_|CUDA_VISIBLE|XLA_)' | sort
     echo
-    "$python" bench/gpu.py "$@" || echo failed >"$status"
+    "$python" bench/speed/gpu.py "$@" || echo failed >"$status"
 } | tee "$partial"
 if [ -s "$status" ]; then
     rm "$status"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data.images import read_image
+from deeplab.data.source.images import read_image
 from deeplab.distribute.gpus import take_memory_as_needed, untimed_algorithms
 from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3

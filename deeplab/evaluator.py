@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data.pipeline import EvaluationBatches
-from deeplab.data.split import Split
+from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.shards.split import Split
 from deeplab.distribute.devices import check_batch_size
 from deeplab.distribute.gpus import untimed_algorithms
 from deeplab.errors import DataError

@@ -16,9 +16,10 @@ from typing import NoReturn
 
 import tensorflow as tf
 
-from deeplab.data.augmentation import Augmentation
-from deeplab.data.pipeline import NO_REPEATS, Repeats, training_batches, training_names
-from deeplab.data.split import Split
+from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.sampling import NO_REPEATS, Repeats
+from deeplab.data.input.training import training_batches, training_names
+from deeplab.data.shards.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
 from deeplab.program.signals import STOP_SIGNALS, signals_seen
@@ -59,7 +60,7 @@ class Feed:
         first_example: int,
         repeats: Repeats = NO_REPEATS,
     ) -> "Feed":
-        """Starts at `first_example`, counted from the start of training; see `pipeline.training_batches`."""
+        """Starts at `first_example`, counted from the start of training; see `data.input.training.training_batches`."""
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return training_batches(split, augmentation, global_batch_size, seed, first_example, context, repeats)

@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab.data import shapes, voc
-from deeplab.data.palette import palette
-from deeplab.data.shards import ShardSettings, prepare
+from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.source import shapes, voc
+from deeplab.labels import palette
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -20,7 +20,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, device_properties_pb2, meta_graph_pb2
 from tensorflow.python.grappler import cluster, tf_optimizer
 
-from deeplab.data.augmentation import Augmentation
+from deeplab.data.input.augmentation import Augmentation
 from deeplab.distribute.numerics import PERSISTENT_BATCH_NORM
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Predictor

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.app import __main__ as app
-from deeplab.app.trial import Trial
-from deeplab.data.palette import palette
+from deeplab.commands.app import program as app
+from deeplab.commands.app.trial import Trial
 from deeplab.errors import DataError, UsageError
+from deeplab.labels import palette
 from deeplab.model.inference import Inference
 from deeplab.view import pictures
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data import voc
-from deeplab.data.classes import ClassTable, classes_of, read_classes
-from deeplab.data.masks import read_mask
+from deeplab.data.source import voc
+from deeplab.data.source.classes import ClassTable, classes_of, read_classes
+from deeplab.data.source.masks import read_mask
 from deeplab.errors import DataError
 
 BLACK, RED, GREEN, WHITE = (0, 0, 0), (255, 0, 0), (0, 128, 0), (255, 255, 255)

@@ -13,14 +13,14 @@ import pytest
 from conftest import write_mask
 from PIL import Image
 
-from deeplab.data import voc
-from deeplab.data.classes import read_classes
-from deeplab.data.formats.coco import InstancesFile, instances_files, read_coco
-from deeplab.data.formats.dataset import class_table, clean_label, name_in_voc, split_name
-from deeplab.data.formats.labelme import read_labelme
-from deeplab.data.formats.masks import CITYSCAPES_CLASSES, read_ade20k, read_cityscapes, read_roboflow
-from deeplab.data.formats.writer import write_voc
-from deeplab.data.formats.yolo import read_yolo
+from deeplab.data.source import voc
+from deeplab.data.source.classes import read_classes
+from deeplab.data.source.formats.coco import InstancesFile, instances_files, read_coco
+from deeplab.data.source.formats.dataset import class_table, clean_label, name_in_voc, split_name
+from deeplab.data.source.formats.labelme import read_labelme
+from deeplab.data.source.formats.masks import CITYSCAPES_CLASSES, read_ade20k, read_cityscapes, read_roboflow
+from deeplab.data.source.formats.writer import write_voc
+from deeplab.data.source.formats.yolo import read_yolo
 from deeplab.errors import DataError, UsageError
 
 

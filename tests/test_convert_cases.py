@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data.classes import read_classes
-from deeplab.data.convert import CocoSettings, SourceSettings, read
-from deeplab.data.formats.writer import write_voc
+from deeplab.commands.convert import CocoSettings, SourceSettings, read
+from deeplab.data.source.classes import read_classes
+from deeplab.data.source.formats.writer import write_voc
 from deeplab.errors import DataError
 
 CASES = Path(__file__).resolve().parents[1].parent / "shared" / "cases"

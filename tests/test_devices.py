@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab import api, export
+from deeplab import api
+from deeplab.commands import export
 from deeplab.distribute import devices, gpus
 from deeplab.distribute.cluster import Cluster
 from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy

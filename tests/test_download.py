@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 
 import pytest
 
-from deeplab.data.download import download_voc
+from deeplab.data.source.download import download_voc
 from deeplab.errors import DataError, UsageError
 
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 from PIL import Image
 
 import deeplab
-from deeplab import export
-from deeplab.data.images import read_image
-from deeplab.data.palette import palette
+from deeplab.commands import export
+from deeplab.data.source.images import read_image
 from deeplab.errors import DataError, UsageError
+from deeplab.labels import palette
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.head import AlignedUpsampling, Grid

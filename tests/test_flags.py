@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from deeplab.program.programs import PROGRAMS
-from deeplab.program.reference import COMMAND, as_markdown
+from flag_reference import COMMAND, PROGRAMS, as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 

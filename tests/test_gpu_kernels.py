@@ -10,7 +10,7 @@ from conftest import make_strategy
 from host_tensors import has_gpu_kernels, host_tensors
 from test_step import small_model
 
-from deeplab.data.augmentation import Augmentation
+from deeplab.data.input.augmentation import Augmentation
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
 from deeplab.model.inference import Inference, Predictor
 from deeplab.training.losses import Loss, LossSettings

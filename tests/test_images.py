@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from deeplab.data import images
+from deeplab.data.source import images
 from deeplab.errors import DataError
 
 

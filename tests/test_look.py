@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from deeplab import look, settings
-from deeplab.data import pipeline
-from deeplab.data.augmentation import Augmentation
-from deeplab.data.split import Split
+from deeplab import settings
+from deeplab.commands import look
+from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.training import Crop, first_crops
+from deeplab.data.shards.split import Split
 from deeplab.errors import UsageError
 from deeplab.view import dataset_page
 from deeplab.view.survey import FEW_IMAGES, SMALL_AREA, Survey, fit
@@ -113,7 +114,7 @@ class _Parser(html.parser.HTMLParser):
 
 def test_the_page_is_whole_and_loads_nothing():
     survey, _ = _survey()
-    crops = [pipeline.Crop("<image>", np.zeros((33, 33, 3), np.uint8), np.full((33, 33), 255, np.uint8))]
+    crops = [Crop("<image>", np.zeros((33, 33, 3), np.uint8), np.full((33, 33), 255, np.uint8))]
     text = dataset_page.render("A & B", survey, crops, {"data": "<here>"})
     parser = _Parser()
     parser.feed(text)
@@ -134,8 +135,8 @@ def test_the_page_is_whole_and_loads_nothing():
 def test_crops_are_those_of_training(shards):
     split = Split.read(shards, "train")
     augmentation = Augmentation(crop_size=65)
-    first = pipeline.first_crops(split, augmentation, 3, seed=7)
-    again = pipeline.first_crops(split, augmentation, 3, seed=7)
+    first = first_crops(split, augmentation, 3, seed=7)
+    again = first_crops(split, augmentation, 3, seed=7)
     for crop, same in zip(first, again, strict=True):
         assert crop.image.shape == (65, 65, 3)
         assert crop.image.dtype == np.uint8

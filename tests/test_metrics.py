@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab.data import voc
+from deeplab.data.source import voc
 from deeplab.training import metrics
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 import deeplab
 from deeplab.api import ONE_PASS
-from deeplab.data import voc
-from deeplab.data.images import read_image
-from deeplab.data.pipeline import EvaluationBatches
-from deeplab.data.records import decode_image
-from deeplab.data.shards import ShardSettings, prepare
+from deeplab.commands.export import Segmenter, write_saved_model
+from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.shards.records import decode_image
+from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.source import voc
+from deeplab.data.source.images import read_image
 from deeplab.evaluator import Evaluator
-from deeplab.export import Segmenter, write_saved_model
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor
 from deeplab.run.folder import record_run

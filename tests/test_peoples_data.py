@@ -15,10 +15,11 @@ import tensorflow as tf
 from conftest import SHARED_DATA
 from PIL import Image, ImageOps
 
-from deeplab.data import records, voc
-from deeplab.data.download import DownloadSettings
-from deeplab.data.shards import ShardSettings, write_shards
-from deeplab.data.split import Split
+from deeplab.data.shards import records
+from deeplab.data.shards.split import Split
+from deeplab.data.shards.write import ShardSettings, write_shards
+from deeplab.data.source import voc
+from deeplab.data.source.download import DownloadSettings
 from deeplab.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,10 +12,13 @@ from conftest import write_mask
 from PIL import Image
 from tensorflow.python.distribute.input_lib import _enable_get_next_as_optional
 
-from deeplab.data import pipeline, voc
-from deeplab.data.augmentation import Augmentation
-from deeplab.data.shards import ShardSettings, prepare
-from deeplab.data.split import Split
+from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.stored import sample_images
+from deeplab.data.input.training import training_batches, training_names
+from deeplab.data.shards.split import Split
+from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.source import voc
 
 BATCH = 4
 
@@ -34,7 +37,7 @@ def _plain_crop(image, label, seed):
 
 def _batches(shards, count, first_example=0, augment=_plain_crop, seed=5):
     split = Split.read(shards, "train")
-    dataset = pipeline.training_batches(split, augment, BATCH, seed, first_example)
+    dataset = training_batches(split, augment, BATCH, seed, first_example)
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(count)]
 
 
@@ -68,7 +71,7 @@ def test_names_of_the_examples_of_any_batch(shards):
     for batch in _evaluated(split):
         names[_identity_of(batch["image"][0, :64, :64])] = batch["name"][0].decode()
     seen = [names[identity] for identity in _order(_batches(shards, 5))]
-    assert pipeline.training_names(split, 5, 2 * BATCH, 3 * BATCH) == seen[2 * BATCH :]
+    assert training_names(split, 5, 2 * BATCH, 3 * BATCH) == seen[2 * BATCH :]
 
 
 def test_augmentation_differs_by_epoch_and_seed(shards):
@@ -79,14 +82,14 @@ def test_augmentation_differs_by_epoch_and_seed(shards):
         return Augmentation(32)(one_image, tf.zeros([64, 64, 1], tf.uint8), seed)
 
     for seed in (5, 6):
-        dataset = pipeline.training_batches(split, augment_same_image, 10, seed)
+        dataset = training_batches(split, augment_same_image, 10, seed)
         seen = {_identity_of(image) for batch in dataset.take(3) for image in batch["image"].numpy()}
         assert len(seen) >= 29  # 30 draws, each with a seed of its own
 
 
 def _evaluated(split, max_images=1, num_workers=1, worker=0, replicas=1):
     """The batches of one evaluation for a worker's replicas."""
-    batches = pipeline.EvaluationBatches(split, max_images, max_pixels=40_000)
+    batches = EvaluationBatches(split, max_images, max_pixels=40_000)
     context = tf.distribute.InputContext(num_workers, worker, num_workers * replicas)
     return list(batches.for_worker(context).take(batches.num_steps(context) * replicas).as_numpy_iterator())
 
@@ -144,10 +147,10 @@ def test_images_of_one_size_share_a_batch_up_to_a_number_of_pixels(mixed):
 def test_sampled_images_are_spread_over_the_split(shards, shapes_dir):
     """Ten examples: every third and every fifth one, as stored; a JPEG's pixels are Pillow's."""
     split = Split.read(shards, "train")
-    stored = list(dict(pipeline.sample_images(split, 100)))
+    stored = list(dict(sample_images(split, 100)))
     assert len(set(stored)) == 10
-    assert list(dict(pipeline.sample_images(split, 3))) == stored[::3][:3]
-    sampled = dict(pipeline.sample_images(split, 2))
+    assert list(dict(sample_images(split, 3))) == stored[::3][:3]
+    sampled = dict(sample_images(split, 2))
     assert list(sampled) == stored[::5]
     for name, image in sampled.items():
         np.testing.assert_array_equal(image, np.asarray(Image.open(shapes_dir / "JPEGImages" / f"{name}.jpg")))
@@ -168,8 +171,8 @@ def test_workers_do_not_ask_each_other_whether_there_is_a_next_batch(shards):
     context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=1, num_replicas_in_sync=2)
     split = Split.read(shards, "train")
     for first_example in (0, 7):
-        training = pipeline.training_batches(split, _plain_crop, BATCH, 5, first_example, context)
-        evaluation = pipeline.EvaluationBatches(split, max_images=2).for_worker(context)
+        training = training_batches(split, _plain_crop, BATCH, 5, first_example, context)
+        evaluation = EvaluationBatches(split, max_images=2).for_worker(context)
         for dataset in (training, evaluation):
             assert not _enable_get_next_as_optional(several_workers, dataset, dataset.cardinality())
         assert _enable_get_next_as_optional(several_workers, training.take(3), training.take(3).cardinality())

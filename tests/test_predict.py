@@ -2,7 +2,7 @@
 
 import pytest
 
-from deeplab import predict
+from deeplab.commands import predict
 from deeplab.errors import DataError, UsageError
 
 

@@ -16,9 +16,9 @@ from conftest import write_mask
 from PIL import Image
 from tensorboard.plugins.hparams import metadata
 
-from deeplab.data import shapes, voc
-from deeplab.data.palette import palette
-from deeplab.data.split import Split
+from deeplab.data.shards.split import Split
+from deeplab.data.source import shapes, voc
+from deeplab.labels import palette
 from deeplab.run.folder import load_model
 
 pytestmark = pytest.mark.slow

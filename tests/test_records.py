@@ -3,9 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from deeplab.data import records, voc
-from deeplab.data.classes import ClassTable
-from deeplab.data.masks import read_mask
+from deeplab.data.shards import records
+from deeplab.data.source import voc
+from deeplab.data.source.classes import ClassTable
+from deeplab.data.source.masks import read_mask
 
 CLASSES = ClassTable.of_names(("background", "one", "two"))
 

@@ -1,98 +1,78 @@
-"""The import rule: which room of the package may use which."""
+"""The import rule: which room of the package may use which; and how long and how dense code may be."""
 
 import ast
 from pathlib import Path
 
+import import_graph
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NEUTRAL = {"errors", "files", "processor", "progress", "settings"}
-ROOMS = {
-    "data": set(),
+KNOWN = import_graph.modules(ROOT)
+ROOM = {module: import_graph.room_of(module, path) for module, path in KNOWN.items()}
+IMPORTS = {(module, name) for module, path in KNOWN.items() for name in import_graph.imports(path, KNOWN)}
+
+MAY_IMPORT = {
+    "ground": set(),
+    "data.source": set(),
+    "data.shards": {"data.source"},
+    "data.input": {"data.shards", "data.source"},
     "model": set(),
     "training": set(),
     "distribute": set(),
-    "view": {"data", "training"},
-    "run": {"model", "training"},
     "program": set(),
-    "app": {"api", "data", "model", "run", "view", "program"},
+    "run": {"model", "training"},
+    "view": {"data.input", "data.shards", "data.source", "training"},
 }
-"""Room -> the other rooms that its modules may import, in addition to the neutral modules."""
-
-CONDUCTORS_AND_PROGRAMS = {"api", "evaluator", "trainer", "predict", "export", "look"}
-"""The top-level modules that may import any room."""
-
-PROGRAMS_IN_ROOMS = {
-    "data.convert": {"program"},
-    "data.polygons": {"program"},
-    "data.sbd": {"program"},
-    "program.programs": {"data", "app", ""},
-}
-"""Programs in a room, and what else they may import as programs."""
+"""Room -> the other rooms that its modules may import, beside the ground. Conductors and commands may import all."""
 
 
-def _imports(path):
-    """Modules of the package that a file imports anywhere, without "deeplab."."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" if node.module == "deeplab" else node.module for alias in node.names]
-        for name in names:
-            if name.split(".")[0] == "deeplab" and name != "deeplab":
-                yield name.removeprefix("deeplab.")
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_ground_and_permitted_rooms(room):
+    allowed = {"ground", room} | MAY_IMPORT[room]
+    assert not [(module, name) for module, name in IMPORTS if ROOM[module] == room and ROOM[name] not in allowed]
 
 
-def _files(room):
-    return sorted((ROOT / "deeplab" / room).rglob("*.py"))
+def test_every_room_is_known_and_imports_something():
+    assert set(ROOM.values()) == {*MAY_IMPORT, "conductors", "commands"}
+    assert {ROOM[module] for module, _ in IMPORTS} >= set(ROOM.values())
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_neutral_and_permitted_modules(room):
-    found = 0
-    for path in _files(room):
-        module = ".".join(path.relative_to(ROOT / "deeplab").with_suffix("").parts)
-        allowed = {room} | ROOMS[room] | NEUTRAL | PROGRAMS_IN_ROOMS.get(module, set())
-        for name in _imports(path):
-            found += 1
-            top = name.split(".")[0]
-            if module == "program.programs" and top in CONDUCTORS_AND_PROGRAMS:
-                continue
-            assert top in allowed, f"{module} imports {name}"
-    assert found
+def test_no_import_goes_against_the_order_of_floors_and_none_in_a_circle():
+    floor = {name: number for number, names in enumerate(import_graph.FLOORS) for name in names}
+    assert not [(source, target) for source, target in IMPORTS if floor[ROOM[source]] < floor[ROOM[target]]]
+    assert not import_graph.circles(IMPORTS)
 
 
-def test_neutral_modules_import_only_each_other():
-    for name in NEUTRAL:
-        for imported in _imports(ROOT / "deeplab" / f"{name}.py"):
-            assert imported in NEUTRAL, f"{name} imports {imported}"
+def test_the_ground_and_the_conductors_are_few():
+    assert sorted(module for module, room in ROOM.items() if room == "ground") == [
+        "errors",
+        "files",
+        "labels",
+        "processor",
+        "progress",
+        "settings",
+    ]
+    assert sorted(module for module, room in ROOM.items() if room == "conductors") == ["api", "evaluator", "trainer"]
 
 
-def test_data_model_and_training_never_import_one_another():
-    rooms = ("data", "model", "training")
-    for room in rooms:
-        for path in _files(room):
-            others = [name for name in _imports(path) if name.split(".")[0] in set(rooms) - {room}]
-            assert not others, f"{path.name} imports {others}"
-
-
-def test_few_modules_are_loose_at_the_top_and_every_one_is_known():
-    loose = {path.stem for path in (ROOT / "deeplab").glob("*.py")} - {"__init__"}
-    assert loose <= NEUTRAL | CONDUCTORS_AND_PROGRAMS
-    assert len(loose) <= 11
-    folders = {path.parent.name for path in (ROOT / "deeplab").glob("*/*.py")}
-    assert folders == set(ROOMS)
+def test_modules_that_only_start_a_program_are_short():
+    starters = [path for module, path in KNOWN.items() if module in import_graph.STARTED_AS]
+    assert len(starters) == len(import_graph.STARTED_AS)
+    assert all(len(path.read_text().splitlines()) < 12 for path in starters)
 
 
 def test_train_py_is_short():
     assert len((ROOT / "train.py").read_text().splitlines()) <= 220
 
 
+def _trees():
+    paths = [*ROOT.glob("*.py"), *(ROOT / "deeplab").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
+    return [(path, ast.parse(path.read_text())) for path in paths]
+
+
 def _functions():
-    for path in [*ROOT.glob("*.py"), *(ROOT / "deeplab").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in _trees():
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 yield f"{path.name}:{node.name}", node
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.data import pipeline
-from deeplab.data.class_weights import class_weights, inverse_frequency_weights, median_frequency_weights
-from deeplab.data.pipeline import NO_REPEATS, pixels_by_example
-from deeplab.data.records import decode_example, parse_example
-from deeplab.data.sampling import SamplingSettings
-from deeplab.data.split import Split
+from deeplab.data.input.class_weights import class_weights, inverse_frequency_weights, median_frequency_weights
+from deeplab.data.input.sampling import NO_REPEATS, SamplingSettings
+from deeplab.data.input.stored import pixels_by_example
+from deeplab.data.input.training import training_names
+from deeplab.data.shards.records import decode_example, parse_example
+from deeplab.data.shards.split import Split
 from deeplab.errors import UsageError
 
 
@@ -89,13 +89,13 @@ def test_repeated_images_appear_so_often_in_each_epoch_and_resume_exactly(split,
     assert set(repeats.names) == holding and 0 < len(holding) < len(names)
     size = len(names) + 2 * len(holding)
     assert f"{len(holding)} images appear 3 times in each epoch, which has {size} examples" in caplog.text
-    seen = pipeline.training_names(split, 5, 0, 3 * size, repeats)
+    seen = training_names(split, 5, 0, 3 * size, repeats)
     epochs = [seen[start : start + size] for start in range(0, 3 * size, size)]
     for epoch in epochs:
         assert Counter(epoch) == {name: 3 if name in holding else 1 for name in names}
     assert epochs[0] != epochs[1] != epochs[2]
     for first in (1, size - 1, size + 4):
-        assert pipeline.training_names(split, 5, first, size, repeats) == seen[first : first + size]
+        assert training_names(split, 5, first, size, repeats) == seen[first : first + size]
 
 
 def test_without_classes_nothing_is_repeated(split):

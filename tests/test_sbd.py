@@ -8,7 +8,8 @@ import scipy.io
 from conftest import write_mask
 from PIL import Image
 
-from deeplab.data import sbd, voc
+from deeplab.commands import sbd
+from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
 
 

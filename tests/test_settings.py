@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from flag_reference import as_markdown
 
 from deeplab import settings
 from deeplab.errors import UsageError
-from deeplab.program.reference import as_markdown, help_text
+from deeplab.program.help import help_text
 from deeplab.settings import setting
 
 

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flag_reference import PROGRAMS, as_markdown
 from PIL import Image
 
-from deeplab.data import shapes, voc
-from deeplab.data.classes import read_classes
+from deeplab.data.source import shapes, voc
+from deeplab.data.source.classes import read_classes
 from deeplab.files import write_text, written_whole
-from deeplab.program.programs import PROGRAMS
-from deeplab.program.reference import as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,11 +15,12 @@ import tensorflow as tf
 from conftest import write_mask
 from PIL import Image, ImageOps
 
-from deeplab.data import images, records, sources, voc
-from deeplab.data import shards as shards_module
-from deeplab.data.classes import ClassTable
-from deeplab.data.shards import ShardSettings, prepare, prepare_splits
-from deeplab.data.split import Split
+from deeplab.data.shards import records, sources
+from deeplab.data.shards import write as shards_module
+from deeplab.data.shards.split import Split
+from deeplab.data.shards.write import ShardSettings, prepare, prepare_splits
+from deeplab.data.source import images, voc
+from deeplab.data.source.classes import ClassTable
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import locked
 

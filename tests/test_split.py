@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data import pipeline, voc
-from deeplab.data.shards import ShardSettings, prepare
-from deeplab.data.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.shards.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
 
 NAMES = ("background", "one", "two")
@@ -125,7 +126,7 @@ def test_a_damaged_record_is_named_with_its_file(shapes_dir, tmp_path, record):
         pytest.raises(DataError, match=f"{path.name}: damaged at record {record}; delete train.json"),
         damage_named([split]),
     ):
-        list(pipeline.EvaluationBatches(split).for_worker().take(split.num_examples))
+        list(EvaluationBatches(split).for_worker().take(split.num_examples))
 
 
 def test_missing_manifest_names_the_splits_that_are_there(shards):

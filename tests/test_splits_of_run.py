@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from conftest import SHARED_DATA
 
-from deeplab.data import shapes
+from deeplab.data.source import shapes
 from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.run import folder

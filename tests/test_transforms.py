@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.data import transforms
-from deeplab.data.augmentation import Augmentation
+from deeplab.data.input import transforms
+from deeplab.data.input.augmentation import Augmentation
 from deeplab.errors import UsageError
 
 SEEDS = [tf.constant([7, index], tf.int64) for index in range(24)]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data import voc
-from deeplab.data.palette import palette
+from deeplab.data.source import voc
 from deeplab.errors import DataError
+from deeplab.labels import palette
 
 
 def test_palette_is_vocs_published_one():

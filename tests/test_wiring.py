@@ -12,11 +12,12 @@ from unittest.mock import MagicMock
 
 import pytest
 from absl import flags
+from flag_reference import PROGRAMS
 
 import train
 from deeplab import settings
-from deeplab.data.pipeline import NO_REPEATS, EvaluationBatches
-from deeplab.program.programs import PROGRAMS
+from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.sampling import NO_REPEATS
 from deeplab.settings import all_settings
 
 OTHER_VALUES = {
@@ -182,9 +183,10 @@ def test_every_flag_is_read_into_the_field_of_its_name(start, program):
 def test_each_program_of_the_package_has_a_console_command():
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
-    modules = set()
-    for target in project["scripts"].values():
-        module, _, function = target.partition(":")
-        assert callable(getattr(importlib.import_module(module), function)), target
-        modules.add(module.removesuffix(".__main__"))
-    assert {f"python -m {module}" for module in modules} == {name for name in PROGRAMS if name.startswith("python")}
+    started = {f"deeplab-{name.rpartition('.')[2]}": name for name in PROGRAMS if name.startswith("python")}
+    assert project["scripts"].keys() == started.keys()
+    for console_command, name in started.items():
+        module, _, function = project["scripts"][console_command].partition(":")
+        command = getattr(importlib.import_module(module), function)
+        # `python -m deeplab.NAME` starts the same function.
+        assert importlib.import_module(name.removeprefix("python -m ")).command is command

@@ -1,1 +1,1 @@
-"""From VOC files to batches: download, shards, augmentation, the tf.data chains."""
+"""The way of the data: files (`source`), TFRecord shards (`shards`), batches (`input`)."""

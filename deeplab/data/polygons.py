@@ -4,7 +4,7 @@ python -m deeplab.data.polygons --labelme_dir=drawn --voc_dir=mydata
 python -m deeplab.data.polygons --coco_json=instances.json --image_dir=images --voc_dir=mydata
 """
 
-from deeplab.data.convert import command
+from deeplab.commands.convert import command
 
 if __name__ == "__main__":
     command()

@@ -19,7 +19,7 @@ from absl import logging as absl_logging
 
 from deeplab.errors import DeepLabError, Interrupted, UsageError
 from deeplab.program import signals
-from deeplab.program.reference import help_text
+from deeplab.program.help import help_text
 from deeplab.settings import Classes, define
 
 _HELP_FLAGS = {"-h", "-?", *(f"{dashes}help{which}" for dashes in ("-", "--") for which in ("", "short", "full"))}

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.palette import IGNORE_LABEL
-from deeplab.data.pipeline import Crop
+from deeplab.data.input.training import Crop
+from deeplab.labels import VOID_LABEL
 from deeplab.view import page, pictures
 from deeplab.view.survey import Shown, Survey, fit, most_common_sizes
 from deeplab.view.template import Markup, Template
@@ -45,7 +45,7 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
 
 
 def _odd_crops(crops: Sequence[Crop]) -> list[str]:
-    share = float(np.mean([crop.mask == IGNORE_LABEL for crop in crops]))
+    share = float(np.mean([crop.mask == VOID_LABEL for crop in crops]))
     if share <= _MUCH_VOID:
         return []
     return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may reduce it."]
@@ -53,7 +53,7 @@ def _odd_crops(crops: Sequence[Crop]) -> list[str]:
 
 def _labelled_and_void(survey: Survey) -> tuple[int, int]:
     pixels = np.sum([part.pixels for part in survey.splits.values()], 0)
-    return int(pixels[:IGNORE_LABEL].sum()), int(pixels[IGNORE_LABEL])
+    return int(pixels[:VOID_LABEL].sum()), int(pixels[VOID_LABEL])
 
 
 def _sheet(note: str, figures: list[Markup]) -> Markup:
@@ -76,7 +76,7 @@ def _figure(
     image, mask = pair
     found = np.flatnonzero(class_pixels).tolist()
     words = ", ".join(
-        f"{'void' if index == IGNORE_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
+        f"{'void' if index == VOID_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
         for index in found
     )
     shown = (
@@ -97,12 +97,12 @@ def _classes(survey: Survey) -> Markup:
     heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
     total = np.sum([part.pixels for part in survey.splits.values()], 0)
     rows = []
-    for index in (*range(len(survey.class_names)), IGNORE_LABEL):
+    for index in (*range(len(survey.class_names)), VOID_LABEL):
         cells = []
         for part in survey.splits.values():
-            base = part.pixels.sum() - (0 if index == IGNORE_LABEL else part.pixels[IGNORE_LABEL])
+            base = part.pixels.sum() - (0 if index == VOID_LABEL else part.pixels[VOID_LABEL])
             cells += [_share(part.pixels[index], base), f"{part.images_with[index]:,}"]
-        base = total.sum() - (0 if index == IGNORE_LABEL else total[IGNORE_LABEL])
+        base = total.sum() - (0 if index == VOID_LABEL else total[VOID_LABEL])
         rows.append(
             _TEMPLATE.fill(
                 "class_row",

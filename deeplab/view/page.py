@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from deeplab.data.palette import IGNORE_LABEL, palette
+from deeplab.labels import VOID_LABEL, palette
 from deeplab.view.template import Markup, Template
 
 _LARGEST_SIDE = 480  # pixels, of JPEGs
@@ -44,7 +44,7 @@ def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
 def class_name(index: int, class_names: Sequence[str]) -> Markup:
     """A square in the colour of a class, or of void, followed by the name."""
     red, green, blue = palette()[index]
-    name = "void" if index == IGNORE_LABEL else class_names[index]
+    name = "void" if index == VOID_LABEL else class_names[index]
     return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=name)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from deeplab.data.pipeline import Crop
+from deeplab.data.input.training import Crop
 from deeplab.view import pictures
 
 LARGEST_PANEL = 8

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deeplab.data.palette import IGNORE_LABEL, palette
 from deeplab.files import written_whole
+from deeplab.labels import VOID_LABEL, palette
 
 OPACITY = 0.6
 """Of the colours in an overlay, unless another is asked for."""
@@ -58,7 +58,7 @@ def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> I
     grey = 128 + np.array(Image.fromarray(image).convert("L")) // 2
     pixels = np.repeat(grey[..., None], 3, 2)
     pixels[truth != prediction] = _WRONG
-    pixels[truth == IGNORE_LABEL] = 255
+    pixels[truth == VOID_LABEL] = 255
     return Image.fromarray(pixels)
 
 
@@ -80,7 +80,7 @@ def panel(
         np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in (truth, prediction)
     )
     colours = palette()
-    colours[IGNORE_LABEL] = 255
+    colours[VOID_LABEL] = 255
     pictures = {
         "image": Image.fromarray(image),
         "truth": Image.fromarray(colours[truth]),
@@ -89,7 +89,7 @@ def panel(
     }
     row = side_by_side(*(_with_heading(picture, text) for text, picture in pictures.items()))
     found = np.union1d(truth, prediction)
-    entries = {int(index): class_names[index] for index in found if index != IGNORE_LABEL}
+    entries = {int(index): class_names[index] for index in found if index != VOID_LABEL}
     return stack(row, legend(entries, row.width))
 
 
@@ -116,7 +116,7 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
 
 def class_shares(mask: np.ndarray) -> list[tuple[int, float]]:
     """The classes in a mask (uint8 [height, width]) and their shares of its non-void pixels, the largest first."""
-    indices, counts = np.unique(mask[mask != IGNORE_LABEL], return_counts=True)
+    indices, counts = np.unique(mask[mask != VOID_LABEL], return_counts=True)
     shares = zip(indices.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True)
     return sorted(shares, key=lambda item: -item[1])
 

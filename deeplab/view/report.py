@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.palette import IGNORE_LABEL
 from deeplab.errors import DataError
+from deeplab.labels import VOID_LABEL
 from deeplab.training.metrics import Evaluation, Scores, confusion_counts, per_cent, scores
 from deeplab.view import charts, page, pictures
 from deeplab.view.template import Markup, Template
@@ -42,7 +42,7 @@ class ImageRanking:
 
     def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one image (uint8 RGB [height, width, 3]) and its masks (uint8 [height, width])."""
-        mean_iou = scores(confusion_counts(truth, prediction, self._num_classes, IGNORE_LABEL)).mean_iou
+        mean_iou = scores(confusion_counts(truth, prediction, self._num_classes, VOID_LABEL)).mean_iou
         if mean_iou is not None:
             shown = ScoredImage(mean_iou, name, image, truth, prediction)
             self._best = heapq.nlargest(self._count, [*self._best, shown], _by_score)
@@ -197,7 +197,7 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
 def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
     shown = {
         "image": Image.fromarray(item.image),
-        "truth": pictures.overlay(item.image, np.where(item.truth == IGNORE_LABEL, 0, item.truth)),
+        "truth": pictures.overlay(item.image, np.where(item.truth == VOID_LABEL, 0, item.truth)),
         "prediction": pictures.overlay(item.image, item.prediction),
         "errors (red)": pictures.error_map(item.image, item.truth, item.prediction),
     }
@@ -207,7 +207,7 @@ def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
         "prediction": f"The predicted classes: {_shares(item.prediction, class_names)}",
         "errors (red)": f"Wrong pixels: {_per_cent(_share_wrong(item))}",
     }
-    found = np.setdiff1d(np.union1d(item.truth, item.prediction), [IGNORE_LABEL])
+    found = np.setdiff1d(np.union1d(item.truth, item.prediction), [VOID_LABEL])
     return _TEMPLATE.fill(
         "example",
         name=item.name,
@@ -221,7 +221,7 @@ def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
 
 
 def _share_wrong(item: ScoredImage) -> float:
-    valid = item.truth != IGNORE_LABEL
+    valid = item.truth != VOID_LABEL
     return float((item.truth != item.prediction)[valid].mean())
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from deeplab.data.palette import IGNORE_LABEL
+from deeplab.labels import VOID_LABEL
 
 SMALL_AREA = 256
 """Pixels: one cell of the network's output at stride 16. The network hardly sees a class with fewer pixels."""
@@ -68,11 +68,11 @@ class Survey:
         self._names_by_image[_digest(image)].append((split, name, _digest(mask)))
         where = f"{split}/{name}"
         for index in np.flatnonzero((pixels > 0) & (pixels < SMALL_AREA)):
-            if index not in (0, IGNORE_LABEL):
+            if index not in (0, VOID_LABEL):
                 self._small[int(index)].append(where)
-        if 2 * pixels[IGNORE_LABEL] > mask.size:
+        if 2 * pixels[VOID_LABEL] > mask.size:
             self._mostly_void.append(where)
-        elif pixels[0] + pixels[IGNORE_LABEL] == mask.size and self.class_names[0] == "background":
+        elif pixels[0] + pixels[VOID_LABEL] == mask.size and self.class_names[0] == "background":
             self._only_background.append(where)
         self._keep(split, name, image, mask, pixels)
 
@@ -82,7 +82,7 @@ class Survey:
             "largest": float(mask.size),
             "smallest": -float(mask.size),
             "random": self._random.random(),
-            "most void": float(pixels[IGNORE_LABEL] / mask.size),
+            "most void": float(pixels[VOID_LABEL] / mask.size),
         }
         scores |= {
             f"most {class_name}": float(pixels[index]) for index, class_name in enumerate(self.class_names) if index

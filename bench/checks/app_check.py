@@ -1,0 +1,142 @@
+"""Uses the page of `deeplab.app` in a browser as a person would, and compares its masks with those of predict.
+
+pip install '.[app]' playwright
+python bench/checks/app_check.py MODEL_DIR FOLDER PICTURE [PICTURE ...]
+
+Chromium must be installed; CHROMIUM names its program. For each picture, once in a window of 1280 and once of 390
+pixels: upload it, download the mask. In between: a file that is not a picture, another stride with scales and flip, a
+class that is hidden, another opacity, a click on the heat map. Prints a line for each check and writes screenshots to
+FOLDER. Exit status 1 if a check fails, if the page asks for anything beyond its server, or logs an error.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+import deeplab
+
+PORT = 7890
+ADDRESS = f"http://127.0.0.1:{PORT}"
+VIEWS = deeplab.Inference(scales=(1.0, 1.5), flip=True)
+failures: list[str] = []
+
+
+def check(passed: bool, what: str) -> None:
+    """Prints the result of a check."""
+    print("passed" if passed else "FAILED", what, flush=True)
+    if not passed:
+        failures.append(what)
+
+
+@contextmanager
+def served(model_dir: str) -> Iterator[None]:
+    """The page's program, until the end of the block."""
+    command = [sys.executable, "-m", "deeplab.app", f"--model_dir={model_dir}", f"--port={PORT}"]
+    with subprocess.Popen(command) as program:
+        try:
+            wait_for(ADDRESS)
+            yield
+        finally:
+            program.terminate()
+
+
+def wait_for(address: str) -> None:
+    """Until a server answers; URLError after two minutes."""
+    for remaining in range(120, -1, -1):
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except urllib.error.URLError:
+            if not remaining:
+                raise
+            time.sleep(1)
+
+
+def upload(page: Page, path: Path, expected: str) -> None:
+    """Puts a file into the page and waits until its line of text appears."""
+    if page.locator("#picture button[aria-label='Clear']").count():
+        page.locator("#picture button[aria-label='Clear']").click()
+    page.locator("#picture input[type=file]").set_input_files(path)
+    expect(page.locator("#status")).to_contain_text(expected, timeout=120_000)
+
+
+def downloaded(page: Page, button: str) -> np.ndarray:
+    """The picture behind a download button."""
+    with page.expect_download() as download:
+        page.locator(f"#{button}").click()
+    return np.array(Image.open(download.value.path()))
+
+
+def use(page: Page, model_dir: str, pictures: list[Path], broken: Path) -> None:
+    """Everything that is done in one window."""
+    model = deeplab.load(model_dir)
+    width = page.viewport_size["width"] if page.viewport_size else 0
+    for picture in pictures:
+        upload(page, picture, picture.stem)
+        mask = model.segment(deeplab.read_image(picture))
+        check(np.array_equal(downloaded(page, "mask"), mask), f"{width}: mask of {picture.name} equals predict's")
+    upload(page, broken, "cannot be read as an image")
+    check(True, f"{width}: a broken file gives a line")
+
+    last = pictures[0]
+    upload(page, last, last.stem)
+    before = downloaded(page, "overlay")
+    page.locator("#shown input").nth(0).click()
+    page.locator("#opacity input[type=range]").fill("0.3")
+    page.locator("#opacity input[type=range]").dispatch_event("pointerup")
+    page.wait_for_timeout(3000)
+    after = downloaded(page, "overlay")
+    check(not np.array_equal(before, after), f"{width}: hiding a class and the opacity change the overlay")
+    page.locator("#heat img").click()
+    expect(page.locator("#point")).to_contain_text("%", timeout=30_000)
+    check(True, f"{width}: a click shows probabilities")
+
+    page.get_by_text("Settings", exact=True).first.click()
+    page.get_by_label("8", exact=True).click()
+    page.get_by_label("1.5", exact=True).click()
+    page.get_by_label("Also average over the mirrored picture").click()
+    page.wait_for_timeout(20_000)
+    expected = deeplab.load(model_dir, output_stride=8, inference=VIEWS).segment(deeplab.read_image(last))
+    check(np.array_equal(downloaded(page, "mask"), expected), f"{width}: stride 8, scales and flip as predict's")
+
+
+def main() -> None:
+    """Serves, uses the page in both windows, and reports."""
+    model_dir, folder, *names = sys.argv[1:]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with served(model_dir), sync_playwright() as playwright, tempfile.TemporaryDirectory() as scratch:
+        broken = Path(scratch) / "broken.png"
+        broken.write_bytes(b"not a picture")
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
+        )
+        for width, height in ((1280, 900), (390, 844)):
+            page = browser.new_page(viewport={"width": width, "height": height})
+            asked: list[str] = []
+            errors: list[str] = []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.on("console", lambda line, errors=errors: errors.append(line.text) if line.type == "error" else None)
+            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+            page.goto(ADDRESS)
+            use(page, model_dir, list(map(Path, names)), broken)
+            page.screenshot(path=Path(folder) / f"app_{width}.png", full_page=True)
+            others = [url for url in asked if not url.startswith((ADDRESS, "data:", "blob:"))]
+            check(not others, f"{width}: {len(asked)} requests, all to the server {others[:3]}")
+            check(not errors, f"{width}: no error in the console {errors[:3]}")
+            page.close()
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The formats of an export: size, time to open, time and memory for one 500x375 image, and mIoU on a split.
+
+python bench/speed/exports.py EXPORT_DIR TFRECORD_DIR [SPLIT]
+
+Each format in the folder gets a process of its own, one_format.py, which imports only what that format needs.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab.commands.export import ONNX, QUANTIZED, TFLITE
+from deeplab.data.shards import records
+from deeplab.data.shards.split import Split
+from deeplab.labels import VOID_LABEL
+from deeplab.training.metrics import confusion_counts, scores
+
+HEADER = ("format", "size [MB]", "opened [s]", "one image [ms]", "of 4, each [ms]", "memory [MB]", "mIoU [%]")
+
+
+def main() -> None:
+    """Prints the table."""
+    export_dir, split_dir, split_name = Path(sys.argv[1]), Path(sys.argv[2]), (sys.argv[3:] or ["val"])[0]
+    split = Split.read(split_dir, split_name)
+    print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        labels = write_images(split, folder)
+        for path in (export_dir / file for file in ("saved_model.pb", ONNX, TFLITE, *QUANTIZED)):
+            if path.exists():
+                figures = measure(path, folder)
+                mean_iou = score(folder, labels, split.num_classes)
+                print(
+                    f"| {path.name} | {file_size(path) / 1e6:.1f} | {' | '.join(figures)} | {mean_iou:.2f} |",
+                    flush=True,
+                )
+
+
+def write_images(split: Split, folder: Path) -> list[np.ndarray]:
+    """Writes the images of a split to files NUMBER.npy; returns the labels, uint8 [height, width]."""
+    labels: list[np.ndarray] = []
+    for record in tf.data.TFRecordDataset(split.shard_paths):
+        image, label = records.decode_example(records.parse_example(record))
+        np.save(folder / f"{len(labels):06}.npy", image.numpy())
+        labels.append(label.numpy()[..., 0])
+    return labels
+
+
+def measure(path: Path, folder: Path) -> list[str]:
+    """The figures of one format, as texts; its masks are then in files mask_NUMBER.npy."""
+    command = [sys.executable, str(Path(__file__).with_name("one_format.py")), str(path), str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    of_batch = "" if figures["of_batch"] is None else f"{1e3 * figures['of_batch']:.0f}"
+    return [f"{figures['opened']:.1f}", f"{1e3 * figures['one']:.0f}", of_batch, f"{figures['memory'] / 1e6:.0f}"]
+
+
+def score(folder: Path, labels: list[np.ndarray], num_classes: int) -> float:
+    """Mean IoU of the masks, in per cent."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for number, label in enumerate(labels):
+        matrix += confusion_counts(label, np.load(folder / f"mask_{number:06}.npy"), num_classes, VOID_LABEL)
+    return 100 * (scores(matrix).mean_iou or 0.0)
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a format's files; a SavedModel keeps its weights next to its graph."""
+    weights = path.parent.glob("variables/*") if path.suffix == ".pb" else ()
+    return sum(file.stat().st_size for file in (path, *weights))
+
+
+if __name__ == "__main__":
+    main()

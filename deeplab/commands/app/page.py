@@ -1,0 +1,164 @@
+"""The page of `deeplab.app`, in Gradio: its parts, and what they do."""
+
+import functools
+import html
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from deeplab.commands.app.trial import Trial
+from deeplab.errors import DeepLabError, UsageError
+from deeplab.model.inference import Inference
+from deeplab.view.pictures import OPACITY
+
+STYLE = f"""
+#segmented .mask:not(.active, .inactive) {{ opacity: var(--mask-opacity, {OPACITY}); }}
+#status {{ overflow-wrap: anywhere; }}
+"""
+_SET_OPACITY = "value => { document.documentElement.style.setProperty('--mask-opacity', value); return value; }"
+_KEPT_SECONDS = 3600
+
+Segment = Callable[..., Trial]
+"""A picture's path, then the chosen values of the parts of `Choices`, if any -> a trial; raises DeepLabError."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The settings on the page: the values to choose from, and those chosen at first."""
+
+    output_strides: Sequence[int]
+    output_stride: int
+    scales: Sequence[float]
+    inference: Inference
+
+    def as_parts(self) -> list[gr.components.Component]:
+        """The parts of the page for output stride, scales and flip."""
+        chosen = [*self.inference.scales]
+        return [
+            gr.Radio([*self.output_strides], value=self.output_stride, label="Output stride"),
+            gr.CheckboxGroup(sorted({*self.scales, *chosen}), value=chosen, label="Scales to average over"),
+            gr.Checkbox(self.inference.flip, label="Also average over the mirrored picture"),
+        ]
+
+
+def build(segment: Segment, class_names: Sequence[str], choices: Choices | None, examples: Sequence[str]) -> gr.Blocks:
+    """The page. `segment` is called for one picture at a time; `examples` are paths of pictures."""
+    with gr.Blocks(title="deeplab", analytics_enabled=False, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as page:
+        trial = gr.State(time_to_live=_KEPT_SECONDS, delete_callback=_forget)
+        with gr.Row():
+            with gr.Column():
+                picture = gr.Image(label="Picture", type="filepath", buttons=[], elem_id="picture")
+                picture.preprocess = _as_uploaded
+                if examples:
+                    gr.Examples([*examples], picture, label="Validation pictures")
+                with gr.Accordion("Settings", open=False, visible=choices is not None):
+                    settings = choices.as_parts() if choices else []
+            with gr.Column():
+                segmented = gr.AnnotatedImage(label="Mask", format="png", elem_id="segmented")
+                status = gr.HTML(elem_id="status")
+                opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
+                shown = gr.CheckboxGroup([], label="Classes and their shares", elem_id="shown")
+                with gr.Row():
+                    mask = gr.DownloadButton("Download mask", interactive=False, elem_id="mask")
+                    overlay = gr.DownloadButton("Download overlay", interactive=False, elem_id="overlay")
+        with gr.Row():
+            with gr.Column():
+                indices = [(name, index) for index, name in enumerate(class_names)]
+                heated = gr.Dropdown(indices, value=0, label="Probability of a class", elem_id="heated")
+                heat = gr.Image(
+                    label="From black (0) to white (1)", format="png", buttons=["fullscreen"], elem_id="heat"
+                )
+            point = gr.Label(label="Probabilities where you click", num_top_classes=5, elem_id="point")
+
+        drawn = [segmented, overlay]
+        gr.on(
+            [picture.change, *(setting.change for setting in settings)],
+            functools.partial(_segment, segment),
+            [picture, heated, opacity, *settings],
+            [trial, status, shown, mask, heated, heat, point, *drawn],
+            api_name="segment",
+        )
+        opacity.input(None, opacity, js=_SET_OPACITY)
+        gr.on([opacity.release, shown.input], _draw, [trial, shown, opacity], drawn, api_name="draw")
+        heated.input(_heat, [trial, heated], heat, api_name="heat")
+        heat.select(_probabilities, trial, point, api_name=False)
+    return page
+
+
+def serve(page: gr.Blocks, host: str, port: int) -> None:
+    """Serves the page in the background, one request at a time.
+
+    Raises:
+        UsageError: the port is taken, or the address is not of this machine.
+    """
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    page.queue(default_concurrency_limit=1)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme,
+            css=STYLE,
+            footer_links=[],
+            ssr_mode=False,
+        )
+    except OSError as error:
+        raise UsageError(f"--port={port}: taken, or --host={host} is not an address of this machine") from error
+
+
+def _as_uploaded(payload: Any) -> str | None:  # noqa: ANN401
+    """The path of the file as it was uploaded; Gradio's own function opens it first, and fails for other files."""
+    return payload and payload.path
+
+
+def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *settings: Any) -> list:  # noqa: ANN401
+    """What the page shows of a picture, or why it cannot be segmented."""
+    trial, line = None, ""
+    if path is not None:
+        try:
+            trial = segment(path, *settings)
+            height, width, _ = trial.image.shape
+            line = f"{trial.name}: {width}x{height} pixels"
+        except DeepLabError as error:
+            line = str(error)
+    status = html.escape(line)
+    if trial is None:
+        nothing = gr.CheckboxGroup([], value=[])
+        return [None, status, nothing, _download(None), heated, None, None, *_draw(None, [], opacity)]
+    shown = trial.foreground
+    if heated not in shown:
+        heated = (shown or [0])[0]
+    ticked = gr.CheckboxGroup([(text, index) for index, text in trial.texts.items()], value=shown)
+    mask = _download(trial.save_mask())
+    return [trial, status, ticked, mask, heated, _heat(trial, heated), None, *_draw(trial, shown, opacity)]
+
+
+def _draw(trial: Trial | None, shown: Sequence[int], opacity: float) -> tuple[gr.AnnotatedImage, gr.DownloadButton]:
+    if trial is None:
+        return gr.AnnotatedImage(value=None), _download(None)
+    image, layers, colours = trial.layers(shown)
+    overlay = trial.save_overlay(shown, opacity)
+    return gr.AnnotatedImage(value=(image, layers), color_map=colours), _download(overlay)
+
+
+def _heat(trial: Trial | None, index: int) -> Any:  # noqa: ANN401
+    return trial and trial.heat_map(index)
+
+
+def _probabilities(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
+    return trial.at(*event.index) if trial is not None else None
+
+
+def _download(path: str | None) -> gr.DownloadButton:
+    return gr.DownloadButton(value=path, interactive=path is not None)
+
+
+def _forget(trial: Trial | None) -> None:
+    if trial is not None:
+        shutil.rmtree(trial.folder, ignore_errors=True)

@@ -1,0 +1,172 @@
+"""A page to try a model: drop a picture, see its mask.
+
+python -m deeplab.app --model_dir=runs/voc
+python -m deeplab.app --model_dir=exported --tfrecord_dir=shards
+
+--model_dir is the folder of a run or of an export. With --tfrecord_dir, the page offers pictures of a split. Needs
+Gradio: pip install '.[app]'. Pictures stay on this machine, and are deleted when the program ends.
+"""
+
+from deeplab.program.run import run
+
+import dataclasses
+import functools
+import importlib
+import logging
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deeplab.api import DESCRIPTION, Model, load
+from deeplab.commands.app.trial import Trial
+from deeplab.data.input.stored import sample_images
+from deeplab.data.shards.split import Split, SplitSettings
+from deeplab.data.source.images import ImageFile
+from deeplab.errors import DataError, Interrupted, UsageError
+from deeplab.model.backbone import OUTPUT_STRIDES
+from deeplab.model.inference import Inference
+from deeplab.run.folder import LoadSettings, read_config
+from deeplab.settings import Classes, Options, require, setting
+
+logger = logging.getLogger("deeplab")
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""The paper's (table 6)."""
+
+NUM_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class AppSettings:
+    """The page."""
+
+    model_dir: Path = setting(None, "Folder of the run or export whose model is tried.")
+    checkpoint: str | None = setting(None, "Checkpoint of a run to use. Default: the best of --model_dir.")
+    host: str = setting(
+        "127.0.0.1", "Address to serve on. 0.0.0.0: also for other machines, without a password or encryption."
+    )
+    port: int = setting(7860, "Port to serve on.", lower=1, upper=65535)
+    split: str = setting("val", f"Split of --tfrecord_dir; {NUM_EXAMPLES} of its images are examples on the page.")
+    max_pixels: int = setting(16_000_000, "Refuse larger pictures, which need more memory.", lower=1)
+
+
+SETTINGS: Classes = (AppSettings, SplitSettings, LoadSettings, Inference)
+
+
+def main(argv: list[str]) -> None:
+    """Serves the page until a signal ends the program."""
+    if argv[1:]:
+        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken; drop pictures on the page")
+    options = Options(SETTINGS)
+    settings, source, inference = options[AppSettings], options[SplitSettings], options[Inference]
+    require(settings, "model_dir")
+    with tempfile.TemporaryDirectory(prefix="deeplab-app-") as name:
+        folder = Path(name)
+        page = _import_page(folder)
+        is_export = (settings.model_dir / DESCRIPTION).exists()
+        output_stride = options[LoadSettings].output_stride
+        if not is_export:
+            output_stride = output_stride or read_config(settings.model_dir).output_stride
+        segmenter = Segmenter(settings, output_stride, inference, folder)
+        class_names = segmenter.model(output_stride, inference).class_names
+        choices = None if is_export else page.Choices(OUTPUT_STRIDES, output_stride, SCALES, inference)
+        examples = write_examples(source, settings.split, folder / "examples") if source.tfrecord_dir else []
+        page.serve(page.build(segmenter, class_names, choices, examples), settings.host, settings.port)
+        logger.info("http://%s:%d: open it in a browser; Ctrl-C ends the program", settings.host, settings.port)
+        try:
+            threading.Event().wait()
+        except Interrupted:
+            logger.info("stopped")
+
+
+def _import_page(folder: Path) -> ModuleType:
+    """The module of the page, which imports Gradio; Gradio reads these variables when it is imported."""
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    try:
+        return importlib.import_module("deeplab.app.page")
+    except ImportError as error:
+        raise UsageError(f"{error.name} is not installed: pip install '.[app]'") from error
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Segments files with the model of a run or an export.
+
+    Attributes:
+        settings: which model, and the largest picture.
+        output_stride, inference: used unless others are chosen; the stride of an export is None.
+        folder: for the results.
+    """
+
+    settings: AppSettings
+    output_stride: int | None
+    inference: Inference
+    folder: Path
+
+    def model(self, output_stride: int | None, inference: Inference) -> Model:
+        """The model at these settings; kept when it was loaded before. Raises as `api.load`."""
+        return _load(self.settings.model_dir, self.settings.checkpoint, output_stride, inference)
+
+    def __call__(self, path: str, *chosen: Any) -> Trial:  # noqa: ANN401  the values of the parts of `Choices`
+        """Segments a picture; `chosen`: output stride, scales and flip, or nothing for an export.
+
+        Raises:
+            DataError: not a picture, or more than `max_pixels`; the message names the file without its folder.
+            UsageError: no scale chosen.
+        """
+        output_stride, inference = self.output_stride, self.inference
+        if chosen:
+            output_stride, scales, flip = chosen
+            if not scales:
+                raise UsageError("choose at least one scale")
+            inference = dataclasses.replace(inference, scales=tuple(sorted(scales)), flip=flip)
+        image = read_picture(Path(path), self.settings.max_pixels)
+        model = self.model(output_stride, inference)
+        mask, probabilities = model.classes_and_probabilities(image)
+        own = Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder))
+        return Trial.of(own, Path(path).stem, image, mask, probabilities, model.class_names)
+
+
+_load = functools.lru_cache(maxsize=4)(load)
+
+
+def read_picture(path: Path, max_pixels: int) -> np.ndarray:
+    """uint8 RGB [height, width, 3], upright; DataError as for `Segmenter`."""
+    try:
+        picture = ImageFile(path)
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise DataError(f"{path}: {width}x{height} pixels, more than --max_pixels={max_pixels:,}")
+        return picture.pixels(turned=True)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), path.name)) from error
+
+
+def write_examples(source: SplitSettings, name: str, folder: Path) -> list[str]:
+    """Writes images of a split to files NAME.png; returns their paths.
+
+    Raises:
+        DataError: as `Split.read` and `Split.verify`, or a damaged record.
+    """
+    split = Split.read(source.tfrecord_dir, name)
+    if source.verify:
+        split.verify()
+    folder.mkdir()
+    paths = []
+    for example, image in sample_images(split, NUM_EXAMPLES):
+        path = folder / f"{example.replace('/', '_')}.png"
+        Image.fromarray(image).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def command() -> None:
+    """The program as `deeplab-app` starts it."""
+    run(main, SETTINGS, __doc__)

@@ -1,0 +1,101 @@
+"""A picture that was segmented on the page of `deeplab.app`, and what the page shows of it."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab.labels import palette
+from deeplab.view import pictures
+
+_LARGEST_SIDE = 1280
+"""Pixels of a picture on the page; the files to download have the size of the picture."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A picture and its segmentation.
+
+    The page shows pictures of more than 1280 pixels reduced: every `step`-th pixel of each row and column.
+
+    Attributes:
+        folder: for the files to download.
+        name: of the picture, without ending.
+        image: uint8 RGB [height, width, 3].
+        mask: class indices, uint8 [height, width].
+        probabilities: of the pixels shown, float32 [ceil(height / step), ceil(width / step), classes].
+        step: 1 or more.
+        class_names: by index.
+    """
+
+    folder: Path
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+    probabilities: np.ndarray
+    step: int
+    class_names: Sequence[str]
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        name: str,
+        image: np.ndarray,
+        mask: np.ndarray,
+        probabilities: np.ndarray,
+        class_names: Sequence[str],
+    ) -> "Trial":
+        """With `probabilities` of all pixels, of which only those shown are kept."""
+        step = math.ceil(max(mask.shape) / _LARGEST_SIDE)
+        return cls(folder, name, image, mask, probabilities[::step, ::step].copy(), step, class_names)
+
+    @cached_property
+    def texts(self) -> dict[int, str]:
+        """Name and share of each class in the mask, the largest first: `dog 41.3%`."""
+        return {index: f"{self.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(self.mask)}
+
+    @property
+    def foreground(self) -> list[int]:
+        """The classes in the mask except background (index 0)."""
+        return [index for index in self.texts if index]
+
+    def layers(self, shown: Collection[int]) -> tuple[np.ndarray, list[tuple[np.ndarray, str]], dict[str, str]]:
+        """The picture, and the `shown` classes in the mask, as pixels that are 1 and a text; the colours of the texts.
+
+        All at the size on the page: uint8 RGB [height, width, 3], float [height, width]. Colours are `#rrggbb`.
+        """
+        mask = self.mask[:: self.step, :: self.step]
+        found = {index: text for index, text in self.texts.items() if index in shown}
+        colours = {text: "#" + palette()[index].tobytes().hex() for index, text in found.items()}
+        layers = [((mask == index).astype(float), text) for index, text in found.items()]
+        return np.array(Image.fromarray(self.image).reduce(self.step)), layers, colours
+
+    def heat_map(self, index: int) -> Image.Image:
+        """The probability of a class."""
+        return pictures.heat_map(self.probabilities[..., index])
+
+    def at(self, x: int, y: int) -> dict[str, float]:
+        """Each class's probability at a point of the reduced picture; the nearest one for a point outside."""
+        height, width, _ = self.probabilities.shape
+        pixel = self.probabilities[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
+        return dict(zip(self.class_names, pixel.tolist(), strict=True))
+
+    def save_mask(self) -> str:
+        """Writes the mask as `deeplab.predict` does; returns the file's path."""
+        return self._save(pictures.colour_mask(self.mask), "mask")
+
+    def save_overlay(self, shown: Collection[int], opacity: float) -> str:
+        """Writes the picture with the `shown` classes over it, and a legend; returns the file's path."""
+        overlay = pictures.overlay(self.image, self.mask, opacity, shown)
+        legend = pictures.legend({index: text for index, text in self.texts.items() if index in shown}, overlay.width)
+        return self._save(pictures.stack(overlay, legend), "overlay")
+
+    def _save(self, picture: Image.Image, what: str) -> str:
+        path = self.folder / f"{self.name}_{what}.png"
+        pictures.save(picture, path)
+        return str(path)

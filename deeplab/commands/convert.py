@@ -1,0 +1,142 @@
+"""Converts annotations of other tools to VOC's layout: images, masks, splits and class_names.txt.
+
+python -m deeplab.data.convert --labelme_dir=drawn --voc_dir=mydata
+python -m deeplab.data.convert --coco_json=instances.json --image_dir=images --voc_dir=mydata
+python -m deeplab.data.convert --coco_dir=export --voc_dir=mydata
+python -m deeplab.data.convert --yolo_yaml=export/data.yaml --voc_dir=mydata
+python -m deeplab.data.convert --roboflow_dir=export --voc_dir=mydata
+python -m deeplab.data.convert --cityscapes_dir=cityscapes --voc_dir=mydata
+python -m deeplab.data.convert --ade20k_dir=ADEChallengeData2016 --voc_dir=mydata
+
+COCO needs pycocotools (the extra `coco`), YOLO needs PyYAML (the extra `yolo`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from deeplab import settings
+from deeplab.data.source.formats import boxes, coco, labelme, masks, yolo
+from deeplab.data.source.formats.coco import InstancesFile
+from deeplab.data.source.formats.dataset import Dataset, split_folders
+from deeplab.data.source.formats.writer import write_voc
+from deeplab.errors import UsageError
+from deeplab.progress import shown
+from deeplab.settings import Classes, setting
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Annotations to convert, in one of these formats."""
+
+    labelme_dir: Path | None = setting(
+        None, "labelme, X-AnyLabeling: folder of *.json next to their images, including subfolders."
+    )
+    coco_json: Path | None = setting(None, "COCO: instances file; of train if --coco_val_json is given.")
+    coco_dir: Path | None = setting(
+        None, "COCO: folder with one JSON file in each of train/, valid/, test/, or with annotations/*.json."
+    )
+    yolo_yaml: Path | None = setting(None, "YOLO segmentation (Ultralytics): data.yaml.")
+    roboflow_dir: Path | None = setting(
+        None, "Roboflow: folder of an export in Semantic Segmentation Masks, COCO Segmentation or YOLO format."
+    )
+    cityscapes_dir: Path | None = setting(None, "Cityscapes: folder with leftImg8bit and gtFine; 19 classes.")
+    ade20k_dir: Path | None = setting(None, "ADE20K: folder ADEChallengeData2016; 150 classes.")
+
+
+@dataclass(frozen=True)
+class CocoSettings:
+    """Options for --coco_json, and for boxes."""
+
+    image_dir: Path | None = setting(None, "Folder of the images that --coco_json names.")
+    coco_val_json: Path | None = setting(None, "Instances file of val, if val is not in --coco_json.")
+    val_image_dir: Path | None = setting(None, "Folder of the images of --coco_val_json. Default: --image_dir.")
+    coco_test_json: Path | None = setting(None, "Instances file of test.")
+    test_image_dir: Path | None = setting(None, "Folder of the images of --coco_test_json. Default: --image_dir.")
+    boxes: str | None = setting(
+        None,
+        "Meaning of a box without an outline (COCO, YOLO): all its pixels are the object, or void, or nothing (the "
+        "box is left out). Without this flag, such data is refused.",
+        choices=boxes.MEANINGS,
+    )
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """Data set to write."""
+
+    voc_dir: Path = setting(None, "Folder to write, in VOC layout; it must not exist.")
+    val_share: float = setting(
+        0.2, "Share of the images that becomes val, at random, if the data set has no val.", lower=0.0, upper=1.0
+    )
+
+
+SETTINGS: Classes = (SourceSettings, CocoSettings, TargetSettings)
+
+
+def main(argv: list[str]) -> None:
+    """Annotations -> --voc_dir."""
+    if argv[1:]:
+        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
+    target = settings.read(TargetSettings)
+    settings.require(target, "voc_dir")
+    write_voc(read(settings.read(SourceSettings), settings.read(CocoSettings)), target.voc_dir, target.val_share)
+
+
+def read(source: SourceSettings, options: CocoSettings) -> Dataset:
+    """The data set that the flags name.
+
+    Raises:
+        DataError: as the reader of its format.
+        UsageError: no or several data sets are named, or flags that do not apply to the one named.
+    """
+    given = [field.name for field in fields(source) if getattr(source, field.name)]
+    if len(given) != 1:
+        names = ", ".join(f"--{field.name}" for field in fields(source))
+        raise UsageError(f"give exactly one of {names}")
+    name = given[0]
+    path: Path = getattr(source, name)
+    unused = [field.name for field in fields(options) if getattr(options, field.name) and field.name != "boxes"]
+    if unused and name != "coco_json":
+        raise UsageError(f"--{unused[0]}: only with --coco_json")
+    readers: dict[str, Callable[[], Dataset]] = {
+        "labelme_dir": lambda: labelme.read_labelme(path),
+        "coco_json": lambda: coco.read_coco(_coco_files(path, options), options.boxes),
+        "coco_dir": lambda: coco.read_coco(coco.instances_files(path), options.boxes),
+        "yolo_yaml": lambda: yolo.read_yolo(path, options.boxes),
+        "roboflow_dir": lambda: _read_roboflow(path, options.boxes),
+        "cityscapes_dir": lambda: masks.read_cityscapes(path),
+        "ade20k_dir": lambda: masks.read_ade20k(path),
+    }
+    with shown("reading annotations"):
+        return readers[name]()
+
+
+def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
+    settings.require(options, "image_dir")
+    image_dir: Path = options.image_dir  # type: ignore[assignment]
+    others = [
+        InstancesFile(json_path, folder or image_dir, split)
+        for split, json_path, folder in (
+            ("val", options.coco_val_json, options.val_image_dir),
+            ("test", options.coco_test_json, options.test_image_dir),
+        )
+        if json_path is not None
+    ]
+    return [InstancesFile(path, image_dir, "train" if others else ""), *others]
+
+
+def _read_roboflow(folder: Path, boxes: str | None) -> Dataset:
+    """An export of Roboflow; its files show the format."""
+    if (folder / "data.yaml").is_file():
+        return yolo.read_yolo(folder / "data.yaml", boxes)
+    if any((place / "_annotations.coco.json").is_file() for place in split_folders(folder).values()):
+        return coco.read_coco(coco.instances_files(folder), boxes)
+    return masks.read_roboflow(folder)
+
+
+def command() -> None:
+    """The program as `deeplab-convert` starts it."""
+    from deeplab.program.run import run  # noqa: PLC0415  it imports TensorFlow, which the readers do without
+
+    run(main, SETTINGS, __doc__)

@@ -1,0 +1,132 @@
+"""A split to prepare, and checks that existing shards match it."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab.data.shards import records, sources
+from deeplab.data.shards.split import Split, damage_named, manifest_path
+from deeplab.data.source import voc
+from deeplab.data.source.classes import ClassTable
+from deeplab.errors import DataError
+from deeplab.progress import Progress
+
+logger = logging.getLogger("deeplab")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A split to prepare.
+
+    Attributes:
+        name: name of the split.
+        folder: folder of its shards.
+        voc_dir: the data set, for messages.
+        pairs: its examples.
+        classes: the class table.
+        exif: one of `records.EXIF_CHOICES`.
+    """
+
+    name: str
+    folder: Path
+    voc_dir: Path
+    pairs: list[voc.Pair]
+    classes: ClassTable
+    exif: str
+
+    @cached_property
+    def source(self) -> str:
+        """The fingerprint for the manifest."""
+        choices = "" if self.exif == records.REFUSE else f"\nexif={self.exif}"
+        return sources.fingerprint(self.pairs, self.classes, choices)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its shards exist."""
+        return manifest_path(self.folder, self.name).exists()
+
+    @property
+    def sources_path(self) -> Path:
+        """The file that records what the shards were made from."""
+        return sources.sources_path(self.folder, self.name)
+
+    @property
+    def bad_examples_path(self) -> Path:
+        """The file that names the examples left out."""
+        return self.folder / f"{self.name}.bad_examples.txt"
+
+    def written_split(self, max_bad_examples: int) -> Split:
+        """The existing split.
+
+        Raises:
+            DataError: as `Split.read`; or it was made from other files or settings, or more than `max_bad_examples`
+                were left out.
+        """
+        split = Split.read(self.folder, self.name)
+        before = sources.read_sources(self.sources_path)
+        if split.class_names != self.classes.names:
+            theirs, ours = ", ".join(split.class_names), ", ".join(self.classes.names)
+            raise self._error(
+                split, f"were made from other files or classes ({theirs}) than those of {self.voc_dir} ({ours})"
+            )
+        if split.source != self.source:
+            changed = sources.compare(self.pairs, before)[0] if before else []
+            example = f", such as {changed[0]}" if changed else ""
+            raise self._error(
+                split,
+                f"were made from other files or classes than those of {self.voc_dir}, split {self.name}{example} (or "
+                "with another class table or --exif)",
+            )
+        if split.num_bad_examples > max_bad_examples:
+            raise DataError(
+                f"{self.bad_examples_path}: these shards leave out {split.num_bad_examples} bad examples, more than "
+                f"--max_bad_examples={max_bad_examples}; fix them, or raise it"
+            )
+        if before is None:
+            with damage_named([split]):
+                changed, now = list(self._differing_from(split)), sources.look_at(self.pairs)
+        else:
+            changed, now = sources.compare(self.pairs, before)
+        if changed:
+            others = f"{changed[0]} and {len(changed) - 1} others have" if len(changed) > 1 else f"{changed[0]} has"
+            raise self._error(split, f"are out of date: {others} changed since")
+        if now != before:
+            self._write_sources(now)
+        return split
+
+    def _error(self, split: Split, what: str) -> DataError:
+        return DataError(f"{split.manifest_path}: these shards {what}; choose another --tfrecord_dir, or delete them")
+
+    def _write_sources(self, now: sources.Sources) -> None:
+        try:
+            sources.write_sources(self.sources_path, now)
+        except OSError as error:  # for example, in a folder of another user
+            logger.warning(
+                "%s: cannot be written (%s); the files will be read every time", self.sources_path, error.strerror
+            )
+
+    def _differing_from(self, split: Split) -> Iterator[Path]:
+        """Files that differ from the shards' contents; for shards without recorded sources."""
+        by_name = {pair.name: pair for pair in self.pairs}
+        # Older shards, written before --exif existed, store images as `ignore` does.
+        exif = records.IGNORE if self.exif == records.REFUSE else self.exif
+        progress = Progress(f"comparing {split.name} with its files", split.num_examples, "images")
+        for number, record in enumerate(tf.data.TFRecordDataset(split.shard_paths), 1):
+            stored = records.parse_example(record)
+            pair = by_name[stored["id"].numpy().decode()]
+            try:
+                now = records.parse_example(records.encode_example(pair, self.classes, exif)[0])
+            except DataError:
+                yield pair.image
+                continue
+            if stored["image/jpeg"] != now["image/jpeg"]:
+                yield pair.image
+            if not np.array_equal(records.decode_example(stored)[1], records.decode_example(now)[1]):
+                yield pair.mask
+            progress.update(number)
+        progress.end()

@@ -1,0 +1,345 @@
+"""Writes the TFRecord shards of a split: once and atomically; afterwards they are only read.
+
+The manifest is written last: without a manifest, a split has not been written.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import logging
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab.data.shards import sources
+from deeplab.data.shards.job import Job
+from deeplab.data.shards.records import EXIF_CHOICES, REFUSE, encode_example
+from deeplab.data.shards.sources import Sources
+from deeplab.data.shards.split import Shard, Split, manifest_path
+from deeplab.data.source import masks, voc
+from deeplab.data.source.classes import ClassTable, classes_of
+from deeplab.data.source.download import DownloadSettings, download_voc
+from deeplab.errors import DataError, DeepLabError, UsageError
+from deeplab.files import digest, locked, write_text, written_whole
+from deeplab.labels import VOID_LABEL
+from deeplab.progress import Progress
+from deeplab.settings import setting
+
+logger = logging.getLogger("deeplab")
+
+EXAMPLES_PER_PROCESS = 100
+"""Another process costs about four seconds of imports, which pays off from about this many examples."""
+
+_SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """Data set and shards to write."""
+
+    voc_dir: Path | None = setting(
+        None, "Folder in VOC layout (VOCdevkit/VOC2012) to write shards from.", compared=False
+    )
+    class_names: Path | None = setting(
+        None,
+        "Text file of class names, one per line, class 0 first; or a table of names and mask values or colours "
+        "(`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
+        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
+        compared=False,
+    )
+    mask_dir: Path | None = setting(
+        None,
+        "Folder of the masks of --train_split, if not VOC_DIR/SegmentationClass; for trainaug.",
+        compared=False,
+    )
+    train_split: str = setting("train", "Split to train on: a list in ImageSets/Segmentation.")
+    val_split: str = setting("val", "Split to evaluate on during training; empty: none.")
+    exif: str = setting(
+        REFUSE,
+        "If EXIF turns an image and the size of its mask does not show whether the mask was drawn on the turned image: "
+        "refuse the image; turn it, as most tools show it; or ignore EXIF.",
+        choices=EXIF_CHOICES,
+        compared=False,
+    )
+    num_shards: int = setting(16, "Number of shard files to write per split.", lower=1, compared=False)
+    max_bad_examples: int = setting(
+        0,
+        "Number of bad images or masks per split to leave out of its shards and list in SPLIT.bad_examples.txt; more "
+        "are an error.",
+        lower=0,
+        compared=False,
+    )
+    prepare_only: bool = setting(
+        False, "Write the shards (after any download) and stop; --model_dir is not needed.", compared=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.prepare_only and not self.voc_dir:
+            raise UsageError("--prepare_only needs --voc_dir")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One shard to write: its file, its examples, and how to read masks and EXIF."""
+
+    path: Path
+    pairs: list[voc.Pair]
+    classes: ClassTable
+    exif: str
+
+
+@dataclass(frozen=True)
+class _ShardReport:
+    """The written shard, statistics and sources of its examples, and the problems of the examples left out.
+
+    `palettes` has one mask for each palette in the shard.
+    """
+
+    shard: Shard
+    class_pixels: np.ndarray
+    void_pixels: int
+    max_height: int
+    max_width: int
+    num_examples: int
+    problems: list[str]
+    palettes: dict[masks.Palette, Path]
+    sources: Sources
+
+
+def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> bool:
+    """Writes the shards of the training and validation splits unless they exist; returns whether it wrote any.
+
+    Does nothing without --voc_dir. The data set is downloaded first if the flags say so.
+
+    Raises:
+        DataError: as `download_voc`, `classes_of` and `prepare_splits`.
+    """
+    if settings.voc_dir is None:
+        return False
+    if download.download:
+        download_voc(settings.voc_dir, download.voc_url)
+    classes = classes_of(settings.voc_dir, settings.class_names)
+    split_names = list(filter(None, (settings.train_split, settings.val_split)))
+    exist = all(manifest_path(tfrecord_dir, name).exists() for name in split_names)
+    prepare_splits(settings, tfrecord_dir, split_names, classes)
+    if settings.val_split:
+        _warn_of_overlap(settings, tfrecord_dir)
+    return not exist
+
+
+def prepare(
+    settings: ShardSettings, tfrecord_dir: Path, split_name: str, classes: ClassTable | tuple[str, ...]
+) -> Split:
+    """`prepare_splits` for one split."""
+    return prepare_splits(settings, tfrecord_dir, [split_name], classes)[0]
+
+
+def prepare_splits(
+    settings: ShardSettings, tfrecord_dir: Path, split_names: Sequence[str], classes: ClassTable | tuple[str, ...]
+) -> list[Split]:
+    """Writes the shards of the splits in parallel processes; existing shards are checked and kept.
+
+    If another process is writing to the folder, waits for it.
+
+    Args:
+        settings: the data set and how to write it; its `mask_dir` applies to its `train_split` only, and its
+            `max_bad_examples` limits how many of each split are left out and named in SPLIT.bad_examples.txt.
+        tfrecord_dir: folder of the shards.
+        split_names: as for `voc.read_split`.
+        classes: the class table; or only the names, class 0 first, if masks hold class indices.
+
+    Raises:
+        DataError: too many bad examples (all are logged, no manifest is written), masks that do not match the class
+            table, or shards made from other files or settings.
+        UsageError: the settings name no data set.
+    """
+    table = classes if isinstance(classes, ClassTable) else ClassTable.of_names(classes)
+    jobs = [_job(settings, tfrecord_dir, name, table) for name in dict.fromkeys(split_names)]
+    if not all(job.is_written for job in jobs):
+        with locked(tfrecord_dir, waits=True):
+            # Another process may have written them in the meantime.
+            if unwritten := [job for job in jobs if not job.is_written]:
+                _write(settings, unwritten)
+    return [job.written_split(settings.max_bad_examples) for job in jobs]
+
+
+def _job(settings: ShardSettings, tfrecord_dir: Path, name: str, classes: ClassTable) -> Job:
+    if settings.voc_dir is None:
+        raise UsageError("--voc_dir is needed")
+    mask_dir = settings.mask_dir if name == settings.train_split else None
+    return Job(
+        name, tfrecord_dir, settings.voc_dir, voc.pairs(settings.voc_dir, name, mask_dir), classes, settings.exif
+    )
+
+
+def _write(settings: ShardSettings, jobs: list[Job]) -> None:
+    """Writes all shards of the jobs and then, if there are no problems, their manifests."""
+    for job in jobs:
+        for leftover in job.folder.glob(f".{job.name}-*.part"):  # from a killed run
+            leftover.unlink(missing_ok=True)
+    tasks = [_tasks(job, settings.num_shards) for job in jobs]
+    names = " and ".join(job.name for job in jobs)
+    all_tasks = [task for of_job in tasks for task in of_job]
+    all_reports = iter(_run_tasks(all_tasks, sum(len(job.pairs) for job in jobs), f"writing {names} shards"))
+    reports = [[next(all_reports) for _ in of_job] for of_job in tasks]
+    problems = _problems(jobs, reports, settings.max_bad_examples)
+    if problems:
+        for task in all_tasks:
+            task.path.unlink()
+        _refuse(problems)
+    for job, of_job in zip(jobs, reports, strict=True):
+        _finish(job, of_job)
+
+
+def _tasks(job: Job, num_shards: int) -> list[_Task]:
+    num_shards = min(num_shards, len(job.pairs))
+    paths = [job.folder / f"{job.name}-{index:05d}-of-{num_shards:05d}.tfrecord" for index in range(num_shards)]
+    return [_Task(path, job.pairs[index::num_shards], job.classes, job.exif) for index, path in enumerate(paths)]
+
+
+def _problems(jobs: list[Job], reports: list[list[_ShardReport]], max_bad_examples: int) -> list[str]:
+    """Everything wrong with the data set, except bad examples that may be left out."""
+    all_reports = [report for of_job in reports for report in of_job]
+    palettes = ((path, palette) for report in all_reports for palette, path in report.palettes.items())
+    found = [masks.find_disagreement(palettes), _void_for_object(jobs[0], all_reports)]
+    problems = [problem for problem in found if problem]
+    for job, of_job in zip(jobs, reports, strict=True):
+        bad = [problem for report in of_job for problem in report.problems]
+        if len(bad) > max_bad_examples or len(bad) == len(job.pairs):
+            problems += bad
+    return problems
+
+
+def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
+    """A message if plain masks hold only 0 and 255, so that 255 would be void; otherwise None."""
+    pixels = np.sum([report.class_pixels for report in reports], 0)
+    has_void = any(report.void_pixels for report in reports)
+    names = job.classes.names
+    if not job.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
+        return None
+    name = names[1] if len(names) == 2 else "NAME"
+    return (
+        f"{job.pairs[0].mask.parent}: the masks hold only 0 and 255, and 255 is void; if it is an object, give "
+        f"--class_names a file with these two lines: `{names[0]}: 0` and `{name}: 255`"
+    )
+
+
+def _finish(job: Job, reports: list[_ShardReport]) -> None:
+    """Writes the manifest and the files that belong to it; warns about bad examples and absent classes."""
+    problems = [problem for report in reports for problem in report.problems]
+    if problems:
+        write_text(job.bad_examples_path, "".join(f"{problem}\n" for problem in problems))
+        logger.warning("%d bad examples of %s are left out, see %s", len(problems), job.name, job.bad_examples_path)
+    sources.write_sources(job.sources_path, {key: each for report in reports for key, each in report.sources.items()})
+    split = Split(
+        folder=job.folder,
+        name=job.name,
+        class_names=job.classes.names,
+        num_examples=len(job.pairs) - len(problems),
+        num_bad_examples=len(problems),
+        max_height=max(report.max_height for report in reports),
+        max_width=max(report.max_width for report in reports),
+        class_pixels=tuple(np.sum([report.class_pixels for report in reports], 0).tolist()),
+        void_pixels=sum(report.void_pixels for report in reports),
+        source=job.source,
+        shards=tuple(report.shard for report in reports),
+    )
+    split.write()
+    absent = [name for name, pixels in zip(split.class_names, split.class_pixels, strict=True) if not pixels]
+    if absent:
+        logger.warning("%s has no pixel of %s", job.name, ", ".join(absent))
+
+
+def _warn_of_overlap(settings: ShardSettings, tfrecord_dir: Path) -> None:
+    """Counts the images of val that are also in train, by their contents."""
+    train, val = (
+        sources.read_sources(sources.sources_path(tfrecord_dir, name)) or {}
+        for name in (settings.train_split, settings.val_split)
+    )
+    count = sources.num_images_in_both(train, val)
+    if count:
+        logger.warning(
+            "%d of the %d images of %s are also in %s: scores on them say nothing about new images",
+            count,
+            sum(kind == "image" for kind, _ in val),
+            settings.val_split,
+            settings.train_split,
+        )
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    for problem in problems[1:_SHOWN_PROBLEMS]:
+        logger.error("%s", problem)
+    count = f" ({len(problems)} problems in all, no manifest written)" if len(problems) > 1 else ""
+    raise DataError(problems[0] + count)
+
+
+def _run_tasks(tasks: list[_Task], num_examples: int, label: str) -> list[_ShardReport]:
+    progress = Progress(label, num_examples, "images")
+    num_processes = min(os.cpu_count() or 1, len(tasks), math.ceil(num_examples / EXAMPLES_PER_PROCESS))
+    reports: list[_ShardReport] = []
+
+    def collect(results: Iterable[_ShardReport]) -> None:
+        for report in results:
+            reports.append(report)
+            progress.update(sum(report.num_examples for report in reports))
+
+    if num_processes == 1:
+        collect(map(_write_shard, tasks))
+    else:
+        context = multiprocessing.get_context("spawn")  # a forked TensorFlow may hang
+        with concurrent.futures.ProcessPoolExecutor(num_processes, context, initializer=_start_worker) as pool:
+            try:
+                collect(pool.map(_write_shard, tasks))
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise DeepLabError(
+                    f"{label}: a process died (killed, or out of memory?); run the same command again"
+                ) from error
+    progress.close()
+    return reports
+
+
+def _start_worker() -> None:
+    """Keeps a process that writes shards off the GPUs, and leaves Ctrl-C to the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tf.config.set_visible_devices([], "GPU")
+
+
+def _write_shard(task: _Task) -> _ShardReport:
+    counts, sizes, problems = np.zeros(256, np.int64), [(0, 0)], []
+    palettes: dict[masks.Palette, Path] = {}
+    read: Sources = {}
+    with written_whole(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+        for pair in task.pairs:
+            read |= sources.look_at([pair])
+            try:
+                record, mask = encode_example(pair, task.classes, task.exif)
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            writer.write(record)
+            counts += np.bincount(mask.labels.ravel(), minlength=256)
+            sizes.append(mask.labels.shape)
+            if mask.palette:
+                palettes.setdefault(mask.palette, pair.mask)
+    max_height, max_width = np.max(sizes, 0).tolist()
+    return _ShardReport(
+        shard=Shard(
+            task.path.name, len(task.pairs) - len(problems), task.path.stat().st_size, digest(task.path, "sha256")
+        ),
+        class_pixels=counts[: len(task.classes.names)],
+        void_pixels=int(counts[VOID_LABEL]),
+        max_height=max_height,
+        max_width=max_width,
+        num_examples=len(task.pairs),
+        problems=problems,
+        palettes=palettes,
+        sources=read,
+    )

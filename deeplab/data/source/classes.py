@@ -1,0 +1,253 @@
+"""The class table: the names of the classes, and which values or colours of a mask mean which class.
+
+A class file has one of these forms:
+
+- Names, one per line. The first is class 0, and the values of masks are class indices; 255 is void.
+- A table with one line per class, in the order of the indices: the name, a colon, and the values or colours that masks
+  use for the class, separated by commas. `*` means all values or colours that are not listed. A background in any
+  spelling is class 0, whichever line it is on. `void` is not a class: its pixels become 255, which is neither trained
+  on nor scored:
+
+      background: 0                  background: #000000
+      cat: 1, 2                      cat: #ff0000, #800000
+      dog: 255                       void: *
+      void: 3, *
+
+  A value is a whole number from 0 to 255: a palette index or a grey value. A value without a class is an error.
+- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour; `ignored` also means void.
+  Datumaro omits the colours (`cat:::`) if they are VOC's, in the order of the lines.
+- `_classes.csv`, as Roboflow writes it next to its masks: `Pixel Value, Class`, and then `1, cat`.
+"""
+
+import csv
+import logging
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deeplab.data.source import voc
+from deeplab.data.source.text import read_lines
+from deeplab.errors import DataError
+from deeplab.labels import VOID_LABEL, palette
+
+logger = logging.getLogger("deeplab")
+
+Colour = tuple[int, int, int]
+
+FILE_NAMES = ("class_names.txt", "labelmap.txt")
+"""Class files in the folder of a data set, used if --class_names is not given."""
+
+_VOID = "void"
+_VOID_IN_LABELMAP = (_VOID, "ignored")
+_REST = "*"
+_LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d+\s*,\s*\d+\s*,\s*\d+\s*):[^:]*:[^:]*")
+_NOT_IN_NAMES = re.compile(r"[:,#{}\t]")
+_COLOUR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
+_EXAMPLE = "a line of a table is `cat: 1`, `cat: 1, 2`, `cat: #ff0000` or `void: *`"
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a data set.
+
+    Attributes:
+        names: class 0 first.
+        values: label (a class index, or 255) of each value that masks may have; None if the table has colours.
+        colours: label of each colour; None if the table has values.
+        rest: label of all other values or colours; None if others are errors.
+        is_plain: whether masks hold class indices, and 255 for void, as VOC's do.
+        source: the file, for messages; empty if the names are not from a file.
+    """
+
+    names: tuple[str, ...]
+    values: dict[int, int] | None = None
+    colours: dict[Colour, int] | None = None
+    rest: int | None = None
+    is_plain: bool = False
+    source: str = field(default="", compare=False)
+
+    @classmethod
+    def of_names(cls, names: tuple[str, ...], source: str = "") -> "ClassTable":
+        """Plain classes."""
+        values = {**{index: index for index in range(len(names))}, VOID_LABEL: VOID_LABEL}
+        return cls(names, values, is_plain=True, source=source)
+
+    def as_text(self) -> str:
+        """Everything that decides how a mask is read; for plain classes their names, one per line."""
+        names = "\n".join(self.names)
+        if self.is_plain:
+            return names
+        labels = self.values if self.colours is None else self.colours
+        return f"{names}\n{sorted((labels or {}).items())} {self.rest}"
+
+
+VOC_CLASSES = ClassTable.of_names(voc.CLASS_NAMES)
+
+
+def classes_of(voc_dir: Path, class_names: Path | None) -> ClassTable:
+    """The classes in the file `class_names`, else in the data set's own file, else VOC's 21; logs which.
+
+    Raises:
+        DataError: as `read_classes`.
+    """
+    for path in [class_names] if class_names else [voc_dir / name for name in FILE_NAMES]:
+        if class_names or path.exists():
+            classes = read_classes(path)
+            logger.info("%s: %d classes: %s", path, len(classes.names), ", ".join(classes.names))
+            return classes
+    logger.info("classes: VOC's %d, since no --class_names and no %s", len(voc.CLASS_NAMES), voc_dir / FILE_NAMES[0])
+    return VOC_CLASSES
+
+
+def read_classes(path: Path) -> ClassTable:
+    """The classes in a file of any form listed in the module's docstring.
+
+    Raises:
+        DataError: the file is missing or has none of these forms; names the line.
+    """
+    lines = read_lines(path, "class names")
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise DataError(f"{path}: no class names; write one per line, class 0 first")
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line]
+    uncommented = [(number, line) for number, line in numbered if not line.startswith("#")]
+    if lines[0].replace(" ", "").casefold() == "pixelvalue,class":
+        return _Builder(path).of_values(_roboflow_rows(path, numbered[1:]))
+    if any(_LABELMAP_LINE.fullmatch(line) for _, line in uncommented):
+        return _Builder(path, _VOID_IN_LABELMAP).of_values(_labelmap_rows(path, uncommented))
+    if any(":" in line for line in lines):
+        return _Builder(path).of_values(_table_rows(path, numbered))
+    return _plain_names(path, lines)
+
+
+Row = tuple[int, str, list[str]]
+"""A line's number, the name in it, and its values as written in a table: `1`, `#ff0000`, `*`."""
+
+
+def _roboflow_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
+    rows = []
+    for number, line in numbered:
+        cells = next(csv.reader([line], skipinitialspace=True))
+        if len(cells) != 2:
+            raise DataError(f"{path}: line {number}: {line!r} is not a pixel value and a class")
+        rows.append((number, cells[1].strip(), [cells[0].strip()]))
+    return rows
+
+
+def _labelmap_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
+    rows = []
+    for index, (number, line) in enumerate(numbered):
+        if not _LABELMAP_LINE.fullmatch(line):
+            raise DataError(f"{path}: line {number}: {line!r} is not `name:red,green,blue::` like other lines")
+        name, channels, *_ = line.split(":")
+        colour = channels.split(",") if channels.strip() else palette()[index % 256]
+        rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in colour)]))
+    return rows
+
+
+def _table_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
+    rows = []
+    for number, line in numbered:
+        name, colon, values = (part.strip() for part in line.partition(":"))
+        if name.startswith("#"):
+            raise DataError(f"{path}: line {number}: {line!r}: comments are not supported; {_EXAMPLE}")
+        if not colon or not values:
+            raise DataError(f"{path}: line {number}: {line!r} has no value, but other lines do; {_EXAMPLE}")
+        rows.append((number, name, [value.strip() for value in values.split(",")]))
+    return rows
+
+
+def _plain_names(path: Path, lines: list[str]) -> ClassTable:
+    for number, line in enumerate(lines, 1):
+        if not line:
+            raise DataError(f"{path}: line {number} is empty; it would shift the classes below it")
+        if found := _NOT_IN_NAMES.search(line):
+            raise DataError(
+                f"{path}: line {number}: {line!r} is not a class name: it contains {found[0]!r}; {_EXAMPLE}"
+            )
+    if len(lines) > 1 and all(re.match(r"\d+\s", line) for line in lines):
+        raise DataError(f"{path}: line 1: {lines[0]!r}: each line begins with a number; {_EXAMPLE}")
+    _check_names(path, list(enumerate(lines, 1)))
+    if _VOID in map(str.casefold, lines):
+        logger.warning(
+            "%s: void is an ordinary class here; to exclude it from training and scores, write a table with one line "
+            "per class, `NAME: VALUE`",
+            path,
+        )
+    return ClassTable.of_names(tuple(lines), str(path))
+
+
+class _Builder:
+    """Checks the rows of a table and builds a `ClassTable` from them."""
+
+    def __init__(self, path: Path, void_names: tuple[str, ...] = (_VOID,)) -> None:
+        self._path, self._void_names = path, void_names
+
+    def of_values(self, rows: list[Row]) -> ClassTable:
+        """The table of these rows; raises DataError that names the line."""
+        _check_names(self._path, [(number, name) for number, name, _ in rows])
+        rows = sorted(rows, key=lambda row: look(row[1]) != "background")  # moves it to the front
+        names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
+        if not names:
+            raise DataError(f"{self._path}: no class except void")
+        labels: dict[int | Colour, int] = {}
+        rest = None
+        lines: dict[int | Colour | None, int] = {}
+        for number, name, texts in rows:
+            label = VOID_LABEL if name.casefold() in self._void_names else names.index(name)
+            for text in texts:
+                value = None if text == _REST else self._value(number, text)
+                if value in lines:
+                    raise DataError(f"{self._path}: lines {lines[value]} and {number} both have {text}")
+                lines[value] = number
+                if value is None:
+                    rest = label
+                else:
+                    labels[value] = label
+        values = {value: label for value, label in labels.items() if isinstance(value, int)}
+        colours = {value: label for value, label in labels.items() if not isinstance(value, int)}
+        if values and colours:
+            raise DataError(f"{self._path}: has values and colours; use only one of the two")
+        if not labels:
+            raise DataError(f"{self._path}: no value except *; {_EXAMPLE}")
+        return ClassTable(names, values or None, colours or None, rest, source=str(self._path))
+
+    def _value(self, number: int, text: str) -> int | Colour:
+        if colour := _COLOUR.fullmatch(text):
+            red, green, blue = (int(channel, 16) for channel in colour.groups())
+            return red, green, blue
+        if text.isascii() and text.isdigit() and int(text) <= 255:
+            return int(text)
+        raise DataError(
+            f"{self._path}: line {number}: {text!r} is neither a value from 0 to 255 nor a colour; {_EXAMPLE}"
+        )
+
+
+def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
+    """Raises DataError for too many names, an empty name or a duplicate; warns if two names look alike."""
+    if len(names) > VOID_LABEL + 1 or (len(names) > VOID_LABEL and _VOID not in {name.casefold() for _, name in names}):
+        raise DataError(f"{path}: {len(names)} class names; at most {VOID_LABEL}, since {VOID_LABEL} is void")
+    seen: dict[str, tuple[int, str]] = {}
+    for number, name in names:
+        if not name:
+            raise DataError(f"{path}: line {number} has no name")
+        other_number, other = seen.setdefault(look(name), (number, name))
+        if other_number == number:
+            continue
+        if other == name:
+            raise DataError(f"{path}: duplicate class name {name!r} (lines {other_number} and {number})")
+        logger.warning(
+            "%s: the class names %r and %r (lines %d and %d) look alike; are they one class?",
+            path,
+            other,
+            name,
+            other_number,
+            number,
+        )
+
+
+def look(name: str) -> str:
+    """A form that is equal for names that look alike: it ignores case, blanks, `_`, `-` and Unicode form."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()

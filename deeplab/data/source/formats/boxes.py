@@ -1,0 +1,34 @@
+"""Objects that have a box but no outline: the user decides what the box means."""
+
+from deeplab.data.source.formats.dataset import VOID, LeftOut, Problems
+
+MEANINGS = ("object", "void", "nothing")
+"""All pixels in a box are the object, or are void, or the box is left out."""
+
+
+class BoxRule:
+    """Decides the label that boxes are drawn with, and counts boxes; without a meaning they are a problem."""
+
+    def __init__(self, meaning: str | None, left_out: LeftOut) -> None:
+        self._meaning, self._left_out, self._number = meaning, left_out, 0
+
+    @property
+    def has_meaning(self) -> bool:
+        """Whether the user chose a meaning for boxes."""
+        return self._meaning is not None
+
+    def label(self, label: str, name: str) -> str | None:
+        """The label to draw a box of `label` in the image `name` with; None if it is not drawn."""
+        self._number += 1
+        if self._meaning == "nothing":
+            self._left_out.setdefault("box without an outline", []).append(name)
+        return {"object": label, "void": VOID}.get(self._meaning or "")
+
+    def check(self, num_objects: int, problems: Problems) -> None:
+        """Adds a problem if there are boxes without a chosen meaning; `num_objects` is the number of all objects."""
+        if self._number and self._meaning is None:
+            problems.add(
+                f"{self._number:,} of {num_objects:,} objects have a box but no outline: --boxes=object makes all "
+                "pixels in a box the object, --boxes=void makes them void (neither trained on nor scored), and "
+                "--boxes=nothing leaves these objects out"
+            )

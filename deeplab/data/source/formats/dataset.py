@@ -1,0 +1,236 @@
+"""The result of every reader: classes, examples that can draw their masks, and a record of what was left out."""
+
+import json
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from deeplab.data.source.classes import look
+from deeplab.data.source.images import ENDINGS, Folder, ImageFile
+from deeplab.errors import DataError
+from deeplab.labels import VOID_LABEL
+
+logger = logging.getLogger("deeplab")
+
+BACKGROUND = "background"
+VOID = "void"
+_VOID_WORDS = (VOID, "ignore", "ignored")
+_NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # characters that distinguish a class table from plain names
+_SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_MAX_SHOWN = 200
+
+LeftOut = dict[str, list[str]]
+"""Reason why objects were left out -> their files, one entry per object."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and the way to draw its mask.
+
+    Attributes:
+        name: name of its files in the VOC folder: a path with `/`, without an ending.
+        image: the image file, or the annotation file that contains the image.
+        draw: (height, width) -> class indices, uint8 [height, width]; raises DataError.
+        num_objects: number of objects that `draw` draws; 0 if the format has only pixels.
+        split: its split in the data set; empty if unknown.
+        stated_size: (width, height) in the annotation, or of the mask file; None without either.
+        is_mask: whether the annotation is a mask file, so that only its size can show whether it is turned by EXIF.
+        embedded: opens the image inside `image`; None if `image` is an image file.
+    """
+
+    name: str
+    image: Path
+    draw: Callable[[int, int], np.ndarray]
+    num_objects: int = 0
+    split: str = ""
+    stated_size: tuple[int, int] | None = None
+    is_mask: bool = False
+    embedded: Callable[[], BinaryIO] | None = None
+
+    def open_image(self) -> ImageFile:
+        """The image with only its header decoded; raises DataError."""
+        return ImageFile(self.image if self.embedded is None else self.embedded())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All examples of a data set, and a record of what was left out."""
+
+    class_names: tuple[str, ...]
+    examples: list[Example]
+    left_out: LeftOut = field(default_factory=dict)
+
+
+class Problems:
+    """Collects everything that is wrong with a data set, to report it all at once."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._missing: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Adds one problem; the text names the file."""
+        self._found.append(text)
+
+    def add_missing(self, path: Path, named_by: str) -> None:
+        """Adds a file that `named_by` needs; all missing files together are one problem."""
+        self._missing.append(f"{path} (of {named_by})")
+
+    def raise_if_any(self) -> None:
+        """Logs all problems; raises DataError with the first one and their number."""
+        if number := len(self._missing):
+            rest = f" and {number - _MAX_SHOWN:,} more" if number > _MAX_SHOWN else ""
+            self.add(f"{number:,} missing file{'s' * (number > 1)}: {', '.join(self._missing[:_MAX_SHOWN])}{rest}")
+            self._missing.clear()
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            raise DataError(f"{self._found[0]}; nothing was written")
+        for text in self._found[:_MAX_SHOWN]:
+            logger.error("%s", text)
+        shown = "all listed above" if len(self._found) <= _MAX_SHOWN else f"the first {_MAX_SHOWN} are listed above"
+        raise DataError(f"{self._found[0]} ({len(self._found):,} problems in all, {shown}; nothing was written)")
+
+
+def clean_label(label: object) -> str:
+    """The label as the name of a class; unifies the spellings of background, and the spellings of void.
+
+    Removes surrounding blanks, normalises Unicode, and replaces characters reserved for class tables by `_`.
+
+    Raises:
+        ValueError: not text, or only blanks.
+    """
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise ValueError(f"the label {label!r} is not text")
+    text = unicodedata.normalize("NFC", str(label)).strip()
+    if not text or not text.isprintable():
+        raise ValueError(f"the label {label!r} is empty or contains control characters")
+    word = text.strip("_ ").casefold()
+    if word == BACKGROUND:
+        return BACKGROUND
+    return VOID if word in _VOID_WORDS else _NOT_IN_NAMES.sub("_", text)
+
+
+def class_table(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, background first, and the index of each label; void is 255.
+
+    The labels are cleaned, and keep their order.
+
+    Raises:
+        DataError: more classes than there are indices.
+    """
+    labels = tuple(dict.fromkeys(labels))
+    names = (BACKGROUND, *(label for label in labels if label not in (BACKGROUND, VOID)))
+    if len(names) > VOID_LABEL:
+        raise DataError(f"{len(names)} classes; at most {VOID_LABEL}, since {VOID_LABEL} is void")
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(look(name), []).append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            logger.warning("classes that look alike: %s; each becomes a separate class", ", ".join(map(repr, group)))
+    indices = {name: index for index, name in enumerate(names)}
+    return names, indices | {BACKGROUND: 0, VOID: VOID_LABEL}
+
+
+def split_name(name: str) -> str:
+    """The split that the name of a folder or file means: `valid` -> val, `train2017` -> train; others are kept."""
+    word = name.casefold().rstrip("0123456789_-")
+    word = _SPLIT_NAMES.get(word, word)
+    return word if word in ("train", "val", "test") else name
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The existing folders train, val (or valid) and test in `folder`, by split name."""
+    found = {split_name(path.name): path for path in visible(folder) if path.is_dir()}
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files and folders that match, sorted, without hidden ones (`._a.json` of macOS) and contents of hidden folders.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    hidden = (path for path in folder.glob(pattern) if not _is_hidden(path.relative_to(folder)))
+    return sorted(hidden)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, by their endings, sorted.
+
+    Raises:
+        DataError: no such folder.
+    """
+    return [path for path in visible(folder, "**/*") if path.suffix.lower() in ENDINGS and path.is_file()]
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
+
+
+def name_in_voc(path: str) -> str:
+    """The name of an example for an image's path in an annotation: relative, no `..`, no ending."""
+    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
+    if path.startswith(("/", "\\")) or ":" in path:  # absolute, a drive, or an address: its folders do not matter
+        parts = parts[-1:]
+    return str(PurePosixPath(*parts).with_suffix("")) if parts else ""
+
+
+class ImageFinder:
+    """Finds images by the paths in annotations."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._folders: dict[Path, Folder] = {}
+
+    def find(self, folder: Path, path: str, named_by: str, needed: bool = True) -> Path | None:
+        """The image at `path` in `folder`, else one with its file name, else one with another ending.
+
+        Windows paths are allowed. Several images are a problem; no image is one too if the image is `needed`.
+        """
+        path = path.replace("\\", "/")
+        names = [path, PurePosixPath(path).name]
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        listed = self._folders.setdefault(folder, Folder(folder))
+        for name in names:
+            stem = str(PurePosixPath(name).with_suffix(""))
+            if listed.has(stem):
+                try:
+                    return listed.find(stem)
+                except DataError as error:
+                    self._problems.add(f"{named_by}: {error}")
+                    return None
+        if needed:
+            self._problems.add_missing(folder / path, named_by)
+        return None
+
+
+def check_near_image(points: Iterable[tuple[float, float]], height: int, width: int) -> None:
+    """Raises ValueError for a point further outside the image than the image's longer side."""
+    longest = max(height, width)
+    for x, y in points:
+        if not (-longest <= x <= 2 * longest and -longest <= y <= 2 * longest):
+            raise ValueError(f"the point ({x:g}, {y:g}) is far outside its {width}x{height} pixels")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """The content of a JSON file, with or without a byte-order mark.
+
+    Raises:
+        DataError: unreadable, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error

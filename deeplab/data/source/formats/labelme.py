@@ -1,0 +1,193 @@
+"""Annotations of labelme (versions 3 to 6) and X-AnyLabeling, which writes the same files: one JSON per image."""
+
+import base64
+import binascii
+import functools
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from deeplab.data.source.formats.dataset import (
+    Dataset,
+    Example,
+    ImageFinder,
+    LeftOut,
+    Problems,
+    check_near_image,
+    class_table,
+    clean_label,
+    images_in,
+    name_in_voc,
+    read_json,
+    visible,
+)
+from deeplab.errors import DataError
+
+_NUM_POINTS = {
+    "polygon": range(3, 1 << 30),
+    "rectangle": (2, 4),  # X-AnyLabeling stores four corners
+    "circle": (2,),
+    "mask": (2,),
+    "oriented_rectangle": (4,),
+    "rotation": (4,),
+    "quadrilateral": (4,),
+}
+"""Shapes that cover an area, and their allowed numbers of points."""
+
+_NO_AREA = ("line", "linestrip", "point", "points")
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    label: str
+    kind: str
+    points: list[Point]
+    mask: str | None  # PNG, base64
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """One file: the image it names, whether it also contains that image, the image's (width, height), the shapes."""
+
+    path: Path
+    image_path: str
+    has_image: bool
+    size: tuple[int, int] | None
+    shapes: list[_Shape]
+
+
+def read_labelme(folder: Path) -> Dataset:
+    """All *.json in a folder and its subfolders; later shapes lie in front, as labelme draws them.
+
+    The image is the file named in the annotation, else the image inside it (`imageData`). Shapes without an area are
+    left out.
+
+    Raises:
+        DataError: no *.json, files that are not annotations, or missing images.
+    """
+    problems, annotations = Problems(), []
+    left_out: LeftOut = {}
+    for path in visible(folder, "**/*.json"):
+        try:
+            annotations.append(_read_annotation(path, str(path.relative_to(folder)), left_out))
+        except DataError as error:
+            problems.add(str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            problems.add(f"{path}: not an annotation of labelme ({reason})")
+    class_names, indices = class_table(sorted({shape.label for each in annotations for shape in each.shapes}))
+    finder = ImageFinder(problems)
+    found = [_example(annotation, folder, indices, finder) for annotation in annotations]
+    examples = [example for example in found if example is not None]
+    problems.raise_if_any()
+    if not any(annotation.shapes for annotation in annotations):
+        raise DataError(f"{folder}: no *.json contains a shape that covers an area")
+    annotated = {example.image for example in examples}
+    if unused := [str(image.relative_to(folder)) for image in images_in(folder) if image not in annotated]:
+        left_out["image without a *.json"] = unused
+    return Dataset(class_names, examples, left_out)
+
+
+def _read_annotation(path: Path, name: str, left_out: LeftOut) -> _Annotation:
+    """Raises DataError; or KeyError, TypeError, ValueError or AttributeError if it is not an annotation."""
+    content = read_json(path)
+    shapes = _shapes(content["shapes"], left_out, name)
+    image_path = content.get("imagePath") or path.stem
+    if not isinstance(image_path, str) or not name_in_voc(image_path):
+        raise ValueError(f"imagePath is {image_path!r}")
+    width, height = content.get("imageWidth"), content.get("imageHeight")  # version 3 has neither
+    size = (int(width), int(height)) if width and height else None
+    return _Annotation(path, image_path.replace("\\", "/"), bool(content.get("imageData")), size, shapes)
+
+
+def _example(annotation: _Annotation, folder: Path, indices: dict[str, int], finder: ImageFinder) -> Example | None:
+    """None if there is no image, which is noted as a problem."""
+    path = annotation.path
+    image = finder.find(path.parent, annotation.image_path, path.name, needed=not annotation.has_image)
+    if image is None and not annotation.has_image:
+        return None
+    return Example(
+        name=str(path.relative_to(folder).parent / Path(name_in_voc(annotation.image_path)).name),
+        image=image or path,
+        draw=functools.partial(_draw, path, annotation.shapes, indices),
+        num_objects=len(annotation.shapes),
+        stated_size=annotation.size,
+        embedded=None if image else functools.partial(_embedded_image, path),
+    )
+
+
+def _shapes(content: list[dict[str, Any]], left_out: LeftOut, name: str) -> list[_Shape]:
+    """The shapes that cover an area; adds the others to `left_out`."""
+    shapes = []
+    for entry in content:
+        kind = entry.get("shape_type") or "polygon"  # version 3 has only polygons
+        points = [(float(x), float(y)) for x, y in entry["points"]]
+        if not all(math.isfinite(value) for point in points for value in point):
+            raise ValueError(f"a {kind} with a point that is not finite")
+        if kind in _NO_AREA:
+            left_out.setdefault(f"{kind}: covers no area", []).append(name)
+        elif kind not in _NUM_POINTS:
+            raise ValueError(f"shape {kind!r} is unknown; known: {', '.join((*_NUM_POINTS, *_NO_AREA))}")
+        elif len(points) not in _NUM_POINTS[kind]:
+            left_out.setdefault(f"{kind} with {len(points)} points", []).append(name)
+        elif kind == "mask" and not entry.get("mask"):
+            left_out.setdefault("mask without pixels", []).append(name)
+        else:
+            shapes.append(_Shape(clean_label(entry["label"]), kind, points, entry.get("mask")))
+    return shapes
+
+
+def _embedded_image(path: Path) -> BinaryIO:
+    try:
+        content = io.BytesIO(base64.b64decode(read_json(path)["imageData"]))
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise DataError(f"{path}: imageData cannot be decoded: {error}") from error
+    content.name = f"{path} (imageData)"
+    return content
+
+
+def _draw(path: Path, shapes: list[_Shape], indices: dict[str, int], height: int, width: int) -> np.ndarray:
+    """Class indices, uint8 [height, width], drawn with the same calls of Pillow as labelme (utils/shape.py)."""
+    canvas = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        index, points = indices[shape.label], shape.points
+        try:
+            check_near_image(points, height, width)
+        except ValueError as error:
+            raise DataError(f"{path}: a {shape.kind} of {shape.label!r}: {error}") from error
+        if shape.kind == "mask":
+            _paste_mask(canvas, shape, index, path)
+        elif shape.kind == "circle":  # its centre, and a point on it
+            (x, y), edge = points
+            radius = math.dist((x, y), edge)
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=index, fill=index)
+        elif shape.kind == "rectangle" and len(points) == 2:
+            (left, right), (top, bottom) = (sorted(values) for values in zip(*points, strict=True))
+            draw.rectangle((left, top, right, bottom), outline=index, fill=index)
+        else:
+            draw.polygon(points, outline=index, fill=index)
+    return np.asarray(canvas)
+
+
+def _paste_mask(canvas: Image.Image, shape: _Shape, index: int, path: Path) -> None:
+    """Draws the non-zero pixels of a shape's PNG; its two points are its first and last pixel."""
+    corners = np.sort(np.array(shape.points).astype(int), 0)
+    width, height = (corners[1] - corners[0] + 1).tolist()
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape.mask or ""))) as image:
+            pixels = np.asarray(image).astype(bool)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: a mask of {shape.label!r} cannot be decoded: {error}") from error
+    # One pixel of tolerance: tools differ in whether the second point belongs to the mask.
+    if pixels.ndim != 2 or abs(pixels.shape[0] - height) > 1 or abs(pixels.shape[1] - width) > 1:
+        found = "x".join(map(str, pixels.shape[1::-1]))
+        raise DataError(f"{path}: a mask of {shape.label!r} has {found} pixels, its points say {width}x{height}")
+    canvas.paste(index, tuple(corners[0].tolist()), Image.fromarray(pixels))

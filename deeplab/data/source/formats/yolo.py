@@ -1,0 +1,226 @@
+"""Ultralytics' YOLO segmentation: data.yaml, images, and one text file per image with one outline per line.
+
+A line is a class number and x, y of each point, as fractions of width and height. Needs PyYAML (the extra `yolo`).
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from deeplab.data.source.formats.boxes import BoxRule
+from deeplab.data.source.formats.dataset import (
+    VOID,
+    Dataset,
+    Example,
+    LeftOut,
+    Problems,
+    class_table,
+    clean_label,
+    images_in,
+    name_in_voc,
+)
+from deeplab.errors import DataError, UsageError
+
+_SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_TOLERANCE = 0.01
+"""How far outside 0..1 a coordinate may be, as in Ultralytics."""
+
+
+@dataclass(frozen=True)
+class _Outline:
+    label: str
+    points: list[tuple[float, float]]  # fractions of width and height
+    is_box: bool = False
+
+
+def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
+    """The data set that a data.yaml describes; its classes follow background, and later lines lie in front.
+
+    Images without a text file, or with an empty one, are only background, as in Ultralytics.
+
+    Args:
+        path: data.yaml.
+        boxes: the meaning of a line with a box (class, centre, size), one of `boxes.MEANINGS`; None refuses boxes.
+
+    Raises:
+        DataError: unreadable files, unknown classes, coordinates that are not fractions, boxes if `boxes` is None.
+        UsageError: PyYAML is not installed.
+    """
+    content = _read_yaml(path)
+    labels = _labels(path, content)
+    class_names, indices = class_table(labels)
+    problems = Problems()
+    left_out: LeftOut = {}
+    rule, examples, num_objects = BoxRule(boxes, left_out), [], 0
+    for key, split in _SPLIT_KEYS.items():
+        for root, image in _images(path, content, key):
+            if not image.is_file():
+                problems.add_missing(image, path.name)
+                continue
+            text = _label_path(image)
+            outlines = _read_outlines(text, labels, rule, problems, left_out)
+            num_objects += len(outlines)
+            if not text.is_file():
+                left_out.setdefault("no label file: image taken as background only", []).append(str(image))
+            examples.append(
+                Example(
+                    name=name_in_voc(str(image.relative_to(root))),
+                    image=image,
+                    draw=functools.partial(_draw, outlines, indices),
+                    num_objects=len(outlines),
+                    split=split,
+                )
+            )
+    rule.check(num_objects, problems)
+    problems.raise_if_any()
+    if not num_objects:
+        where = f"no outline in {_label_path(examples[0].image)} and the like" if examples else "no images"
+        raise DataError(f"{path}: {len(examples)} images, {where}")
+    return Dataset(class_names, examples, left_out)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        import yaml  # noqa: PLC0415  an extra, which only this format needs
+    except ImportError as error:
+        raise UsageError("PyYAML is needed to read data.yaml: pip install '.[yolo]'") from error
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict) and content.get("kpt_shape"):
+        raise DataError(f"{path}: kpt_shape: labels for poses, not for outlines")
+    if not isinstance(content, dict) or "names" not in content:
+        raise DataError(f"{path}: not a data.yaml of YOLO: no `names`")
+    return content
+
+
+def _labels(path: Path, content: dict[str, Any]) -> list[str]:
+    """Label by class number; `names` is a list, or a dictionary from number to name."""
+    names = content["names"]
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise DataError(f"{path}: names: the numbers are not 0 to {len(names) - 1}")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{path}: names: neither a list nor a dictionary of class names")
+    try:
+        labels = [clean_label(name) for name in names]
+    except ValueError as error:  # YAML reads yes, no, on and off as true and false
+        raise DataError(f"{path}: names: {error}; put it into quotes") from error
+    repeated = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
+    if repeated is not None:
+        raise DataError(f"{path}: names: duplicate name {repeated!r}")
+    return labels
+
+
+def _images(path: Path, content: dict[str, Any], key: str) -> list[tuple[Path, Path]]:
+    """(folder that names are relative to, image) of a split: a folder, a text file of one path per line, or several."""
+    entries = content.get(key) or []
+    found = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        place = _place(path, content, str(entry))
+        if place.is_dir():
+            found += [(place, image) for image in images_in(place)]
+            continue
+        try:
+            lines = place.read_text(encoding="utf-8-sig").split("\n")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{place}: cannot be read as a list of images: {error}") from error
+        for line in filter(None, map(str.strip, lines)):
+            image = Path(line.replace("\\", "/"))
+            image = image if image.is_absolute() else place.parent / image
+            parts = image.parts
+            root = Path(*parts[: _last_images(parts) + 1]) if "images" in parts else place.parent
+            found.append((root, image))
+    return found
+
+
+def _place(path: Path, content: dict[str, Any], entry: str) -> Path:
+    """The path that an entry of data.yaml means, by Ultralytics' rules and by the rules that exports rely on.
+
+    It is relative to `path`, else to the folder of data.yaml; Roboflow's `../train/images` means `train/images`.
+    """
+    folder = path.parent
+    roots = [folder / str(content.get("path") or "."), folder]
+    entries = [entry, entry.removeprefix("../")]
+    places = [root / each for root in roots for each in entries]
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        raise DataError(f"{path}: {entry}: no such folder or file ({', '.join(map(str, dict.fromkeys(places)))})")
+    return found
+
+
+def _last_images(parts: tuple[str, ...]) -> int:
+    return len(parts) - 1 - parts[::-1].index("images")
+
+
+def _label_path(image: Path) -> Path:
+    """images/x.jpg -> labels/x.txt; only the last folder `images` of the path counts."""
+    parts = image.parts
+    if "images" in parts:
+        place = _last_images(parts)
+        image = Path(*parts[:place], "labels", *parts[place + 1 :])
+    return image.with_suffix(".txt")
+
+
+def _read_outlines(
+    path: Path, labels: list[str], rule: BoxRule, problems: Problems, left_out: LeftOut
+) -> list[_Outline]:
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        problems.add(f"{path}: cannot be read: {error}")
+        return []
+    outlines = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                outlines += _outline(line.split(), labels, rule, left_out, path.name)
+        except ValueError as error:
+            problems.add(f"{path}: line {number}: {error}")
+    return outlines
+
+
+def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: LeftOut, name: str) -> list[_Outline]:
+    """The outline of a line; none if it covers no area (noted)."""
+    number = float(fields[0])
+    if number not in range(len(labels)):
+        raise ValueError(f"class {fields[0]}, but data.yaml names {len(labels)} (0 to {len(labels) - 1})")
+    label, values = labels[int(number)], [float(value) for value in fields[1:]]
+    if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
+        worst = max(values, key=lambda value: math.inf if math.isnan(value) else abs(value - 0.5))
+        raise ValueError(f"coordinate {worst:g} is not a fraction of the image (0 to 1)")
+    if len(values) == 4:
+        x, y, width, height = values
+        box_label = rule.label(label, name)
+        if box_label is None and rule.has_meaning:
+            return []
+        left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        return [_Outline(box_label or label, [(left, top), (right, top), (right, bottom), (left, bottom)], is_box=True)]
+    if len(values) % 2:
+        raise ValueError(f"{len(values)} coordinates; an outline has two per point, a box four")
+    if len(values) < 6:
+        left_out.setdefault("outline with fewer than 3 points", []).append(name)
+        return []
+    return [_Outline(label, list(zip(values[::2], values[1::2], strict=True)))]
+
+
+def _draw(outlines: list[_Outline], indices: dict[str, int], height: int, width: int) -> np.ndarray:
+    """Class indices, uint8 [height, width]; void boxes lie behind everything else."""
+    canvas = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(canvas)
+    for outline in sorted(outlines, key=lambda each: not (each.is_box and indices[each.label] == indices[VOID])):
+        index = indices[outline.label]
+        # Fractions of six decimals do not restore whole pixels: 0.458333 * 120 is 54.99996.
+        draw.polygon(
+            [(round(x * width, 2), round(y * height, 2)) for x, y in outline.points], outline=index, fill=index
+        )
+    return np.asarray(canvas)

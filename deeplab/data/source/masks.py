@@ -1,0 +1,220 @@
+"""Masks: reads their pixels according to the class table, and names what is wrong with them.
+
+A mask is a PNG, or a BMP, GIF or TIFF, whose pixels are indices (of a palette, greyscale, or one bit) or colours (of a
+palette, RGB, RGBA). JPEG and WebP smear the edges, so masks in these formats are refused.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from deeplab.data.source import images
+from deeplab.data.source.classes import ClassTable
+from deeplab.data.source.images import MAX_PIXELS
+from deeplab.errors import DataError
+from deeplab.labels import VOID_LABEL
+
+_NO_CLASS = -1
+_SHOWN = 3
+_PNG_BIT_DEPTH = 24  # offset of this byte in a PNG: signature, length, "IHDR", width, height
+_ENCODINGS = ("PNG", "BMP", "DIB", "GIF", "TIFF")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+
+Palette = tuple[tuple[int, int], ...]
+"""(index, colour 0xrrggbb) of the palette entries that a mask uses."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The labels of a mask, and the palette entries that it uses.
+
+    Attributes:
+        labels: uint8 [height, width], class indices, and 255 for void.
+        palette: empty if the labels are not palette indices, or if all colours are shades of grey.
+    """
+
+    labels: np.ndarray
+    palette: Palette = ()
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """The content of a mask file.
+
+    Attributes:
+        stored: indices or grey values, uint8 [height, width], or RGB [height, width, 3].
+        palette: 0xrrggbb of each index, uint32 [256]; None without a palette.
+        is_one_bit: whether `stored` holds 0 for black and 1 for white.
+    """
+
+    stored: np.ndarray
+    palette: np.ndarray | None = None
+    is_one_bit: bool = False
+
+    @property
+    def has_colours(self) -> bool:
+        return self.stored.ndim == 3
+
+    def colours(self) -> np.ndarray:
+        """0xrrggbb of each pixel, uint32 [height, width]."""
+        if self.has_colours:
+            return _codes(self.stored)
+        if self.palette is not None:
+            return self.palette[self.stored]
+        return self.stored * np.uint32(0xFFFFFF if self.is_one_bit else 0x010101)
+
+
+def read_mask(path: Path, classes: ClassTable) -> Mask:
+    """Reads a mask according to the class table.
+
+    Raises:
+        DataError: missing, unreadable, an unsupported kind of image, or a value or colour without a class.
+    """
+    pixels = _read_pixels(path)
+    if classes.colours is not None:
+        return Mask(_by_colours(path, pixels.colours(), classes))
+    if pixels.has_colours and classes.is_plain:
+        table = ", ".join(f"`NAME: {_hex(colour)}`" for colour in _most_frequent(pixels.colours()))
+        raise DataError(
+            f"{path}: contains colours, but the classes are plain names; give --class_names a table with one line per "
+            f"class: {table}"
+        )
+    values = _grey(path, pixels.stored) if pixels.has_colours else pixels.stored
+    known = classes.values or {}
+    if pixels.is_one_bit and 1 not in known and 255 in known:
+        values = values * np.uint8(255)
+    labels = _by_values(path, values, classes)
+    return Mask(labels, () if pixels.palette is None else _used(values, pixels.palette))
+
+
+def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
+    """A message that names two masks whose palettes give an index different colours; None if all agree."""
+    first: dict[int, tuple[int, Path]] = {}
+    for path, palette in palettes:
+        for index, colour in palette:
+            other, other_path = first.setdefault(index, (colour, path))
+            if other != colour:
+                return (
+                    f"{path}: palette index {index} is {_hex(colour)} here, but {_hex(other)} in {other_path}, so that "
+                    "indices do not identify classes; give --class_names a table of colours with one line per class: "
+                    f"`NAME: {_hex(other)}`"
+                )
+    return None
+
+
+def _read_pixels(path: Path) -> _Pixels:
+    content = images.read_bytes(path)
+    with images.opened(str(path), content) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        if image.format not in _ENCODINGS:
+            raise DataError(
+                f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, GIF, TIFF)"
+            )
+        mode, is_png = image.mode, image.format == "PNG"
+        bits = images.more_than_8_bits(image, content)
+        if is_png and mode == "L" and content[_PNG_BIT_DEPTH] < 8:
+            # Pillow stretches greyscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
+            bits = f"{content[_PNG_BIT_DEPTH]} bits"
+        if bits or mode not in _MODES:
+            raise DataError(
+                f"{path}: a {image.format} of mode {mode}, {bits or 'which is not supported'}; masks hold indices "
+                "(palette or greyscale) or colours, 8 bits per channel"
+            )
+        if is_png:
+            image.verify()  # the checksums, which decoding ignores
+    with images.opened(str(path), content) as image:
+        if mode in ("RGB", "RGBA"):
+            return _Pixels(np.asarray(image.convert("RGB")))
+        values = np.asarray(image)
+        if mode == "1":
+            return _Pixels(values.astype(np.uint8), is_one_bit=True)
+        if mode in ("LA", "PA"):
+            values = values[..., 0]
+        if mode in ("L", "LA"):
+            return _Pixels(values)
+        palette = np.zeros(768, np.uint8)
+        stored = image.getpalette("RGB") or []
+        palette[: len(stored)] = stored
+        return _Pixels(values, _codes(palette.reshape(256, 3)))
+
+
+def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarray:
+    known = classes.values or {}
+    table = np.full(256, _NO_CLASS if classes.rest is None else classes.rest, np.int16)
+    table[list(known)] = list(known.values())
+    labels = table[values]
+    if (labels != _NO_CLASS).all():
+        return labels.astype(np.uint8)
+    foreign = _most_frequent(values[labels == _NO_CLASS])
+    if classes.is_plain:
+        count = len(classes.names)
+        raise DataError(
+            f"{path}: label {foreign[0]}, but there are {count} classes (0..{count - 1}) and {VOID_LABEL} for void; "
+            f"if values are not indices, give --class_names a table with lines such as `NAME: {foreign[0]}`"
+        )
+    raise DataError(
+        f"{path}: value{'s' * (len(foreign) > 1)} {', '.join(map(str, foreign))} without a class in {classes.source}; "
+        "add them, or add `void: *` to ignore all values that are not listed"
+    )
+
+
+def _by_colours(path: Path, colours: np.ndarray, classes: ClassTable) -> np.ndarray:
+    labels = _colour_table(tuple((classes.colours or {}).items()), classes.rest)[colours]
+    if (labels != _NO_CLASS).all():
+        return labels.astype(np.uint8)
+    foreign = colours[labels == _NO_CLASS]
+    count = len(np.unique(foreign))
+    names = ", ".join(map(_hex, _most_frequent(foreign))) + (f" and {count - _SHOWN} others" if count > _SHOWN else "")
+    pixels = f"{foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}"
+    raise DataError(
+        f"{path}: colour{'s' * (count > 1)} {names} ({pixels}) without a class in {classes.source}; "
+        "add them, or add `void: *` to ignore all colours that are not listed"
+    )
+
+
+@lru_cache(maxsize=1)
+def _colour_table(colours: tuple[tuple[tuple[int, int, int], int], ...], rest: int | None) -> np.ndarray:
+    """The label of each colour 0xrrggbb: int16 [2 ** 24], 32 MB."""
+    table = np.full(1 << 24, _NO_CLASS if rest is None else rest, np.int16)
+    for (red, green, blue), label in colours:
+        table[red << 16 | green << 8 | blue] = label
+    return table
+
+
+def _grey(path: Path, rgb: np.ndarray) -> np.ndarray:
+    """The values of a greyscale mask that was saved as RGB."""
+    values = rgb[..., 0]
+    if (rgb != values[..., None]).any():
+        raise DataError(
+            f"{path}: contains colours, but the class table has values; write it with colours, `NAME: #ff0000`"
+        )
+    return values
+
+
+def _used(values: np.ndarray, palette: np.ndarray) -> Palette:
+    used = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if (palette[used] % 0x010101 == 0).all():
+        return ()
+    return tuple((int(index), int(palette[index])) for index in used)
+
+
+def _codes(rgb: np.ndarray) -> np.ndarray:
+    """RGB (uint8 [..., 3]) as 0xrrggbb (uint32 [...])."""
+    codes = rgb[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes <<= 8
+        codes |= rgb[..., channel]
+    return codes
+
+
+def _most_frequent(values: np.ndarray) -> list[int]:
+    found, counts = np.unique(values, return_counts=True)
+    return found[np.argsort(-counts, kind="stable")][:_SHOWN].tolist()
+
+
+def _hex(colour: int) -> str:
+    return f"#{colour:06x}"

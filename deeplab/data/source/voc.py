@@ -1,0 +1,227 @@
+"""The PASCAL VOC layout: class names, split lists, image and mask files.
+
+A list has one name per line, like VOC's: `2007_000032`. To accept lists of other tools unchanged, a name may have an
+image's ending (`img_004.jpg`) or subfolders (`day1/img_000`, which is then the example's name), or a line may give two
+paths from the data set's folder, of an image and its mask (`/JPEGImages/a.jpg /SegmentationClass/a.png`).
+"""
+
+import logging
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from deeplab.data.source import images
+from deeplab.data.source.images import Folder, normal_form
+from deeplab.data.source.text import read_lines
+from deeplab.errors import DataError
+from deeplab.files import is_relative_name
+
+logger = logging.getLogger("deeplab")
+
+CLASS_NAMES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""The 21 classes of VOC 2012 in the order of their indices (VOC devkit, VOCinit.m)."""
+
+IMAGE_FOLDER = "JPEGImages"
+MASK_FOLDER = "SegmentationClass"
+MASK_ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of mask files, in lower or upper case."""
+
+_SPLIT_HALVES = {"val_half": 0, "test_half": 1}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example on disk: an image and its mask.
+
+    Attributes:
+        name: its name in the split's list, with slashes for subfolders and without an ending.
+        image: where its image is, or should be.
+        mask: where its mask is, or should be.
+        problem: why one of the files was not found, and what was found instead; empty if both were found.
+    """
+
+    name: str
+    image: Path
+    mask: Path
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a list: the example's name, and the files if the line gives their paths."""
+
+    name: str
+    image: Path | None = None
+    mask: Path | None = None
+
+
+def read_split(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[str]:
+    """Names of a split's examples, in the order of its list file.
+
+    `split` names a file in ImageSets/Segmentation without `.txt`. Without such a file, `trainval` is `train` followed
+    by `val`; `val_half` and `test_half` are the two halves of `val` after `random.seed(42); random.shuffle(names)`
+    (TensorFlow in Action, chapter 8); `trainaug` is every image with a mask in `mask_dir`. `trainaug` never includes
+    examples of `val`.
+
+    Raises:
+        DataError: no such split, an empty split, an unsafe or duplicate name, or a line that is not a name.
+    """
+    return [entry.name for entry in _read_entries(voc_dir, split, mask_dir, Folder(voc_dir / IMAGE_FOLDER))]
+
+
+def pairs(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[Pair]:
+    """The image and mask of every example of a split; masks are in `voc_dir`/SegmentationClass or in `mask_dir`.
+
+    Raises:
+        DataError: as `read_split`. `Pair.problem` reports a missing file.
+    """
+    image_folder = Folder(voc_dir / IMAGE_FOLDER)
+    mask_folder = Folder(mask_dir or voc_dir / MASK_FOLDER, MASK_ENDINGS)
+    return [_pair(entry, image_folder, mask_folder) for entry in _read_entries(voc_dir, split, mask_dir, image_folder)]
+
+
+def split_images(voc_dir: Path, split: str) -> list[tuple[str, Path]]:
+    """(name, image) of every example of a split; masks are not needed.
+
+    Raises:
+        DataError: as `read_split`, or an image is missing.
+    """
+    folder = Folder(voc_dir / IMAGE_FOLDER)
+    return [
+        (entry.name, entry.image or folder.find(entry.name)) for entry in _read_entries(voc_dir, split, None, folder)
+    ]
+
+
+def _pair(entry: _Entry, image_folder: Folder, mask_folder: Folder) -> Pair:
+    problems = []
+
+    def find(folder: Folder, ending: str) -> Path:
+        try:
+            return folder.find(entry.name)
+        except DataError as error:
+            problems.append(str(error))
+            return folder.path / f"{entry.name}{ending}"
+
+    image = entry.image or find(image_folder, images.ENDINGS[0])
+    mask = entry.mask or find(mask_folder, MASK_ENDINGS[0])
+    return Pair(entry.name, image, mask, problems[0] if problems else "")
+
+
+def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder: Folder) -> list[_Entry]:
+    folder = voc_dir / "ImageSets" / "Segmentation"
+    path = folder / f"{split}.txt"
+    if path.exists():
+        lines = enumerate(read_lines(path, "split"), 1)
+        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir) for number, line in lines if line]
+    elif split == "trainval":
+        entries = [entry for part in ("train", "val") for entry in _read_entries(voc_dir, part, None, image_folder)]
+    elif split in _SPLIT_HALVES:
+        entries = _read_entries(voc_dir, "val", None, image_folder)
+        random.Random(42).shuffle(entries)
+        half = len(entries) // 2
+        entries = (entries[:half], entries[half:])[_SPLIT_HALVES[split]]
+    elif split == "trainaug" and mask_dir is not None:
+        visible = (file for file in mask_dir.glob("*.png") if not file.name.startswith("."))
+        entries = [_Entry(name) for name in sorted(file.stem for file in visible)]
+    else:
+        found = sorted(file.stem for file in folder.glob("*.txt"))
+        hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
+        raise DataError(f"{path}: no such split; {hint}")
+    if split == "trainaug":
+        in_val = {normal_form(name) for name in read_split(voc_dir, "val")}
+        with_val, entries = entries, [entry for entry in entries if normal_form(entry.name) not in in_val]
+        logger.info("trainaug: %d images; %d left out, since val has them", len(entries), len(with_val) - len(entries))
+    _check_names(path, [entry.name for entry in entries])
+    return entries
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if not names:
+        raise DataError(f"{path}: the split is empty")
+    seen = set()
+    for name in names:
+        if normal_form(name) in seen:
+            raise DataError(f"{path}: duplicate name {name!r}")
+        if not is_relative_name(name):
+            raise DataError(f"{path}: {name!r} is not a plain file name or one in a subfolder")
+        seen.add(normal_form(name))
+
+
+class _ListLine:
+    """A line of a split's list, which names an example."""
+
+    def __init__(self, path: Path, number: int, line: str, image_folder: Folder) -> None:
+        self._where = f"{path}: line {number}"
+        self._text = line.replace("\\", "/")  # as Windows writes paths
+        self._images = image_folder
+
+    def entry(self, voc_dir: Path) -> _Entry:
+        """The entry of this line; raises DataError if the line is neither a name nor two paths."""
+        if entry := self._named(self._text):
+            return entry
+        columns = re.split(r"[\s,;]+", self._text)
+        if len(columns) == 2 and (files := self._files(columns, voc_dir)):
+            return _Entry(self._name_of(files[0], voc_dir), *files)
+        if self._text.startswith("#"):
+            raise DataError(f"{self._where}: {self._text!r}: comments are not supported; write one name per line")
+        if len(columns) > 1 and self._named(columns[0]):
+            raise DataError(
+                f"{self._where}: {len(columns)} columns ({self._text!r}); expected one name per line, or the paths of "
+                "an image and its mask, which must exist"
+            )
+        return _Entry(_without_ending(self._text))
+
+    def _named(self, text: str) -> _Entry | None:
+        """The entry if the text names an image that exists; else None."""
+        if not is_relative_name(text := text.removeprefix("./")):
+            return None
+        for name in (text, text.removeprefix(f"{IMAGE_FOLDER}/")):
+            if self._images.has(name):
+                return _Entry(name)
+            stem = _without_ending(name)
+            if stem != name and self._images.has(stem):
+                file = self._images.path / name
+                return _Entry(stem, file if file.is_file() else None)
+        return None
+
+    def _files(self, columns: list[str], voc_dir: Path) -> list[Path] | None:
+        """The files at the columns' paths, from the data set's folder or the root; None if one does not exist."""
+        files = []
+        for column in columns:
+            candidates = [voc_dir / column.lstrip("/"), Path(column)][: 2 if column.startswith("/") else 1]
+            files += [candidate for candidate in candidates if candidate.is_file()][:1]
+        return files if len(files) == len(columns) else None
+
+    def _name_of(self, image: Path, voc_dir: Path) -> str:
+        for folder in (self._images.path, voc_dir):
+            if image.is_relative_to(folder):
+                return _without_ending(image.relative_to(folder).as_posix())
+        return image.stem
+
+
+def _without_ending(name: str) -> str:
+    path = PurePosixPath(name)
+    return name[: -len(path.suffix)] if path.suffix.lower() in images.ENDINGS else name

@@ -1,0 +1,19 @@
+"""The void label and the colours of the class indices."""
+
+import numpy as np
+
+VOID_LABEL = 255
+"""VOC's void: object borders and unlabelled pixels. Excluded from losses, metrics and class weights."""
+
+
+def palette() -> np.ndarray:
+    """VOC's colour map, uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
+
+    The bits of an index are spread over the channels, most significant bit first (VOC devkit, VOClabelcolormap.m).
+    """
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
