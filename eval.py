@@ -3,23 +3,23 @@
 python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_dir=runs/voc/pictures --report=runs/voc
 """
 
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 
 import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deeplab.data.shards.split import Split, SplitSettings, damage_named
+from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard
 from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.files import write_text
 from deeplab.model.inference import Inference, Predictor
-from deeplab.run import folder, provenance
+from deeplab.run import provenance, run_folder
 from deeplab.run.checkpoints import checkpoint_step
-from deeplab.run.folder import LoadSettings, RunSettings
+from deeplab.run.run_folder import LoadSettings, RunSettings
 from deeplab.settings import Classes, Options, require, setting
 from deeplab.training.boundary import BoundaryScores
 from deeplab.training.losses import Loss
@@ -66,8 +66,10 @@ def main(argv: list[str]) -> None:
     if options[SplitSettings].verify:
         split.verify()
     with strategy.scope():
-        model, config, checkpoint = folder.load_model(model_dir, wanted.checkpoint, options[LoadSettings].output_stride)
-    folder.check_classes(split.folder, split.class_names, config.class_names)
+        model, config, checkpoint = run_folder.load_model(
+            model_dir, wanted.checkpoint, options[LoadSettings].output_stride
+        )
+    run_folder.check_classes(split.folder, split.class_names, config.class_names)
     step = checkpoint_step(checkpoint)
     logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
 
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
     loss = Loss(config.num_classes)
     near_boundaries = [BoundaryScores(config.num_classes)] if wanted.boundaries else []
     evaluator = Evaluator(strategy, predict, loss, batches, [*writer, *ranking, *near_boundaries])
-    with damage_named([split]):
+    with name_damaged_shard([split]):
         evaluation = evaluator()
 
     print(table(config.class_names, evaluation.scores))
@@ -112,4 +114,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

@@ -3,7 +3,7 @@
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
 
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 
 import logging
 from dataclasses import replace
@@ -15,7 +15,7 @@ from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.class_weights import class_weights
 from deeplab.data.input.sampling import SamplingSettings
 from deeplab.data.input.training import first_crops
-from deeplab.data.shards.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
 from deeplab.data.shards.write import ShardSettings, write_shards
 from deeplab.data.source.download import DownloadSettings
 from deeplab.distribute.devices import DeviceSettings, StrategySettings, check_strategy, make_strategy
@@ -25,10 +25,10 @@ from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train, fetch_weights
 from deeplab.model.inference import Inference, Predictor
-from deeplab.run import folder, provenance
+from deeplab.run import provenance, run_folder
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
-from deeplab.run.folder import RunSettings
 from deeplab.run.log import RunLog
+from deeplab.run.run_folder import RunSettings
 from deeplab.run.splits import (
     SplitRecord,
     forget_scores_of_other_data,
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     options[Plan].check_validation(has_split=val_split is not None)
     model_dir = options[RunSettings].model_dir
     splits = [split] if val_split is None else [split, val_split]
-    with folder.output_folder(model_dir, workers.is_chief) as output_dir, damage_named(splits):
+    with run_folder.output_folder(model_dir, workers.is_chief) as output_dir, name_damaged_shard(splits):
         train(options, strategy, workers, split, val_split, output_dir)
     scored = f"--tfrecord_dir={tfrecord_dir} --split={splits[-1].name}"
     logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, scored)
@@ -102,9 +102,9 @@ def train(
     repeats = options[SamplingSettings].repeats(split)
     plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_more)
     model_dir, init_checkpoint = options[RunSettings].model_dir, options[InitSettings].init_checkpoint
-    resumes = folder.has_checkpoint(model_dir)
+    resumes = run_folder.has_checkpoint(model_dir)
     if resumes:
-        folder.check_run(
+        run_folder.check_run(
             model_dir, config, options.as_flagfile(), options.defaults_as_flagfile(), options.fixed_names()
         )
     splits_before = read_splits_of_run(model_dir) if resumes else {}
@@ -113,7 +113,7 @@ def train(
         fetch_weights(config, options[InitSettings], has_weights)
     state = make_state(options, strategy, config, plan, has_weights)
     checkpoints = Checkpoints(
-        model_dir / folder.CHECKPOINTS, output_dir / folder.CHECKPOINTS, state, options[CheckpointSettings]
+        model_dir / run_folder.CHECKPOINTS, output_dir / run_folder.CHECKPOINTS, state, options[CheckpointSettings]
     )
     checkpoints.resume(plan.total_steps, strategy.num_replicas_in_sync)
     # Saved before the new splits are recorded: a run that is killed in between forgets the old scores once more.
@@ -124,8 +124,8 @@ def train(
     write_splits_of_run(output_dir, splits_before | records)
     if init_checkpoint is not None and int(state.step) == 0:
         with strategy.scope():
-            folder.init_weights(state.training_model, init_checkpoint, config.class_names)
-    folder.record_run(output_dir, config, options.as_flagfile())
+            run_folder.init_weights(state.training_model, init_checkpoint, config.class_names)
+    run_folder.record_run(output_dir, config, options.as_flagfile())
     augmentation, step, seeds = options[Augmentation], options[StepSettings], options[SeedSettings]
     provenance.record_start(output_dir, state, plan, augmentation.crop_size, step.accumulate_steps)
     panel = Panel(split.class_names)
@@ -162,4 +162,4 @@ def make_state(
 
 
 if __name__ == "__main__":
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

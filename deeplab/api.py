@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.data.source.images import read_image
-from deeplab.distribute.gpus import take_memory_as_needed, untimed_algorithms
+from deeplab.distribute.gpus import enable_memory_growth, untimed_algorithms
 from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor, one_by_one, segmentation
-from deeplab.run.folder import load_model
+from deeplab.run.run_folder import load_model
 
 DESCRIPTION = "deeplab.json"
 """The description in an exported folder: class names, palette, inputs and outputs."""
@@ -54,7 +54,7 @@ class Model:
         inference: Inference = ONE_PASS,
     ) -> "Model":
         """The model of a run of train.py. For arguments see `Inference`; raises as `run.folder.load_model`."""
-        take_memory_as_needed()
+        enable_memory_growth()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
         return cls(make_segmenter(Predictor(network, inference)), config.class_names)
 
@@ -62,7 +62,7 @@ class Model:
     def from_export(cls, export_dir: str | Path) -> "Model":
         """The SavedModel that `deeplab.export` wrote; DataError without one."""
         path = Path(export_dir) / DESCRIPTION
-        take_memory_as_needed()
+        enable_memory_growth()
         try:
             class_names = tuple(json.loads(path.read_text(encoding="utf-8"))["class_names"])
             signature = tf.saved_model.load(str(export_dir)).signatures["images"]

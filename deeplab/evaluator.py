@@ -33,10 +33,10 @@ class EvaluationSettings:
         "Images per evaluation batch, over all replicas. Default: one per replica, which gives exactly the same masks "
         "as deeplab.predict. Larger batches hold images of equal size: faster on GPUs, equal up to rounding.",
         lower=1,
-        compared=False,
+        hyperparameter=False,
     )
     eval_batch_pixels: int = setting(
-        2**20, "Most pixels in a replica's evaluation batch of more than one image.", lower=1, compared=False
+        2**20, "Most pixels in a replica's evaluation batch of more than one image.", lower=1, hyperparameter=False
     )
 
     def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:

@@ -16,7 +16,7 @@ logger = logging.getLogger("deeplab")
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`; on a clean exit it is fsynced and renamed to `path`.
 
     After an exception or a crash, `path` is unchanged. The temporary name contains the process id, so that two
@@ -33,7 +33,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new, empty folder next to `path`; on a clean exit it is renamed to `path`, otherwise deleted.
 
     A leftover from a killed process is deleted first.
@@ -59,7 +59,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path`, completely or not at all."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

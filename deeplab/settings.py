@@ -41,7 +41,7 @@ class Setting:
         lower, upper: the smallest and the largest value allowed; for a tuple, of each item.
         choices: the only values allowed, strings or integers.
         fixed: a checkpoint depends on it, so a run cannot be resumed with another value.
-        compared: it is a hyperparameter: it changes what the model learns.
+        hyperparameter: it changes what the model learns.
         column: it has its own column in TensorBoard's table of runs.
     """
 
@@ -54,7 +54,7 @@ class Setting:
     upper: float | None = None
     choices: Sequence = ()
     fixed: bool = False
-    compared: bool = True
+    hyperparameter: bool = True
     column: bool = False
 
 
@@ -170,7 +170,7 @@ class Options:
     def hyperparameters(self) -> dict[str, Value]:
         """The values for comparing runs: the columns, and in `others` all other hyperparameters not at the default."""
         columns = {each.name: FLAGS[each.name].value for each in self._settings if each.column}
-        others = [FLAGS[each.name] for each in self._settings if each.compared and not each.column]
+        others = [FLAGS[each.name] for each in self._settings if each.hyperparameter and not each.column]
         return columns | {"others": " ".join(flag.serialize() for flag in others if flag.value != flag.default)}
 
     def fixed_names(self) -> frozenset[str]:

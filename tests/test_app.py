@@ -44,11 +44,11 @@ def trial(tmp_path):
 def test_shares_and_layers(trial):
     assert trial.texts == {1: "cat 50.0%", 0: "background 37.5%", 2: "dog 12.5%"}
     assert trial.foreground == [1, 2]
-    _, layers, colours = trial.layers([2])
+    _, layers, colors = trial.layers([2])
     ((layer, text),) = layers
     assert text == "dog 12.5%"
     assert np.array_equal(layer, MASK == 2)
-    assert colours == {"dog 12.5%": "#008000"}  # VOC's third colour
+    assert colors == {"dog 12.5%": "#008000"}  # VOC's third colour
 
 
 def test_probabilities(trial):

@@ -22,19 +22,19 @@ def _labels(tmp_path, picture, classes, name="mask.png"):
     return read_mask(tmp_path / name, classes).labels.tolist()
 
 
-def _grey(*values):
+def _gray(*values):
     return Image.fromarray(np.array([values], np.uint8))
 
 
-def _rgb(*colours):
-    return Image.fromarray(np.array([colours], np.uint8))
+def _rgb(*colors):
+    return Image.fromarray(np.array([colors], np.uint8))
 
 
 def test_plain_names_have_their_indices_and_void(tmp_path):
     classes = _table(tmp_path, "road\nsky\n")
     assert classes == ClassTable.of_names(("road", "sky"))
     assert classes.is_plain
-    assert _labels(tmp_path, _grey(0, 1, 255), classes) == [[0, 1, 255]]
+    assert _labels(tmp_path, _gray(0, 1, 255), classes) == [[0, 1, 255]]
 
 
 def test_the_same_file_in_the_encodings_of_windows(tmp_path):
@@ -59,8 +59,8 @@ def test_tables_of_values(tmp_path, name):
     content, values, expected = VALUES[name]
     classes = _table(tmp_path, content)
     assert not classes.is_plain
-    assert _labels(tmp_path, _grey(*values), classes) == [expected]
-    palette = _grey(*values)
+    assert _labels(tmp_path, _gray(*values), classes) == [expected]
+    palette = _gray(*values)
     palette.putpalette(bytes(range(256)) * 3)
     assert _labels(tmp_path, palette, classes) == [expected]
     assert _labels(tmp_path, _rgb(*([value] * 3 for value in values)), classes) == [expected]
@@ -72,7 +72,7 @@ def test_order_of_the_lines_is_that_of_the_classes_and_background_is_first(tmp_p
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 @pytest.mark.parametrize("ending", ["png", "bmp", "tif", "gif"])
-def test_tables_of_colours(tmp_path, mode, ending):
+def test_tables_of_colors(tmp_path, mode, ending):
     classes = _table(tmp_path, "background: #000000\ncat: #FF0000, #ffffff\nvoid: #008000\n")
     picture = _rgb(BLACK, RED, GREEN, WHITE)
     if mode == "P" or ending == "gif":
@@ -82,24 +82,24 @@ def test_tables_of_colours(tmp_path, mode, ending):
     assert _labels(tmp_path, picture, classes, f"mask.{ending}") == [[0, 1, 255, 1]]
 
 
-def test_grey_and_one_bit_masks_by_colours_and_by_values(tmp_path):
-    one_bit = _grey(0, 255).convert("1")
+def test_gray_and_one_bit_masks_by_colors_and_by_values(tmp_path):
+    one_bit = _gray(0, 255).convert("1")
     black_and_white = _table(tmp_path, "background: #000000\nobject: #ffffff\n")
     assert _labels(tmp_path, one_bit, black_and_white) == [[0, 1]]
-    assert _labels(tmp_path, _grey(0, 255), black_and_white) == [[0, 1]]
+    assert _labels(tmp_path, _gray(0, 255), black_and_white) == [[0, 1]]
     assert _labels(tmp_path, one_bit, ClassTable.of_names(("background", "object"))) == [[0, 1]]
     assert _labels(tmp_path, one_bit, _table(tmp_path, "background: 0\nobject: 255\n")) == [[0, 1]]
     assert _labels(tmp_path, one_bit, _table(tmp_path, "object: 0\nbackground: 1\nvoid: 255\n")) == [[1, 0]]
     with pytest.raises(DataError, match=r"mask\.png: colour #010101 \(1 pixel\) without a class"):
-        _labels(tmp_path, _grey(0, 1), black_and_white)
+        _labels(tmp_path, _gray(0, 1), black_and_white)
 
 
-def test_grey_with_alpha_is_grey(tmp_path):
-    picture = Image.merge("LA", [_grey(0, 1), _grey(255, 0)])
+def test_gray_with_alpha_is_gray(tmp_path):
+    picture = Image.merge("LA", [_gray(0, 1), _gray(255, 0)])
     assert _labels(tmp_path, picture, ClassTable.of_names(("background", "object"))) == [[0, 1]]
 
 
-def test_all_other_colours(tmp_path):
+def test_all_other_colors(tmp_path):
     classes = _table(tmp_path, "cat: #ff0000\nbackground: #000000\nvoid: *\n")
     assert classes.names == ("background", "cat")
     assert _labels(tmp_path, _rgb(BLACK, RED, WHITE), classes) == [[0, 1, 255]]
@@ -118,7 +118,7 @@ def test_cvats_and_datumaros_labelmap(tmp_path):
 def test_roboflows_classes(tmp_path):
     classes = _table(tmp_path, 'Pixel Value, Class\n0, background\n1, cat\n2, "dog, small"\n', "_classes.csv")
     assert classes.names == ("background", "cat", "dog, small")
-    assert _labels(tmp_path, _grey(0, 1, 2), classes) == [[0, 1, 2]]
+    assert _labels(tmp_path, _gray(0, 1, 2), classes) == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_void_among_plain_names_is_told(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("content", "picture", "reason"),
     [
-        ("a\nb\n", _grey(0, 3), "label 3, but there are 2 classes .*`NAME: 3`"),
-        ("a: 0\nb: 9\n", _grey(0, 3, 3, 4), "values 3, 4 without a class in .*classes.txt"),
+        ("a\nb\n", _gray(0, 3), "label 3, but there are 2 classes .*`NAME: 3`"),
+        ("a: 0\nb: 9\n", _gray(0, 3, 3, 4), "values 3, 4 without a class in .*classes.txt"),
         ("a: #000000\n", _rgb(BLACK, RED), r"colour #ff0000 \(1 pixel\) without a class in .*classes.txt"),
         (
             "a: #000000\n",
@@ -205,7 +205,7 @@ def test_the_data_sets_own_classes_are_taken(tmp_path, caplog):
     assert classes_of(tmp_path, None).names == voc.CLASS_NAMES
     assert "VOC's 21, since no --class_names" in caplog.text
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ncat:1,2,3::\n")
-    assert classes_of(tmp_path, None).colours == {(0, 0, 0): 0, (1, 2, 3): 1}
+    assert classes_of(tmp_path, None).colors == {(0, 0, 0): 0, (1, 2, 3): 1}
     (tmp_path / "class_names.txt").write_text("background\ndog\n")
     assert classes_of(tmp_path, None).names == ("background", "dog")
     assert "class_names.txt: 2 classes: background, dog" in caplog.text

@@ -700,9 +700,9 @@ def test_the_result_can_be_prepared(drawn, tmp_path):
     assert not any(pair.problem for pair in pairs)
 
 
-def test_labelmap_without_colours_has_vocs(tmp_path):
+def test_labelmap_without_colors_has_vocs(tmp_path):
     """As Datumaro 1.13 writes it for masks that it draws in VOC's colours."""
     (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n")
     classes = read_classes(tmp_path / "labelmap.txt")
     assert classes.names == ("background", "cat", "dog")
-    assert classes.colours == {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}
+    assert classes.colors == {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}

@@ -16,7 +16,7 @@ from deeplab.distribute.devices import DeviceSettings, check_strategy, make_stra
 from deeplab.errors import UsageError
 from deeplab.evaluator import Evaluator
 from deeplab.progress import Progress
-from deeplab.run.folder import LoadSettings
+from deeplab.run.run_folder import LoadSettings
 
 
 @pytest.fixture
@@ -267,14 +267,14 @@ def test_a_cpu_by_choice_is_not_reported(play, pci, caplog, monkeypatch):
 
 def test_a_gpu_in_use_keeps_its_memory_settings(play, monkeypatch, caplog):
     settings = play(2)
-    gpus.take_memory_as_needed()
+    gpus.enable_memory_growth()
     assert [on for _, on in settings.growth] == [True, True]
 
     def fail(gpu, on):
         raise RuntimeError("Physical devices cannot be modified after being initialized")
 
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", fail)
-    gpus.take_memory_as_needed()
+    gpus.enable_memory_growth()
 
 
 class Loading(Exception):

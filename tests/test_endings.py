@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from deeplab.program import run as run_module
+from deeplab.program import start
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +48,8 @@ FAILING = {
 
 def _end(tmp_path, code, **environment):
     (tmp_path / "program.py").write_text(
-        f"from deeplab.program.run import run\nimport tensorflow as tf\n\ndef main(argv):{code}\nrun(main, (), '')\n"
+        "from deeplab.program.start import start_program\nimport tensorflow as tf\n\n"
+        f"def main(argv):{code}\nstart_program(main, (), '')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
     command = [sys.executable, str(tmp_path / "program.py")]
@@ -95,7 +96,7 @@ def test_an_error_of_our_own_code_shows_its_traceback(tmp_path, name):
 )
 def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, start):
     monkeypatch.setenv("TF_CONFIG", json.dumps({}))
-    line = run_module._explain(getattr(tf.errors, error)(None, None, message))
+    line = start._explain(getattr(tf.errors, error)(None, None, message))
     assert line.startswith(start)
     assert f"({error}: {message})" in line
     assert line.endswith("; restart all workers: they resume from the newest checkpoint")
@@ -104,12 +105,12 @@ def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, s
 def test_workers_with_unlike_numbers_of_gpus_are_told_so(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps({}))
     message = "Device /job:worker/task:1/GPU:3 is joining a group with size 8, but that group has size 6 (group_key=1)"
-    line = run_module._explain(tf.errors.InternalError(None, None, message))
+    line = start._explain(tf.errors.InternalError(None, None, message))
     assert line.startswith("workers have different numbers of GPUs or replicas (8 and 6 in all")
     assert "--num_gpus" in line
 
 
 def test_a_worker_alone_says_only_why(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    line = run_module._explain(tf.errors.InternalError(None, None, "cuDNN launch failure"))
+    line = start._explain(tf.errors.InternalError(None, None, "cuDNN launch failure"))
     assert line == "InternalError: cuDNN launch failure"

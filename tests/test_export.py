@@ -18,7 +18,7 @@ from deeplab.labels import palette
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.head import AlignedUpsampling, Grid
-from deeplab.run.folder import load_model, record_run
+from deeplab.run.run_folder import load_model, record_run
 from deeplab.training.metrics import confusion_counts
 
 pytestmark = pytest.mark.slow
@@ -133,9 +133,9 @@ def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_p
     features = AtrousConv2D(32, 3, strides=2, padding="same", activation="relu", name="strided")(features)
     logits = AtrousConv2D(3, 3, padding="same", dilation_rate=2, name="dilated")(features)
     model = keras.Model(images, AlignedUpsampling(Grid(2, 1), name="upsampled")(logits, images))
-    by_colour = np.eye(3)[np.arange(32) % 3]  # features r g b r g b ...; logits are their sums over a neighbourhood
-    model.get_layer("strided").kernel.assign(np.broadcast_to(by_colour.T / 9, (3, 3, 3, 32)))
-    model.get_layer("dilated").kernel.assign(np.broadcast_to(by_colour, (3, 3, 32, 3)))
+    by_color = np.eye(3)[np.arange(32) % 3]  # features r g b r g b ...; logits are their sums over a neighbourhood
+    model.get_layer("strided").kernel.assign(np.broadcast_to(by_color.T / 9, (3, 3, 3, 32)))
+    model.get_layer("dilated").kernel.assign(np.broadcast_to(by_color, (3, 3, 32, 3)))
     photo = _pixels(jpeg)
     export.write_tflite_int8(export.Segmenter(model), tmp_path, [photo, photo[:80, ::-1]])
     interpreter = litert.Interpreter(str(tmp_path / export.TFLITE_INT8))

@@ -14,23 +14,23 @@ from deeplab.errors import DataError
 
 def _picture():
     """Smooth colours, so that lossy formats keep near them; no symmetry, so that turns are seen."""
-    colours = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    return Image.fromarray(colours).resize((61, 47), Image.Resampling.BICUBIC)
+    colors = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    return Image.fromarray(colors).resize((61, 47), Image.Resampling.BICUBIC)
 
 
 RGB = _picture()
-GREY, PALETTE = RGB.convert("L"), RGB.quantize(50)
-RGBA = Image.merge("RGBA", [*RGB.split(), GREY])
+GRAY, PALETTE = RGB.convert("L"), RGB.quantize(50)
+RGBA = Image.merge("RGBA", [*RGB.split(), GRAY])
 READ = {
     "rgb.jpg": (RGB, {"quality": 90}),
     "fine.jpg": (RGB, {"quality": 90, "subsampling": 0}),
     "progressive.JPG": (RGB, {"format": "JPEG", "progressive": True}),
-    "grey.jpg": (GREY, {}),
+    "grey.jpg": (GRAY, {}),
     "cmyk.jpeg": (RGB.convert("CMYK"), {}),
     "rgb.png": (RGB, {}),
     "rgb_with_key.png": (RGB, {"transparency": (1, 2, 3)}),
     "rgba.png": (RGBA, {}),
-    "grey_alpha.png": (Image.merge("LA", [GREY, GREY]), {}),
+    "grey_alpha.png": (Image.merge("LA", [GRAY, GRAY]), {}),
     "palette.png": (PALETTE, {}),
     "palette_with_key.png": (PALETTE, {"transparency": 3}),
     "one_bit.png": (RGB.convert("1"), {}),
@@ -48,7 +48,7 @@ READ = {
     "pages.tif": (RGB, {"save_all": True, "append_images": [RGB.rotate(180)]}),
     "frames.gif": (PALETTE, {"save_all": True, "append_images": [PALETTE.rotate(180)], "transparency": 2}),
     "rgb.ppm": (RGB, {}),
-    "grey.pgm": (GREY, {}),
+    "grey.pgm": (GRAY, {}),
 }
 
 

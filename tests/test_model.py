@@ -222,7 +222,7 @@ def test_any_size_goes_in_and_comes_out(output_stride):
     ("output_stride", "which", "stride", "size", "num_images"),
     [(8, 0, 8, 544, 1), (16, 0, 16, 545, 1), (32, 1, 16, 544, 1), (16, 2, 4, 128, 64), (16, 2, 4, 129, 64)],
 )
-def test_features_are_centred_where_the_upsampling_takes_them_to_be(
+def test_features_are_centered_where_the_upsampling_takes_them_to_be(
     name, output_stride, which, stride, size, num_images
 ):
     """With constant kernels, a feature's gradient with respect to the pixels is symmetric around its centre.
@@ -243,15 +243,15 @@ def test_features_are_centred_where_the_upsampling_takes_them_to_be(
         feature = tf.reduce_sum(tf.math.log(model(images, training=False)[which][:, index, index]))
     felt = tf.reduce_sum(tape.gradient(feature, images), (0, -1)).numpy().astype(np.float64)
     rows, columns = (felt.sum(axis) for axis in (1, 0))
-    centre = stride * index + backbone.BACKBONES[name].first_centre(stride)
-    assert np.average(np.arange(size), weights=rows) == pytest.approx(centre, abs=0.5)
-    assert np.average(np.arange(size), weights=columns) == pytest.approx(centre, abs=0.5)
+    center = stride * index + backbone.BACKBONES[name].first_center(stride)
+    assert np.average(np.arange(size), weights=rows) == pytest.approx(center, abs=0.5)
+    assert np.average(np.arange(size), weights=columns) == pytest.approx(center, abs=0.5)
 
 
-def test_upsampling_is_tensorflows_resize_between_the_centres():
+def test_upsampling_is_tensorflows_resize_between_the_centers():
     """Values and gradients; at the edges the outermost logits repeat."""
     logits = tf.random.stateless_normal([2, 4, 6, 3], [0, 1])
-    slopes = tf.random.stateless_normal([2, 50, 90, 3], [0, 2])
+    output_gradients = tf.random.stateless_normal([2, 50, 90, 3], [0, 2])
 
     def plain(logits):
         logits = tf.pad(logits, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
@@ -264,19 +264,19 @@ def test_upsampling_is_tensorflows_resize_between_the_centres():
         with tf.GradientTape() as tape:
             tape.watch(logits)
             dense = form(logits)
-        results.append((dense, tape.gradient(dense, logits, output_gradients=slopes)))
+        results.append((dense, tape.gradient(dense, logits, output_gradients=output_gradients)))
     for expected, result in zip(*results, strict=True):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("first_centre", [0, 3])
-def test_upsampling_puts_each_logit_on_its_centre(first_centre):
+@pytest.mark.parametrize("first_center", [0, 3])
+def test_upsampling_puts_each_logit_on_its_center(first_center):
     """Against NumPy's linear interpolation between the centres 4 i + first_centre, the edge repeated outside."""
     small = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    upsampling = AlignedUpsampling(Grid(4, first_centre), name="up")
+    upsampling = AlignedUpsampling(Grid(4, first_center), name="up")
     result = upsampling(small[np.newaxis, :, :, np.newaxis], np.zeros((1, 11, 7, 3), np.uint8))[0, :, :, 0]
-    rows = np.stack([np.interp(np.arange(11), 4 * np.arange(3) + first_centre, column) for column in small.T], 1)
-    expected = np.stack([np.interp(np.arange(7), 4 * np.arange(2) + first_centre, row) for row in rows])
+    rows = np.stack([np.interp(np.arange(11), 4 * np.arange(3) + first_center, column) for column in small.T], 1)
+    expected = np.stack([np.interp(np.arange(7), 4 * np.arange(2) + first_center, row) for row in rows])
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -318,7 +318,7 @@ def test_a_pixels_logits_do_not_depend_on_the_size_of_the_image(name):
     """Only the backbone under the upsampling (ASPP sees the whole image); pixels far from the seam are equal."""
     network = atrous_backbone(name, 16, None)
     _randomize(network)
-    upsampling = AlignedUpsampling(Grid(16, backbone.BACKBONES[name].first_centre(16)), name="up")
+    upsampling = AlignedUpsampling(Grid(16, backbone.BACKBONES[name].first_center(16)), name="up")
     image = np.random.default_rng(0).normal(size=(1, 420, 420, 3)).astype(np.float32)
     large, small = (
         upsampling(network(part, training=False)[0], part).numpy() for part in (image, image[:, :397, :389])
@@ -346,7 +346,7 @@ def test_an_auxiliary_head_leaves_the_network_as_it_is(tmp_path):
         np.testing.assert_allclose(network(images, training=False), logits, rtol=1e-5, atol=1e-5)
 
 
-def test_every_batch_normalisation_is_synchronised():
+def test_every_batch_normalization_is_synchronized():
     model = build_deeplabv3(ModelConfig(("a", "b"), backbone="mobilenet_v2"))
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(layers) == 52 + 6  # MobileNetV2's, and the head's
@@ -389,7 +389,7 @@ def test_config_survives_json():
     assert ModelConfig.from_json(config.to_json()) == config
 
 
-def test_frozen_batch_normalisation_is_the_same_in_training():
+def test_frozen_batch_normalization_is_the_same_in_training():
     model = build_deeplabv3(ModelConfig(("a", "b"), backbone="mobilenet_v2", dropout_rate=0.0))
     freeze_batch_norm(model)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)

@@ -44,7 +44,7 @@ def test_deterministic_sums_keep_their_order_when_the_first_summand_is_the_last_
     ("precision", "before", "after"),
     [("float32", None, None), ("bfloat16", None, "1"), ("float16", None, "1"), ("bfloat16", "0", "0")],
 )
-def test_half_precisions_take_the_batch_normalisation_without_transposes(monkeypatch, precision, before, after):
+def test_half_precisions_take_the_batch_normalization_without_transposes(monkeypatch, precision, before, after):
     monkeypatch.setenv(numerics.PERSISTENT_BATCH_NORM, "")  # so that it is reset afterwards
     del os.environ[numerics.PERSISTENT_BATCH_NORM]
     if before is not None:

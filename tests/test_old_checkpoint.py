@@ -131,7 +131,7 @@ def _by_path(state):
 @pytest.mark.parametrize(
     "optimizer", [("sgd", 0.9, False), ("sgd", 0.0, True), ("adamw", 0.9, False)], ids=["ema", "loss scaling", "adamw"]
 )
-def test_biases_before_batch_normalisation_are_folded(tmp_path, optimizer):
+def test_biases_before_batch_normalization_are_folded(tmp_path, optimizer):
     keras.utils.set_random_seed(5)
     old = _state(_resnet(biased=True), *optimizer)
     _train(old)

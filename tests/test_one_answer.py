@@ -21,7 +21,7 @@ from deeplab.data.source.images import read_image
 from deeplab.evaluator import Evaluator
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor
-from deeplab.run.folder import record_run
+from deeplab.run.run_folder import record_run
 from deeplab.training.boundary import BoundaryScores, boundaries, dilate
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import scores

@@ -25,7 +25,7 @@ from deeplab.errors import DataError
 ROOT = Path(__file__).resolve().parents[1]
 CASES = SHARED_DATA.parent / "cases"
 TWO_VALUES = "background: 0\nobject: 255\n"
-TWO_COLOURS = "background: #000000\nobject: #ffffff\n"
+TWO_COLORS = "background: #000000\nobject: #ffffff\n"
 PALETTE = "background: #000000\nclass1: #800000\nclass2: #008000\n"
 
 
@@ -82,7 +82,7 @@ RIGHT = {
     "exif_180": {"exif": "ignore"},
     "mask_0_255": {"table": TWO_VALUES},
     "mask_1bit": {},
-    "mask_255_rgb": {"table": TWO_COLOURS},
+    "mask_255_rgb": {"table": TWO_COLORS},
     "mask_trimap_123": {"table": "foreground: 1\nbackground: 2\nborder: 3\n"},
     "mask_palette_per_file": {"table": PALETTE},
     "split_jpg_endings": {},
@@ -196,7 +196,7 @@ COMMANDS = {
     # name: (flags beside the places, table, exit status, last line)
     "img_png_16": ((), None, 1, r"img_004\.png: 16 bits per channel"),
     "mask_0_255": ((), None, 1, "hold only 0 and 255"),
-    "mask_255_rgb": ((), TWO_COLOURS, 0, "done"),
+    "mask_255_rgb": ((), TWO_COLORS, 0, "done"),
     "cvat_as_is": (("--train_split=default", "--val_split="), None, 0, "done"),
     "exif_180": (("--exif=turn",), None, 0, "done"),
 }

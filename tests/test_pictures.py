@@ -7,16 +7,16 @@ from deeplab.view import pictures
 from deeplab.view.panel import Panel
 
 
-def test_colour_mask_shows_colours_and_keeps_indices(tmp_path):
+def test_color_mask_shows_colors_and_keeps_indices(tmp_path):
     mask = np.array([[0, 1, 15], [20, 255, 2]], np.uint8)
-    pictures.save(pictures.colour_mask(mask), tmp_path / "mask.png")
+    pictures.save(pictures.color_mask(mask), tmp_path / "mask.png")
     with Image.open(tmp_path / "mask.png") as image:
         np.testing.assert_array_equal(np.array(image), mask)
-        colours = np.array(image.convert("RGB"))
+        colors = np.array(image.convert("RGB"))
     # From the table of colours of the VOC 2012 devkit: aeroplane, person, tvmonitor, void.
-    for place, colour in {(0, 1): (128, 0, 0), (0, 2): (192, 128, 128), (1, 0): (0, 64, 128)}.items():
-        assert tuple(colours[place]) == colour
-    assert tuple(colours[1, 1]) == (224, 224, 192)
+    for place, color in {(0, 1): (128, 0, 0), (0, 2): (192, 128, 128), (1, 0): (0, 64, 128)}.items():
+        assert tuple(colors[place]) == color
+    assert tuple(colors[1, 1]) == (224, 224, 192)
 
 
 def test_overlay_mixes_and_leaves_background_clear():

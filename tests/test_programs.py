@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams import metadata
 from deeplab.data.shards.split import Split
 from deeplab.data.source import shapes, voc
 from deeplab.labels import palette
-from deeplab.run.folder import load_model
+from deeplab.run.run_folder import load_model
 
 pytestmark = pytest.mark.slow
 

@@ -50,7 +50,7 @@ def _end(process):
     return process.wait(timeout=60), stderr
 
 
-IMPORT = "from deeplab.program.run import run\n"
+IMPORT = "from deeplab.program.start import start_program\n"
 
 
 @pytest.mark.parametrize("line", ["F0000 Check failed: last words\n", "no newline"])
@@ -77,7 +77,7 @@ def test_sigkill_loses_nothing(start):
 def test_an_abort_while_an_iterator_is_created_shows_its_reason(tmp_path):
     """With TensorFlow itself, which logs notes while it is imported and while the iterator is created."""
     (tmp_path / "program.py").write_text("""
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 import ctypes
 import tensorflow as tf
 

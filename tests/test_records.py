@@ -11,7 +11,7 @@ from deeplab.data.source.masks import read_mask
 CLASSES = ClassTable.of_names(("background", "one", "two"))
 
 
-def test_greyscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
+def test_grayscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
     """Against Pillow's own conversion; TensorFlow's inverse cosine transform is the faster, less exact one."""
     image = Image.open(tiny_voc / "JPEGImages" / "a.jpg")
     for mode in ("L", "CMYK"):

@@ -6,7 +6,7 @@ import pytest
 
 from deeplab.errors import UsageError
 from deeplab.model.deeplabv3 import ModelConfig
-from deeplab.run.folder import check_run, record_run
+from deeplab.run.run_folder import check_run, record_run
 
 CONFIG = ModelConfig(("a", "b"))
 FIXED = frozenset({"optimizer", "freeze_batch_norm"})

@@ -32,13 +32,13 @@ class Run:
     More words, for readers of the code.
     """
 
-    model_dir: Path | None = setting(None, "Folder of the run.", compared=False)
+    model_dir: Path | None = setting(None, "Folder of the run.", hyperparameter=False)
     train_steps: int = setting(30, "Updates | steps.", lower=0)
     epochs: float = setting(0.0, "Passes.", lower=0.0)
     learning_rate: float = setting(1e-4, "Peak.", lower=0.0, upper=1.0, column=True)
     flip: bool = setting(False, "Mirror, too.")
-    num_gpus: int | None = setting(None, "GPUs; --num_gpus=0 for the CPU.", lower=0, compared=False)
-    profile_steps: tuple[int, ...] | None = setting(None, "First and last.", lower=1, compared=False)
+    num_gpus: int | None = setting(None, "GPUs; --num_gpus=0 for the CPU.", lower=0, hyperparameter=False)
+    profile_steps: tuple[int, ...] | None = setting(None, "First and last.", lower=1, hyperparameter=False)
 
     def __post_init__(self):
         if self.train_steps and self.epochs:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from deeplab.data.source import shapes, voc
 from deeplab.data.source.classes import read_classes
-from deeplab.files import write_text, written_whole
+from deeplab.files import atomic_write, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,12 +48,12 @@ def test_shapes_never_overwrite(tmp_path):
 
 def test_files_are_whole_or_absent(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
     write_text(path, "old")
-    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
         temporary.write_text("new, half")
         raise RuntimeError
     assert path.read_text() == "old"

@@ -281,9 +281,9 @@ def test_files_that_were_copied_are_read_once(tiny_voc, tmp_path):
     assert (tmp_path / "shards" / "train.sources.txt").read_text() != before
 
 
-def _with_palette(path, indices, colours):
+def _with_palette(path, indices, colors):
     image = Image.fromarray(np.asarray(indices, np.uint8))
-    image.putpalette(bytes(np.array(colours, np.uint8).ravel()))
+    image.putpalette(bytes(np.array(colors, np.uint8).ravel()))
     image.save(path)
 
 
@@ -292,21 +292,21 @@ def test_palettes_that_disagree_are_refused_by_two_names(tiny_voc, tmp_path, spl
     masks = tiny_voc / "SegmentationClass"
     shutil.copy(tiny_voc / "JPEGImages" / "a.jpg", tiny_voc / "JPEGImages" / "c.jpg")
     stripes = np.repeat([[0, 1]], 20, 0).repeat(15, 1)
-    for name, colour in (("a", (200, 0, 0)), ("b", (200, 0, 0)), ("c", (0, 200, 0))):
-        _with_palette(masks / f"{name}.png", stripes, [(0, 0, 0), colour])
+    for name, color in (("a", (200, 0, 0)), ("b", (200, 0, 0)), ("c", (0, 200, 0))):
+        _with_palette(masks / f"{name}.png", stripes, [(0, 0, 0), color])
     lists = tiny_voc / "ImageSets" / "Segmentation"
     (lists / "val.txt").write_text("c\n")
     if split_names == ["train"]:
         (lists / "train.txt").write_text("a\nb\nc\n")
     with pytest.raises(DataError, match=r"c\.png: palette index 1 is #00c800 here, but #c80000 in .*[ab]\.png"):
         prepare_splits(ShardSettings(voc_dir=tiny_voc, num_shards=1), tmp_path / "shards", split_names, NAMES)
-    colours = ClassTable(("background", "red", "green"), colours={(0, 0, 0): 0, (200, 0, 0): 1, (0, 200, 0): 2})
-    prepare_splits(ShardSettings(voc_dir=tiny_voc, num_shards=1), tmp_path / "shards", split_names, colours)
+    colors = ClassTable(("background", "red", "green"), colors={(0, 0, 0): 0, (200, 0, 0): 1, (0, 200, 0): 2})
+    prepare_splits(ShardSettings(voc_dir=tiny_voc, num_shards=1), tmp_path / "shards", split_names, colors)
     label = records.decode_example(_read(tmp_path / "shards", split_names[-1])["c"])[1][..., 0]
     np.testing.assert_array_equal(label, stripes * 2)
 
 
-def test_unused_and_grey_entries_of_palettes_may_differ(tiny_voc, tmp_path):
+def test_unused_and_gray_entries_of_palettes_may_differ(tiny_voc, tmp_path):
     stripes = np.repeat([[0, 1]], 20, 0).repeat(15, 1)
     _with_palette(tiny_voc / "SegmentationClass" / "a.png", stripes, [(0, 0, 0), (200, 0, 0), (1, 2, 3)])
     _with_palette(tiny_voc / "SegmentationClass" / "b.png", stripes, [(0, 0, 0), (1, 1, 1), (3, 2, 1)])

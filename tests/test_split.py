@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from deeplab.data.input.evaluation import EvaluationBatches
-from deeplab.data.shards.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
@@ -124,7 +124,7 @@ def test_a_damaged_record_is_named_with_its_file(shapes_dir, tmp_path, record):
     path.write_bytes(content)
     with (
         pytest.raises(DataError, match=f"{path.name}: damaged at record {record}; delete train.json"),
-        damage_named([split]),
+        name_damaged_shard([split]),
     ):
         list(EvaluationBatches(split).for_worker().take(split.num_examples))
 

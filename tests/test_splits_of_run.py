@@ -15,7 +15,7 @@ from conftest import SHARED_DATA
 from deeplab.data.source import shapes
 from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.run import folder
+from deeplab.run import run_folder
 from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
 from deeplab.training.plan import Plan
 from deeplab.training.state import TrainState
@@ -90,7 +90,7 @@ def run_dir(tmp_path_factory):
     logits = model.get_layer("logits")
     logits.kernel.assign(np.ones(logits.kernel.shape) * np.arange(4))
     logits.bias.assign(np.arange(4))
-    folder.record_run(model_dir, config, "")
+    run_folder.record_run(model_dir, config, "")
     tf.train.Checkpoint(model=model).save(str(model_dir / "checkpoints" / "best" / "ckpt"))
     return model_dir
 
@@ -114,7 +114,7 @@ def test_columns_go_to_the_classes_of_their_name(run_dir, caplog, names, columns
     model = build_deeplabv3(ModelConfig(names, "mobilenet_v2"))
     logits = model.get_layer("logits")
     before = logits.kernel.numpy()
-    folder.init_weights(model, run_dir, names)
+    run_folder.init_weights(model, run_dir, names)
     for index, column in enumerate(columns):
         expected = before[..., index] if column is None else np.full_like(before[..., index], column)
         np.testing.assert_array_equal(logits.kernel[..., index], expected)
@@ -132,9 +132,9 @@ def test_columns_go_to_the_classes_of_their_name(run_dir, caplog, names, columns
     ],
 )
 def test_shards_of_other_classes_are_refused_by_the_first_difference(names, words):
-    folder.check_classes(Path("shards"), ("a", "b"), ("a", "b"))
+    run_folder.check_classes(Path("shards"), ("a", "b"), ("a", "b"))
     with pytest.raises(UsageError, match=f"^--tfrecord_dir=shards: its classes are not those of the model: {words}"):
-        folder.check_classes(Path("shards"), names, ("a", "b"))
+        run_folder.check_classes(Path("shards"), names, ("a", "b"))
 
 
 def _train(*arguments, expect=0):
@@ -181,7 +181,7 @@ def test_weights_of_classes_in_another_order(tmp_path):
     assert "in another order: taken by name" in log
     (before, old), (after, new) = (
         (model.get_layer("logits").kernel.numpy(), config.class_names)
-        for model, config, _ in (folder.load_model(tmp_path / name) for name in ("base", "order"))
+        for model, config, _ in (run_folder.load_model(tmp_path / name) for name in ("base", "order"))
     )
     assert old != new
     for index, name in enumerate(new):

@@ -16,7 +16,7 @@ from tensorflow.python.eager import context
 
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, leave_replicas_their_statistics
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, unsynchronize_batch_norm
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.inference import MIN_SIDE, Predictor
 from deeplab.model.normalization import BatchNormalization
@@ -107,7 +107,7 @@ def train_small(
         if frozen:
             freeze_batch_norm(model)
         if not synchronized:
-            leave_replicas_their_statistics(model)
+            unsynchronize_batch_norm(model)
         schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
         settings = OptimizerSettings(optimizer_name, momentum=0.9, weight_decay=1e-2, ema_momentum=ema_momentum)
         optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
@@ -689,11 +689,11 @@ def _trace(model, strategy, batches, precision="float32", **step_options):
     ids=str,
 )
 @pytest.mark.parametrize(
-    ("change", "of_normalisation"),
-    [(None, 2 * 2), (freeze_batch_norm, 0), (leave_replicas_their_statistics, 1)],
+    ("change", "of_normalization"),
+    [(None, 2 * 2), (freeze_batch_norm, 0), (unsynchronize_batch_norm, 1)],
     ids=["synchronised", "frozen", "own statistics"],
 )
-def test_a_step_takes_few_all_reduces(options, expected, change, of_normalisation):
+def test_a_step_takes_few_all_reduces(options, expected, change, of_normalization):
     """The small network has two layers of batch normalisation."""
     options = dict(options)
     keras.config.set_dtype_policy("mixed_float16" if "precision" in options else "float32")
@@ -703,7 +703,7 @@ def test_a_step_takes_few_all_reduces(options, expected, change, of_normalisatio
         if change:
             change(model)
     train, iterator = _trace(model, strategy, _batches(), **options)
-    assert _collectives(train, iterator, 2) == of_normalisation + expected
+    assert _collectives(train, iterator, 2) == of_normalization + expected
 
 
 def test_accumulated_gradients_stay_on_their_replica():

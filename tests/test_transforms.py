@@ -22,13 +22,13 @@ def marked():
     return tf.constant(image), tf.constant(label[..., None])
 
 
-def test_pad_adds_mean_colour_and_void_at_bottom_and_right(marked):
+def test_pad_adds_mean_color_and_void_at_bottom_and_right(marked):
     image, label = (tensor.numpy() for tensor in transforms.pad(*marked, 50, 61))
     assert image.shape == (50, 61, 3) and label.shape == (50, 61, 1)
     np.testing.assert_array_equal(image[:40, :56], marked[0])
     np.testing.assert_array_equal(label[:40, :56], marked[1])
     for outside in (np.s_[40:], np.s_[:, 56:]):
-        assert (image[outside] == transforms.MEAN_COLOUR).all() and (label[outside] == 255).all()
+        assert (image[outside] == transforms.MEAN_COLOR).all() and (label[outside] == 255).all()
     np.testing.assert_array_equal(transforms.pad(*marked, 40, 56)[0], marked[0])
 
 
@@ -92,7 +92,7 @@ def test_scale_crop_moves_label_with_image_and_pads_with_void(marked, crop_size)
         inner[1:-1, 1:-1] = np.logical_and.reduce(
             [np.roll(label[..., 0], shift, axis) == label[..., 0] for shift in (-1, 1) for axis in (0, 1)]
         )[1:-1, 1:-1]
-        padded = (image == transforms.MEAN_COLOUR).all(-1)
+        padded = (image == transforms.MEAN_COLOR).all(-1)
         assert (label[padded] == 255).all()
         agree = image[..., 0][inner & ~padded] == label[..., 0][inner & ~padded]
         assert agree.mean() > 0.9
@@ -122,7 +122,7 @@ def test_scale_crop_is_scaling_the_whole_then_cropping(marked, scale):
         inner = np.s_[1 : height - 1, 1 : width - 1]
         np.testing.assert_array_equal(image[:height, :width][inner], expected[0][inner])
         assert (label[height:] == 255).all() and (label[:, width:] == 255).all()
-        assert (image[height:] == transforms.MEAN_COLOUR).all() and (image[:, width:] == transforms.MEAN_COLOUR).all()
+        assert (image[height:] == transforms.MEAN_COLOR).all() and (image[:, width:] == transforms.MEAN_COLOR).all()
 
 
 def test_scale_crop_of_a_sliver():
@@ -149,7 +149,7 @@ def test_resize_or_crop_does_each_for_about_half():
 
 
 @pytest.mark.parametrize("shifts", [(0, 0, 0), (0.1, 0.1, 0.2), (-0.1, -0.1, -0.2), (0.03, 0.3, 0), (-0.5, 0, 0.5)])
-def test_colours_are_shifted_as_by_hand(shifts):
+def test_colors_are_shifted_as_by_hand(shifts):
     """Pixel by pixel with Python's colorsys, in [0, 1], in the textbook's order, clipped after each."""
     hue, brightness, contrast = shifts
     image = np.random.default_rng(2).integers(0, 256, (9, 11, 3), np.uint8)
@@ -162,11 +162,11 @@ def test_colours_are_shifted_as_by_hand(shifts):
     expected = np.clip(expected + brightness, 0, 1)
     means = expected.mean((0, 1))
     expected = np.clip(expected + contrast * (expected - means), 0, 1)
-    shifted = transforms.shift_colours(tf.constant(image), *(tf.constant(shift, tf.float32) for shift in shifts))
+    shifted = transforms.shift_colors(tf.constant(image), *(tf.constant(shift, tf.float32) for shift in shifts))
     np.testing.assert_allclose(shifted, 255 * expected, atol=0.01)
     # A batch whose first image has other shifts.
     other, own = (tf.reshape(tf.constant(values, tf.float32), [3, 1, 1, 1, 1]) for values in ((0.3, 0, 0), shifts))
-    of_batch = transforms.shift_colours(tf.stack([image, image]), *tf.unstack(tf.concat([other, own], 1)))
+    of_batch = transforms.shift_colors(tf.stack([image, image]), *tf.unstack(tf.concat([other, own], 1)))
     np.testing.assert_allclose(of_batch[1], 255 * expected, atol=0.01)
 
 
@@ -191,11 +191,11 @@ def test_finish_gives_each_image_its_own_shifts(marked, monkeypatch, gpus):
     batch = {"image": images, "label": images[..., 0], "shifts": shifts}
     finished = Augmentation(32).finish(batch)
     np.testing.assert_allclose(finished["image"][0], marked[0], atol=1e-3)
-    np.testing.assert_allclose(finished["image"][1], transforms.shift_colours(marked[0], *shifts[1]), atol=1e-3)
+    np.testing.assert_allclose(finished["image"][1], transforms.shift_colors(marked[0], *shifts[1]), atol=1e-3)
     np.testing.assert_array_equal(finished["label"], batch["label"])
 
 
-def test_finish_without_colours_changes_nothing(marked):
+def test_finish_without_colors_changes_nothing(marked):
     batch = {"image": marked[0][tf.newaxis]}
     assert Augmentation(32, hue=0, brightness=0, contrast=0).finish(batch) is batch
 

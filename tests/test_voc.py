@@ -13,12 +13,12 @@ from deeplab.labels import palette
 
 
 def test_palette_is_vocs_published_one():
-    colours = palette()
+    colors = palette()
     # VOC devkit, VOClabelcolormap.m: aeroplane, bicycle, bird, person, tvmonitor, void.
     published = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 15: (192, 128, 128)}
     published |= {20: (0, 64, 128), 255: (224, 224, 192)}
-    for index, colour in published.items():
-        assert tuple(colours[index]) == colour
+    for index, color in published.items():
+        assert tuple(colors[index]) == color
 
 
 def test_palette_equals_that_in_vocs_own_masks(voc_sample):

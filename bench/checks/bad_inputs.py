@@ -174,7 +174,7 @@ def table_cases(*cases: tuple[str, str, str]) -> list["Case"]:
     return [Case(name, 1, line, flags, names(content)) for name, line, content in cases]
 
 
-def masks_of_colours(folder: Path) -> None:
+def masks_of_colors(folder: Path) -> None:
     """Masks of black and red."""
     for path in mask(folder).parent.iterdir():
         objects = np.array(Image.open(path)) > 0
@@ -183,7 +183,7 @@ def masks_of_colours(folder: Path) -> None:
 
 def smoothed_mask(folder: Path) -> None:
     """The same, but one mask was shrunk and enlarged again by a photo editor."""
-    masks_of_colours(folder)
+    masks_of_colors(folder)
     picture = Image.open(mask(folder))
     picture.resize((60, 60), Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR).save(
         mask(folder)
@@ -361,7 +361,7 @@ DATA_CASES = (
         "contains colours, but the classes are plain names",
         damage=saved(Image.new("RGB", (128, 128)), mask),
     ),
-    Case("masks of colours, by a table", 0, OK, ("--class_names={0}/names.txt",), all_of(masks_of_colours, names(RED))),
+    Case("masks of colours, by a table", 0, OK, ("--class_names={0}/names.txt",), all_of(masks_of_colors, names(RED))),
     Case("masks with smoothed edges", 1, "others", ("--class_names={0}/names.txt",), all_of(smoothed_mask, names(RED))),
     Case("masks whose palettes disagree", 1, "palette index", damage=other_palette),
     Case("mask with alpha, of another size", 1, "its image", damage=saved(Image.new("LA", (128, 128)), mask)),

@@ -21,7 +21,7 @@ from PIL import Image
 
 from deeplab.data.input.evaluation import EvaluationBatches
 from deeplab.data.shards import records
-from deeplab.data.shards.split import Split, damage_named
+from deeplab.data.shards.split import Split, name_damaged_shard
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable
@@ -100,7 +100,7 @@ def main() -> None:
 
         def read_shards() -> list[tuple[bytes, ...]]:
             split = Split.read(folder, "train")
-            with damage_named([split]):
+            with name_damaged_shard([split]):
                 batches = EvaluationBatches(split, max_images=1, max_pixels=1).for_worker().take(split.num_examples)
                 return [
                     (*batch["name"], batch["image"].tobytes(), batch["label"].tobytes())

@@ -35,7 +35,7 @@ from deeplab.model.deeplabv3 import (
     ModelConfig,
     build_deeplabv3,
     freeze_batch_norm,
-    leave_replicas_their_statistics,
+    unsynchronize_batch_norm,
 )
 from deeplab.model.inference import Predictor
 from deeplab.training.losses import Loss
@@ -51,9 +51,9 @@ EVALUATION, SIZES = "evaluation", "evaluation of 50 sizes"
 LAYOUT_OFF, TIMED = "layout optimizer off", "algorithms timed"
 NUM_SIZES = 50
 
-NORMALISATION = {
+NORMALIZATION = {
     "synchronised": lambda model: None,
-    "own": leave_replicas_their_statistics,
+    "own": unsynchronize_batch_norm,
     "frozen": freeze_batch_norm,
 }
 
@@ -65,7 +65,7 @@ class Row:
     replicas: int = 1
     batch: int = 8
     precision: str = "bfloat16"
-    normalisation: str = "synchronised"
+    normalization: str = "synchronised"
     work: str = "training"
     source: str = "memory"
     variant: str = ""
@@ -89,12 +89,12 @@ def rows(num_replicas: int, on_cpus: bool) -> list[Row]:
     found = [replace(base, is_profiled=True), replace(base, precision="float32")]
     if num_replicas > 1:
         several = replace(base, replicas=num_replicas)
-        found += [several, replace(several, normalisation="own"), replace(several, source="shards")]
+        found += [several, replace(several, normalization="own"), replace(several, source="shards")]
     found += [
         replace(base, source="shards"),
         replace(base, work=EVALUATION, batch=1),
         replace(base, work=EVALUATION),
-        replace(base, normalisation="frozen"),
+        replace(base, normalization="frozen"),
         replace(base, batch=2 * base.batch),
         replace(base, batch=max(base.batch // 4, 1)),
         replace(base, precision="float16"),
@@ -116,7 +116,7 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
     with strategy.scope():
         backbone = "mobilenet_v2" if row.on_cpus else "resnet50"
         model = build_deeplabv3(ModelConfig(tuple(map(str, range(NUM_CLASSES))), backbone))
-        NORMALISATION[row.normalisation](model)
+        NORMALIZATION[row.normalization](model)
         predict = Predictor(model)
         state = sgd_state(model, loss_scaling=row.precision == "float16")
     batches = _batches(row, strategy, shards)
@@ -245,7 +245,7 @@ def main() -> None:
                 print("\nThe time is up: the other rows were left out.")
                 break
             result = measured[replace(row, is_profiled=False)] = _in_a_process(row, shards)
-            cells = [row.work, row.replicas, row.batch, row.precision, row.normalisation, row.source]
+            cells = [row.work, row.replicas, row.batch, row.precision, row.normalization, row.source]
             cells[0] = f"{row.work}, {row.variant}" if row.variant else row.work
             cells += [result.get("error") or f"{result['images']:.1f}"]
             cells += [f"{result[each]:.1f}" if each in result else "-" for each in ("memory", "start")]
@@ -263,8 +263,8 @@ def _print_shares(rates: dict[Row, float]) -> None:
     for row, rate in rates.items():
         if row.source == "shards" and (fed := rates.get(replace(row, source="memory"))):
             print(f"input, {row.replicas} replicas: {max(0.0, 1 - rate / fed):.0%} of the time of a step")
-        if row.normalisation != "synchronised" and (base := rates.get(replace(row, normalisation="synchronised"))):
-            print(f"{row.normalisation} statistics, {row.replicas} replicas: {rate / base:.2f} times as many images/s")
+        if row.normalization != "synchronised" and (base := rates.get(replace(row, normalization="synchronised"))):
+            print(f"{row.normalization} statistics, {row.replicas} replicas: {rate / base:.2f} times as many images/s")
         if row.replicas > 1 and (one := rates.get(replace(row, replicas=1))):
             print(f"{row.replicas} replicas, {row.source}: {rate / one:.2f} times the images/s of one")
 

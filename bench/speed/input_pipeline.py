@@ -75,7 +75,7 @@ def decoding(encoded: Encoded) -> Callable[[], float]:
     return lambda: rate(iter(dataset), batch_size=1)
 
 
-def plain_example(colour: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+def plain_example(color: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """As in most training programs: the whole image is scaled, padded and cropped, in float32."""
 
     def example(jpeg: tf.Tensor, png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -86,13 +86,13 @@ def plain_example(colour: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Ten
         image, label = tf.image.resize(image, size), tf.image.resize(label, size, "nearest")
         padding = tf.maximum(CROP - size, 0)
         paddings = [[0, padding[0]], [0, padding[1]], [0, 0]]
-        mean = tf.constant(transforms.MEAN_COLOUR, tf.float32)
+        mean = tf.constant(transforms.MEAN_COLOR, tf.float32)
         image = tf.pad(image - mean, paddings) + mean
         label = tf.pad(label, paddings, constant_values=255)
         both = tf.concat([image, tf.cast(label, tf.float32)], 2)
         both = tf.image.random_flip_left_right(tf.image.random_crop(both, [CROP, CROP, 4]))
         image, label = both[..., :3], tf.cast(both[..., 3], tf.uint8)
-        if colour:
+        if color:
             image = tf.image.random_hue(image / 255, HUE)
             image = tf.clip_by_value(tf.image.random_brightness(image, BRIGHTNESS), 0, 1)
             image = tf.clip_by_value(tf.image.random_contrast(image, 1 - CONTRAST, 1 + CONTRAST), 0, 1) * 255
@@ -140,14 +140,14 @@ def main() -> None:
         stored = tf.data.TFRecordDataset(write_shards(folder, pairs).shard_paths)
         features = [records.parse_example(record) for record in stored]
         encoded = [(each["image/jpeg"].numpy(), each["label/png"].numpy()) for each in features]
-        coloured = Augmentation(CROP)
+        colored = Augmentation(CROP)
         textbook = Augmentation(TEXTBOOK_CROP, augmentation="resize_or_crop", resize_size=TEXTBOOK_SIZE)
         variants = {
             "decoding alone": decoding(encoded),
-            "ours": our_chain(folder, coloured, finish=False),
-            "ours, finished": our_chain(folder, coloured, finish=True),
-            "plain tf.data without colour": tf_data_chain(encoded, plain_example(colour=False)),
-            "plain tf.data": tf_data_chain(encoded, plain_example(colour=True)),
+            "ours": our_chain(folder, colored, finish=False),
+            "ours, finished": our_chain(folder, colored, finish=True),
+            "plain tf.data without colour": tf_data_chain(encoded, plain_example(color=False)),
+            "plain tf.data": tf_data_chain(encoded, plain_example(color=True)),
             "ours at 384": our_chain(folder, textbook, finish=False),
             "ours at 384, finished": our_chain(folder, textbook, finish=True),
             "textbook at 384": textbook_chain(encoded),

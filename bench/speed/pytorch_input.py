@@ -13,7 +13,7 @@ from PIL import Image
 
 CROP = 513
 BATCH = 8
-MEAN_COLOUR = (124, 117, 104)
+MEAN_COLOR = (124, 117, 104)
 
 
 class Crops(torch.utils.data.Dataset):
@@ -44,7 +44,7 @@ class Crops(torch.utils.data.Dataset):
         pixels = (pixels + 255 * 0.1 * (2 * brightness - 1)).clamp_(0, 255)
         means = pixels.mean((0, 1))
         pixels = ((pixels - means) * (1 + 0.2 * (2 * contrast - 1)) + means).clamp_(0, 255).round_().byte()
-        crop = torch.tensor(MEAN_COLOUR, dtype=torch.uint8).repeat(CROP, CROP, 1)
+        crop = torch.tensor(MEAN_COLOR, dtype=torch.uint8).repeat(CROP, CROP, 1)
         crop[: size[1], : size[0]] = pixels
         labels = torch.full((CROP, CROP), 255, dtype=torch.uint8)
         labels[: size[1], : size[0]] = torch.from_numpy(np.array(label))

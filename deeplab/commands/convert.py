@@ -137,6 +137,6 @@ def _read_roboflow(folder: Path, boxes: str | None) -> Dataset:
 
 def command() -> None:
     """The program as `deeplab-convert` starts it."""
-    from deeplab.program.run import run  # noqa: PLC0415  it imports TensorFlow, which the readers do without
+    from deeplab.program.start import start_program  # noqa: PLC0415  it imports TensorFlow, which the readers do without
 
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

@@ -7,7 +7,7 @@ python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite_int
 Images on the command line are segmented with the written files and with the model; the share of equal pixels is logged.
 """
 
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 
 import functools
 import importlib
@@ -30,7 +30,7 @@ from deeplab.data.shards.records import decode_image
 from deeplab.data.shards.split import Split, SplitSettings
 from deeplab.data.source.images import read_image
 from deeplab.distribute.devices import log_kernels
-from deeplab.distribute.gpus import take_memory_as_needed
+from deeplab.distribute.gpus import enable_memory_growth
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.files import write_text
 from deeplab.labels import VOID_LABEL, palette
@@ -38,8 +38,8 @@ from deeplab.model.convolution import for_other_runtimes
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Predictor, segmentation
 from deeplab.progress import shown
-from deeplab.run import folder
-from deeplab.run.folder import LoadSettings
+from deeplab.run import run_folder
+from deeplab.run.run_folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
@@ -118,9 +118,9 @@ def main(argv: list[str]) -> None:
         _extra(module)
     calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
     images = [read_image(Path(argument)) for argument in argv[1:]]
-    take_memory_as_needed()
+    enable_memory_growth()
     log_kernels()
-    model, config, checkpoint = folder.load_model(
+    model, config, checkpoint = run_folder.load_model(
         wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride
     )
     segmenter = Segmenter(model)
@@ -268,4 +268,4 @@ def _extra(module: str) -> Any:  # noqa: ANN401
 
 def command() -> None:
     """The program as `deeplab-export` starts it."""
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

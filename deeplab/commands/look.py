@@ -6,7 +6,7 @@ python -m deeplab.look --tfrecord_dir=mydata_shards
 For a folder in VOC's layout, checks all images and masks as train.py does; the page shows what training will read.
 """
 
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ import tensorflow as tf
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.evaluation import EvaluationBatches
 from deeplab.data.input.training import first_crops
-from deeplab.data.shards.split import Split, SplitSettings, damage_named, read_splits
+from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
 from deeplab.data.shards.write import ShardSettings, write_shards
 from deeplab.data.source.download import DownloadSettings
 from deeplab.errors import UsageError
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     with _shards(shards, source) as located:
         train, val = read_splits(located, shards.train_split, shards.val_split, shards.class_names)
         splits = [train, val] if val is not None else [train]
-        with damage_named(splits):
+        with name_damaged_shard(splits):
             survey = make_survey(splits, look.seed)
             crops = first_crops(train, augmentation, look.crops, look.seed)
     facts = {
@@ -105,4 +105,4 @@ def make_survey(splits: list[Split], seed: int) -> Survey:
 
 def command() -> None:
     """The program as `deeplab-look` starts it."""
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

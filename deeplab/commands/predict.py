@@ -7,7 +7,7 @@ python -m deeplab.predict --model_dir=runs/voc --output_dir=submission --voc_dir
 next to the predictions.
 """
 
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 
 import glob
 import logging
@@ -29,7 +29,7 @@ from deeplab.distribute.devices import log_kernels
 from deeplab.errors import DataError, UsageError
 from deeplab.model.inference import Inference
 from deeplab.progress import Progress
-from deeplab.run.folder import LoadSettings
+from deeplab.run.run_folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting
 from deeplab.view import pictures
 
@@ -107,11 +107,11 @@ def draw(
 ) -> dict[str, Image.Image]:
     """The pictures of an image by folder below --output_dir; for a split of VOC, those for its evaluation server."""
     if wanted.voc_dir is not None:
-        return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.colour_mask(mask)}
+        return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.color_mask(mask)}
     overlay = pictures.overlay(image, mask)
     drawn = {
-        "masks": pictures.colour_mask(mask),
-        "coloured": pictures.coloured(mask),
+        "masks": pictures.color_mask(mask),
+        "coloured": pictures.colored(mask),
         "overlays": pictures.stack(overlay, pictures.legend(shares, overlay.width)),
     }
     if wanted.truth_dir is not None:
@@ -191,4 +191,4 @@ def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...])
 
 def command() -> None:
     """The program as `deeplab-predict` starts it."""
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

@@ -16,7 +16,7 @@ from PIL import Image
 from deeplab import settings
 from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
-from deeplab.files import folder_written_whole
+from deeplab.files import atomic_folder
 from deeplab.labels import palette
 from deeplab.progress import Progress
 from deeplab.settings import Classes, setting
@@ -62,7 +62,7 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
     train = voc.pairs(voc_dir, "train")
     in_train, in_val = {pair.name for pair in train}, set(voc.read_split(voc_dir, "val"))
     wanted = [path for path in annotations if path.stem not in in_train | in_val]
-    with folder_written_whole(mask_dir) as partial:
+    with atomic_folder(mask_dir) as partial:
         progress = Progress("writing masks", len(train) + len(wanted), "masks")
         for number, pair in enumerate(train, 1):
             shutil.copyfile(pair.mask, partial / pair.mask.name)
@@ -107,6 +107,6 @@ def read_annotation(path: Path) -> np.ndarray:
 
 def command() -> None:
     """The program as `deeplab-sbd` starts it."""
-    from deeplab.program.run import run  # noqa: PLC0415  it imports TensorFlow, which the readers do without
+    from deeplab.program.start import start_program  # noqa: PLC0415  it imports TensorFlow, which the readers do without
 
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

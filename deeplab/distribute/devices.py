@@ -21,8 +21,8 @@ logger = logging.getLogger("deeplab")
 class DeviceSettings:
     """Devices."""
 
-    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all.", lower=0, compared=False)
-    num_cpu_replicas: int = setting(1, "Logical devices to split the CPU into.", lower=1, compared=False)
+    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all.", lower=0, hyperparameter=False)
+    num_cpu_replicas: int = setting(1, "Logical devices to split the CPU into.", lower=1, hyperparameter=False)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StrategySettings:
         "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, one_device for "
         "--jit_compile on one GPU, else mirrored.",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
-        compared=False,
+        hyperparameter=False,
     )
 
 

@@ -22,7 +22,7 @@ _NVIDIA, _DISPLAY = "0x10de", "0x03"
 """PCI vendor, and the start of the class of all display controllers: NVIDIA also makes audio devices and bridges."""
 
 
-def take_memory_as_needed() -> None:
+def enable_memory_growth() -> None:
     """Leaves memory of the GPUs to other programs: TensorFlow's default is to take all of it at its start.
 
     Changes nothing if TensorFlow already uses the GPUs, as it may in a program that uses this package as a library.

@@ -30,7 +30,7 @@ class Backbone:
     and captures the number of the residual unit, which selects its multi-grid factor; None where multi-grid is not
     defined. `auxiliary_layer` is the last layer at a nominal stride of 16; an auxiliary head reads its features.
     `low_level_layer` is the one at stride 4 that a decoder reads.
-    `first_centre` maps an output stride to the pixel (in each dimension) on which the receptive field of feature 0 is
+    `first_center` maps an output stride to the pixel (in each dimension) on which the receptive field of feature 0 is
     centred; the field of feature i is centred `output_stride * i` pixels further.
     """
 
@@ -39,7 +39,7 @@ class Backbone:
     unit_pattern: str | None
     auxiliary_layer: str
     low_level_layer: str
-    first_centre: Callable[[int], int]
+    first_center: Callable[[int], int]
 
 
 _resnet = functools.partial(
@@ -47,12 +47,12 @@ _resnet = functools.partial(
     preprocess_input=keras.applications.resnet.preprocess_input,
     unit_pattern=r"conv5_block(\d)_2_conv",
     low_level_layer="conv2_block3_out",  # before the stage that reaches stride 8 (arXiv 1802.02611, section 4.1)
-    first_centre=lambda output_stride: 0,  # strided kernels are padded on both sides
+    first_center=lambda output_stride: 0,  # strided kernels are padded on both sides
 )
 _mobile = functools.partial(
     Backbone,
     unit_pattern=None,
-    first_centre=lambda output_stride: output_stride - 1,  # padded one more at bottom and right: 1 + 2 + 4 + ...
+    first_center=lambda output_stride: output_stride - 1,  # padded one more at bottom and right: 1 + 2 + 4 + ...
 )
 _from_minus_one_to_one = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="tf")
 BACKBONES = {
@@ -145,8 +145,8 @@ def atrous_backbone(
         if layer.weights:
             weights_of_layer = layer.get_weights()
             atrous.get_layer(layer.name).set_weights(weights_of_layer[: 1 if layer.name in folded else None])
-    for convolution, normalisation in folded.items():
-        atrous.get_layer(normalisation).moving_mean.assign_sub(base.get_layer(convolution).bias)
+    for convolution, normalization in folded.items():
+        atrous.get_layer(normalization).moving_mean.assign_sub(base.get_layer(convolution).bias)
     inner = [atrous.get_layer(layer).output for layer in (backbone.auxiliary_layer, backbone.low_level_layer)]
     return keras.Model(atrous.input, [atrous.output, *inner], name=atrous.name)
 

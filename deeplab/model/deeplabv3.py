@@ -198,7 +198,7 @@ def build_to_train(
     if init.freeze_batch_norm:
         freeze_batch_norm(training_model)
     elif not init.sync_batch_norm:
-        leave_replicas_their_statistics(training_model)
+        unsynchronize_batch_norm(training_model)
     return without_auxiliary_head(training_model), training_model
 
 
@@ -216,7 +216,7 @@ def _classify(features: tf.Tensor, images: tf.Tensor, config: ModelConfig, strid
 
 
 def _grid(config: ModelConfig, stride: int) -> Grid:
-    return Grid(stride, BACKBONES[config.backbone].first_centre(stride))
+    return Grid(stride, BACKBONES[config.backbone].first_center(stride))
 
 
 def aspp_dilations(config: ModelConfig) -> list[int]:
@@ -236,7 +236,7 @@ def freeze_batch_norm(model: keras.Model) -> None:
         layer.trainable = False
 
 
-def leave_replicas_their_statistics(model: keras.Model) -> None:
+def unsynchronize_batch_norm(model: keras.Model) -> None:
     """Makes batch normalisation use each replica's own statistics in training."""
     for layer in _batch_norm_layers(model):
         layer.synchronized = False

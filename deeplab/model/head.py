@@ -24,10 +24,10 @@ class BroadcastLike(keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixels, in each dimension, on which features are centred: feature i on pixel `stride * i + first_centre`."""
+    """The pixels, in each dimension, on which features are centred: feature i on pixel `stride * i + first_center`."""
 
     stride: int = 1
-    first_centre: int = 0
+    first_center: int = 0
 
 
 class AlignedUpsampling(keras.layers.Layer):
@@ -41,7 +41,7 @@ class AlignedUpsampling(keras.layers.Layer):
     def __init__(self, source: Grid, target: Grid = Grid(), *, name: str, dtype: str | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
         self._stride = source.stride // target.stride
-        self._first_centre = (source.first_centre - target.first_centre) // target.stride
+        self._first_center = (source.first_center - target.first_center) // target.stride
 
     def call(self, features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """-> [batch, height of like, width of like, channels of features]; `like` lies on the target grid."""
@@ -57,9 +57,9 @@ class AlignedUpsampling(keras.layers.Layer):
         """[places, features]: the weight of each feature in each place of the target grid."""
         # Positions are whole numbers of target places: an export in 8 bits would round floats by the largest position.
         targets, features = (tf.cast(tf.range(number), tf.int64) for number in (num_places, num_features))
-        centres = self._stride * features
-        places = tf.minimum(tf.maximum(targets - self._first_centre, 0), centres[-1])
-        away = places[:, tf.newaxis] - centres
+        centers = self._stride * features
+        places = tf.minimum(tf.maximum(targets - self._first_center, 0), centers[-1])
+        away = places[:, tf.newaxis] - centers
         near = tf.maximum(self._stride - tf.maximum(away, -away), 0)
         return tf.cast(tf.cast(near, tf.float32) / self._stride, self.compute_dtype)
 

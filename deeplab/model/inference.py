@@ -22,14 +22,17 @@ class Inference:
         "Scales to average probabilities over; in the paper 0.5,0.75,1.0,1.25,1.5,1.75.",
         lower=0.1,
         upper=10.0,
-        compared=False,
+        hyperparameter=False,
     )
-    flip: bool = setting(False, "Also average over the mirrored image.", compared=False)
+    flip: bool = setting(False, "Also average over the mirrored image.", hyperparameter=False)
     window_size: int = setting(
-        0, "Cut larger images into overlapping windows of this many pixels; 0: whole images.", lower=0, compared=False
+        0,
+        "Cut larger images into overlapping windows of this many pixels; 0: whole images.",
+        lower=0,
+        hyperparameter=False,
     )
     window_overlap: float = setting(
-        1 / 3, "Share of a window that the next one also covers.", lower=0.0, upper=0.9, compared=False
+        1 / 3, "Share of a window that the next one also covers.", lower=0.0, upper=0.9, hyperparameter=False
     )
 
 

@@ -29,7 +29,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not self.trainable:
             return _frozen(inputs, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon)
         if self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            outputs, mean, variance = _synchronised(inputs, self.gamma, self.beta, self.epsilon)
+            outputs, mean, variance = _synchronized(inputs, self.gamma, self.beta, self.epsilon)
         else:
             outputs, mean, variance, *_ = _local(inputs, self.gamma, self.beta, self.epsilon)
             variance = _without_bessel(variance, inputs)
@@ -83,17 +83,17 @@ def _frozen(
     scale, offset, mean, variance = map(tf.convert_to_tensor, (scale, offset, mean, variance))
 
     @tf.custom_gradient
-    def normalise(x: tf.Tensor) -> tuple:
-        def gradient(slopes: tf.Tensor) -> tf.Tensor:
+    def normalize(x: tf.Tensor) -> tuple:
+        def gradient(output_gradients: tf.Tensor) -> tf.Tensor:
             zeros = tf.zeros_like(mean)
-            return _affine(slopes, scale, zeros, zeros, variance, epsilon)
+            return _affine(output_gradients, scale, zeros, zeros, variance, epsilon)
 
         return _affine(x, scale, offset, mean, variance, epsilon), gradient
 
-    return normalise(x)
+    return normalize(x)
 
 
-def _synchronised(
+def _synchronized(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Outputs, mean and variance (of N) over all replicas, which have as many values each.
@@ -110,8 +110,8 @@ def _synchronised(
     mean, variance = _over_replicas(context, own_mean, own_variance)
 
     @tf.custom_gradient
-    def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
-        def gradient(slopes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:
+        def gradient(output_gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             inverse = tf.math.rsqrt(variance + epsilon)
             ratio = tf.sqrt(own_variance + epsilon) * inverse
             shift = (mean - own_mean) * inverse
@@ -119,7 +119,7 @@ def _synchronised(
                 # Without Snapshot, which copies nothing, TensorFlow's remapper fuses the gradient of a ReLU into this
                 # kernel on GPUs in float16, as if its reserve space were that of the kernel with the ReLU: wrong
                 # (tests/test_gpu_graphs.py; findings/remapper_pairs_gradients_wrongly.sh).
-                y_backprop=tf.raw_ops.Snapshot(input=slopes),
+                y_backprop=tf.raw_ops.Snapshot(input=output_gradients),
                 x=x,
                 scale=gamma * ratio,  # over its own deviation: gamma over that of all replicas
                 reserve_space_1=reserved[0],
@@ -138,7 +138,7 @@ def _synchronised(
 
         return _affine(x, gamma, beta, mean, variance, epsilon), gradient
 
-    return normalise(x, gamma, beta), mean, variance
+    return normalize(x, gamma, beta), mean, variance
 
 
 def _count(x: tf.Tensor) -> float | tf.Tensor:

@@ -1,7 +1,7 @@
 """Keeps TensorFlow's notes out of a program's stderr without losing any other output.
 
 TensorFlow 2.21 reads its log level only after its libraries have loaded, and its C++ code writes directly to file
-descriptor 2. Importing this module, which `deeplab.program.run` does before it imports TensorFlow, therefore puts a
+descriptor 2. Importing this module, which `deeplab.program.start` does before it imports TensorFlow, therefore puts a
 small process (`stderr_filter`) behind that descriptor for the rest of the program's life. It passes on all lines except
 notes, and outlives the program, so that the last output of a program that aborts or is killed still appears. Python's
 `sys.stderr` is the original one, unfiltered. From here on a signal ends the program with one line, until `run` sets

@@ -25,7 +25,7 @@ class CheckpointSettings:
     """Checkpoints."""
 
     keep_checkpoints: int = setting(
-        3, "Latest checkpoints to keep; the best is kept separately.", lower=1, compared=False
+        3, "Latest checkpoints to keep; the best is kept separately.", lower=1, hyperparameter=False
     )
 
 

@@ -95,7 +95,7 @@ def make_optimizer(
     return optimizer
 
 
-def expect_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+def skip_gradient_all_reduce(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes `apply` take gradients that are already summed over replicas; Keras would sum them once more."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     inner._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables

@@ -29,7 +29,7 @@ class Plan:
         0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0, column=True
     )
     eval_every_epochs: float = setting(
-        5.0, "Epochs between evaluations; 0: only at the end.", lower=0.0, compared=False
+        5.0, "Epochs between evaluations; 0: only at the end.", lower=0.0, hyperparameter=False
     )
     plateau_patience: int = setting(
         0, "Evaluations without a better mIoU before the learning rate is lowered; 0: never.", lower=0
@@ -41,19 +41,19 @@ class Plan:
         0, "Stop after this many evaluations without a better mIoU; 0: never.", lower=0
     )
     checkpoint_steps: int = setting(
-        1000, "Steps between checkpoints; each evaluation also saves one.", lower=1, compared=False
+        1000, "Steps between checkpoints; each evaluation also saves one.", lower=1, hyperparameter=False
     )
     checkpoint_minutes: float = setting(
-        10.0, "Also save after this many minutes without a checkpoint; 0: never.", lower=0.0, compared=False
+        10.0, "Also save after this many minutes without a checkpoint; 0: never.", lower=0.0, hyperparameter=False
     )
-    log_every_steps: int = setting(20, "Steps between log lines and TensorBoard points.", lower=1, compared=False)
+    log_every_steps: int = setting(20, "Steps between log lines and TensorBoard points.", lower=1, hyperparameter=False)
     profile_steps: tuple[int, ...] | None = setting(
         None,
         "First and last step to trace with TensorFlow's profiler, such as 100,110; a few are enough.",
         lower=1,
-        compared=False,
+        hyperparameter=False,
     )
-    steps_per_call: int = setting(1, "Steps per compiled call; 10 or more on fast GPUs.", lower=1, compared=False)
+    steps_per_call: int = setting(1, "Steps per compiled call; 10 or more on fast GPUs.", lower=1, hyperparameter=False)
 
     def __post_init__(self) -> None:
         if self.train_steps and self.epochs:

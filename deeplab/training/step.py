@@ -10,7 +10,7 @@ import tensorflow as tf
 from deeplab.settings import setting
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
-from deeplab.training.optimizer import expect_summed_gradients, is_kernel
+from deeplab.training.optimizer import is_kernel, skip_gradient_all_reduce
 from deeplab.training.state import TrainState
 
 Batch = dict[str, tf.Tensor]
@@ -62,7 +62,7 @@ class ReplicaStep:
         self._finish = finish
         self._output_weights = (1.0, loss.settings.auxiliary_weight)[: len(self._model.outputs)]
         self._scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
-        expect_summed_gradients(self._optimizer)
+        skip_gradient_all_reduce(self._optimizer)
         # Moving statistics, and dropout's random state.
         self._state = [variable.value for variable in self._model.non_trainable_variables]
         self._own_statistics = _own_statistics(self._model)
@@ -113,14 +113,14 @@ class ReplicaStep:
         if global_sums is None:
             found = sum_over_replicas(found)
             global_sums = found["sums"]
-        slopes = []
+        output_gradients = []
         for weight, output_sums in zip(self._output_weights, global_sums, strict=True):
             slope = self._loss.gradient(output_sums).items()
-            slopes.append({name: self._loss_scaled(weight * value) for name, value in slope})
+            output_gradients.append({name: self._loss_scaled(weight * value) for name, value in slope})
         gradients = tape.gradient(
             sums,
             self._model.trainable_variables,
-            output_gradients=slopes,
+            output_gradients=output_gradients,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return {"gradients": gradients, **found}

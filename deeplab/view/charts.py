@@ -11,7 +11,7 @@ Points = list[tuple[float, float]]
 _TEMPLATE = Template(Path(__file__).with_name("charts.svg"))
 _WIDTH, _HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 38
-_COLOURS = {"train": "#2166ac", "val": "#b2182b"}
+_COLORS = {"train": "#2166ac", "val": "#b2182b"}
 _CHARTS = {"mean_iou": "mean IoU", "loss": "loss", "learning_rate": "learning rate"}
 
 
@@ -22,7 +22,7 @@ def training_curves(records: Iterable[dict]) -> Markup:
     for field, title in _CHARTS.items():
         series = {
             split: [(r["step"], r[field]) for r in records if r["split"] == split and r.get(field) is not None]
-            for split in _COLOURS
+            for split in _COLORS
         }
         series = {split: points for split, points in series.items() if points}
         if series:
@@ -55,10 +55,10 @@ def line_chart(title: str, series: dict[str, Points], x_name: str = "step") -> M
     for number, (name, points) in enumerate(series.items()):
         places = [place(step, value) for step, value in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        colour = _COLOURS[name]
+        color = _COLORS[name]
         x, y = places[-1]
-        parts.append(_TEMPLATE.fill("line", points=line, colour=colour, x=f"{x:.1f}", y=f"{y:.1f}"))
-        parts.append(_text(_WIDTH - _RIGHT - 64 * (len(series) - 1 - number), 20, name, "end", colour))
+        parts.append(_TEMPLATE.fill("line", points=line, color=color, x=f"{x:.1f}", y=f"{y:.1f}"))
+        parts.append(_text(_WIDTH - _RIGHT - 64 * (len(series) - 1 - number), 20, name, "end", color))
         summary.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
     return _TEMPLATE.fill(
         "chart",
@@ -81,5 +81,5 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [number * unit for number in range(first, max(last, first + 1) + 1)]
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#444") -> Markup:
-    return _TEMPLATE.fill("label", x=f"{x:.1f}", y=f"{y:.1f}", text=text, anchor=anchor, colour=colour)
+def _text(x: float, y: float, text: str, anchor: str, color: str = "#444") -> Markup:
+    return _TEMPLATE.fill("label", x=f"{x:.1f}", y=f"{y:.1f}", text=text, anchor=anchor, color=color)

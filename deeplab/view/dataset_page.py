@@ -19,9 +19,9 @@ _MUCH_VOID = 0.4
 
 def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str, object]) -> str:
     """The page as text; `facts` state what was examined and how crops are made."""
-    labelled, void = _labelled_and_void(survey)
+    labeled, void = _labeled_and_void(survey)
     tiles: dict[str, object] = {f"images in {split}": f"{len(part.sizes):,}" for split, part in survey.splits.items()}
-    tiles |= {"classes": len(survey.class_names), "of all pixels are void": _share(void, labelled + void)}
+    tiles |= {"classes": len(survey.class_names), "of all pixels are void": _share(void, labeled + void)}
     odd = [*survey.odd(), *_odd_crops(crops)]
     items = Markup.joined(_TEMPLATE.fill("odd_item", text=text) for text in odd)
     sections = {
@@ -51,7 +51,7 @@ def _odd_crops(crops: Sequence[Crop]) -> list[str]:
     return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may reduce it."]
 
 
-def _labelled_and_void(survey: Survey) -> tuple[int, int]:
+def _labeled_and_void(survey: Survey) -> tuple[int, int]:
     pixels = np.sum([part.pixels for part in survey.splits.values()], 0)
     return int(pixels[:VOID_LABEL].sum()), int(pixels[VOID_LABEL])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from deeplab.files import written_whole
+from deeplab.files import atomic_write
 from deeplab.labels import VOID_LABEL, palette
 
 OPACITY = 0.6
@@ -21,14 +21,14 @@ _NUMBERED_CLASSES = 30
 """Up to this many classes the cells of a confusion matrix are large enough for numbers."""
 
 
-def colour_mask(mask: np.ndarray) -> Image.Image:
+def color_mask(mask: np.ndarray) -> Image.Image:
     """uint8 class indices [height, width] -> a palettised image: shows VOC colours, reads back as indices."""
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
     return image
 
 
-def coloured(mask: np.ndarray) -> Image.Image:
+def colored(mask: np.ndarray) -> Image.Image:
     """uint8 class indices [height, width] -> RGB, for programs without palette support."""
     return Image.fromarray(palette()[mask])
 
@@ -40,23 +40,23 @@ def overlay(
 
     image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]; `opacity`, of the colours, is in [0, 1].
     """
-    colours = palette()[mask]
+    colors = palette()[mask]
     is_shown = mask != 0 if shown is None else np.isin(mask, [*shown])
-    mixed = np.where(is_shown[..., None], opacity * colours + (1 - opacity) * image, image)
+    mixed = np.where(is_shown[..., None], opacity * colors + (1 - opacity) * image, image)
     return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 
 def heat_map(probabilities: np.ndarray) -> Image.Image:
     """Probabilities, float [height, width] in [0, 1], in colours from black (0) by red and orange to white (1)."""
     stops = [stop for stop, _ in _HEAT]
-    channels = [np.interp(probabilities, stops, [colour[channel] for _, colour in _HEAT]) for channel in range(3)]
+    channels = [np.interp(probabilities, stops, [color[channel] for _, color in _HEAT]) for channel in range(3)]
     return Image.fromarray(np.round(np.stack(channels, -1)).astype(np.uint8))
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
     """The image in pale grey, with wrong pixels red and void white. Masks: uint8 [height, width]."""
-    grey = 128 + np.array(Image.fromarray(image).convert("L")) // 2
-    pixels = np.repeat(grey[..., None], 3, 2)
+    gray = 128 + np.array(Image.fromarray(image).convert("L")) // 2
+    pixels = np.repeat(gray[..., None], 3, 2)
     pixels[truth != prediction] = _WRONG
     pixels[truth == VOID_LABEL] = 255
     return Image.fromarray(pixels)
@@ -79,12 +79,12 @@ def panel(
     truth, prediction = (
         np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in (truth, prediction)
     )
-    colours = palette()
-    colours[VOID_LABEL] = 255
+    colors = palette()
+    colors[VOID_LABEL] = 255
     pictures = {
         "image": Image.fromarray(image),
-        "truth": Image.fromarray(colours[truth]),
-        "prediction": Image.fromarray(colours[prediction]),
+        "truth": Image.fromarray(colors[truth]),
+        "prediction": Image.fromarray(colors[prediction]),
         "errors": error_map(image, truth, prediction),
     }
     row = side_by_side(*(_with_heading(picture, text) for text, picture in pictures.items()))
@@ -107,9 +107,9 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
         left += advance
     picture = Image.new("RGB", (width, top + _LINE), "white")
     draw = ImageDraw.Draw(picture)
-    colours = palette()
+    colors = palette()
     for left, top, index, text in places:
-        draw.rectangle((left + 2, top + 4, left + 13, top + 15), tuple(colours[index].tolist()), "grey")
+        draw.rectangle((left + 2, top + 4, left + 13, top + 15), tuple(colors[index].tolist()), "grey")
         draw.text((left + _LINE, top + 2), text, "black", font)
     return picture
 
@@ -140,8 +140,8 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.I
         for column in range(count):
             left = margin + column * cell
             share = matrix[row, column] / totals[row] if totals[row] else None
-            colour = (225, 225, 225) if share is None else tuple(_blend(float(share)))
-            draw.rectangle((left, top, left + cell, top + cell), colour, "lightgrey")
+            color = (225, 225, 225) if share is None else tuple(_blend(float(share)))
+            draw.rectangle((left, top, left + cell, top + cell), color, "lightgrey")
             if share is not None and round(100 * share) and count <= _NUMBERED_CLASSES:
                 ink = "white" if share > 0.5 else "black"
                 draw.text((left + cell / 2, top + cell / 2), f"{100 * share:.0f}", ink, font, anchor="mm")
@@ -200,7 +200,7 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
 def save(picture: Image.Image, path: Path) -> None:
     """Writes a PNG, completely or not at all; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, "PNG")
 
 
@@ -220,6 +220,6 @@ class PictureWriter:
 
     def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
-        save(colour_mask(prediction), self._masks / f"{name}.png")
+        save(color_mask(prediction), self._masks / f"{name}.png")
         row = panel(image, truth, prediction, self._class_names, largest_side=max(truth.shape))
         save(row, self._rows / f"{name}.png")

@@ -142,9 +142,9 @@ def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *s
 def _draw(trial: Trial | None, shown: Sequence[int], opacity: float) -> tuple[gr.AnnotatedImage, gr.DownloadButton]:
     if trial is None:
         return gr.AnnotatedImage(value=None), _download(None)
-    image, layers, colours = trial.layers(shown)
+    image, layers, colors = trial.layers(shown)
     overlay = trial.save_overlay(shown, opacity)
-    return gr.AnnotatedImage(value=(image, layers), color_map=colours), _download(overlay)
+    return gr.AnnotatedImage(value=(image, layers), color_map=colors), _download(overlay)
 
 
 def _heat(trial: Trial | None, index: int) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ python -m deeplab.app --model_dir=exported --tfrecord_dir=shards
 Gradio: pip install '.[app]'. Pictures stay on this machine, and are deleted when the program ends.
 """
 
-from deeplab.program.run import run
+from deeplab.program.start import start_program
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ from deeplab.data.source.images import ImageFile
 from deeplab.errors import DataError, Interrupted, UsageError
 from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.inference import Inference
-from deeplab.run.folder import LoadSettings, read_config
+from deeplab.run.run_folder import LoadSettings, read_config
 from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
@@ -169,4 +169,4 @@ def write_examples(source: SplitSettings, name: str, folder: Path) -> list[str]:
 
 def command() -> None:
     """The program as `deeplab-app` starts it."""
-    run(main, SETTINGS, __doc__)
+    start_program(main, SETTINGS, __doc__)

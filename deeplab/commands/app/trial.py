@@ -71,9 +71,9 @@ class Trial:
         """
         mask = self.mask[:: self.step, :: self.step]
         found = {index: text for index, text in self.texts.items() if index in shown}
-        colours = {text: "#" + palette()[index].tobytes().hex() for index, text in found.items()}
+        colors = {text: "#" + palette()[index].tobytes().hex() for index, text in found.items()}
         layers = [((mask == index).astype(float), text) for index, text in found.items()]
-        return np.array(Image.fromarray(self.image).reduce(self.step)), layers, colours
+        return np.array(Image.fromarray(self.image).reduce(self.step)), layers, colors
 
     def heat_map(self, index: int) -> Image.Image:
         """The probability of a class."""
@@ -87,7 +87,7 @@ class Trial:
 
     def save_mask(self) -> str:
         """Writes the mask as `deeplab.predict` does; returns the file's path."""
-        return self._save(pictures.colour_mask(self.mask), "mask")
+        return self._save(pictures.color_mask(self.mask), "mask")
 
     def save_overlay(self, shown: Collection[int], opacity: float) -> str:
         """Writes the picture with the `shown` classes over it, and a legend; returns the file's path."""

@@ -66,13 +66,13 @@ class Augmentation:
 
 def _shift_together(images: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
     """Colours of a batch by a few kernels; on GPUs, a loop over images would run on the host."""
-    return transforms.shift_colours(images, *tf.unstack(shifts[:, tf.newaxis, tf.newaxis, tf.newaxis], axis=-1))
+    return transforms.shift_colors(images, *tf.unstack(shifts[:, tf.newaxis, tf.newaxis, tf.newaxis], axis=-1))
 
 
 def _shift_one_by_one(images: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
     """The same in the form that is faster on CPUs, where one kernel turns the hue of an image."""
     return tf.map_fn(
-        lambda example: transforms.shift_colours(example[0], *tf.unstack(example[1])),
+        lambda example: transforms.shift_colors(example[0], *tf.unstack(example[1])),
         (images, shifts),
         fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.data.shards import records
-from deeplab.data.shards.split import Split, damage_named
+from deeplab.data.shards.split import Split, name_damaged_shard
 from deeplab.labels import VOID_LABEL
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -66,7 +66,7 @@ def sample_images(split: Split, count: int) -> Iterator[tuple[str, np.ndarray]]:
         DataError: a damaged record.
     """
     sampled = stored_records(split).shard(max(split.num_examples // count, 1), 0).take(count)
-    with damage_named([split]):
+    with name_damaged_shard([split]):
         for record in sampled:
             features = records.parse_example(record)
             yield features["id"].numpy().decode(), records.decode_image(features["image/jpeg"]).numpy()

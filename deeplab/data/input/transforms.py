@@ -3,7 +3,7 @@
 image: uint8 [height, width, 3], RGB. label: uint8 [height, width, 1], class indices and `ignore_label`.
 draws: float32, uniform in [0, 1); the same draws give the same result in any thread.
 
-`shift_colours` takes the shifts themselves instead of draws, since it runs on the device that trains.
+`shift_colors` takes the shifts themselves instead of draws, since it runs on the device that trains.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from deeplab.labels import VOID_LABEL
 
-MEAN_COLOUR = (124, 117, 104)
+MEAN_COLOR = (124, 117, 104)
 """ImageNet's mean RGB, rounded; padding with it is close to 0 after the backbone has subtracted the mean."""
 
 
@@ -24,7 +24,7 @@ def pad(image: tf.Tensor, label: tf.Tensor, height: int, width: int) -> tuple[tf
         canvas = tf.constant(np.full((height, width, len(value)), value, np.uint8))
         return tf.concat([tf.concat([pixels, canvas[:rows, columns:]], 1), canvas[rows:]], 0)
 
-    return extend(image, MEAN_COLOUR), extend(label, (VOID_LABEL,))
+    return extend(image, MEAN_COLOR), extend(label, (VOID_LABEL,))
 
 
 def resize(
@@ -51,8 +51,8 @@ def resize(
 
 def _nearest_rows(pixels: tf.Tensor, number: tf.Tensor | int) -> tf.Tensor:
     """[rows, columns] -> [number, columns]; row i is the one that (i + 1/2) * rows / number falls into."""
-    centres = (2 * tf.range(number) + 1) * tf.shape(pixels)[0] // (2 * number)
-    return tf.gather(pixels, centres)
+    centers = (2 * tf.range(number) + 1) * tf.shape(pixels)[0] // (2 * number)
+    return tf.gather(pixels, centers)
 
 
 def random_window(
@@ -96,7 +96,7 @@ def random_resize_or_crop(
     return image, label
 
 
-def shift_colours(images: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
+def shift_colors(images: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
     """Turns the hue, then adds brightness, then scales each channel's distance from its mean by 1 + `contrast`.
 
     uint8 [..., height, width, 3] -> float32 in [0, 255]. The shifts are float32: scalars for all images alike, or

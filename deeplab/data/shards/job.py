@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.data.shards import records, sources
-from deeplab.data.shards.split import Split, damage_named, manifest_path
+from deeplab.data.shards.split import Split, manifest_path, name_damaged_shard
 from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable
 from deeplab.errors import DataError
@@ -88,8 +88,8 @@ class Job:
                 f"--max_bad_examples={max_bad_examples}; fix them, or raise it"
             )
         if before is None:
-            with damage_named([split]):
-                changed, now = list(self._differing_from(split)), sources.look_at(self.pairs)
+            with name_damaged_shard([split]):
+                changed, now = list(self._differing_from(split)), sources.current_sources(self.pairs)
         else:
             changed, now = sources.compare(self.pairs, before)
         if changed:

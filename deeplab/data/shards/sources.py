@@ -73,7 +73,7 @@ def files(pairs: Iterable[Pair]) -> Iterator[tuple[Key, Path]]:
         yield ("mask", pair.name), pair.mask
 
 
-def look_at(pairs: Iterable[Pair]) -> Sources:
+def current_sources(pairs: Iterable[Pair]) -> Sources:
     """The current sources of the examples, without missing files."""
     found = ((key, Source.of(path)) for key, path in files(pairs))
     return {key: source for key, source in found if source is not None}

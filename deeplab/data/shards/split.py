@@ -24,9 +24,9 @@ FORMAT_VERSION = 2
 class SplitSettings:
     """Shards to read."""
 
-    tfrecord_dir: Path = setting(None, "Folder of the TFRecord shards and their manifests.", compared=False)
+    tfrecord_dir: Path = setting(None, "Folder of the TFRecord shards and their manifests.", hyperparameter=False)
     verify: bool = setting(
-        False, "Check the shards' SHA-256 before using them; sizes are always checked.", compared=False
+        False, "Check the shards' SHA-256 before using them; sizes are always checked.", hyperparameter=False
     )
 
 
@@ -164,7 +164,7 @@ def read_splits(
 
 
 @contextmanager
-def damage_named(splits: Sequence[Split]) -> Iterator[None]:
+def name_damaged_shard(splits: Sequence[Split]) -> Iterator[None]:
     """Turns TensorFlow's error about a damaged record, which names no file, into a DataError with file and record."""
     try:
         yield

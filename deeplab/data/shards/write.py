@@ -27,7 +27,7 @@ from deeplab.data.source import masks, voc
 from deeplab.data.source.classes import ClassTable, classes_of
 from deeplab.data.source.download import DownloadSettings, download_voc
 from deeplab.errors import DataError, DeepLabError, UsageError
-from deeplab.files import digest, locked, write_text, written_whole
+from deeplab.files import atomic_write, digest, locked, write_text
 from deeplab.labels import VOID_LABEL
 from deeplab.progress import Progress
 from deeplab.settings import setting
@@ -45,19 +45,19 @@ class ShardSettings:
     """Data set and shards to write."""
 
     voc_dir: Path | None = setting(
-        None, "Folder in VOC layout (VOCdevkit/VOC2012) to write shards from.", compared=False
+        None, "Folder in VOC layout (VOCdevkit/VOC2012) to write shards from.", hyperparameter=False
     )
     class_names: Path | None = setting(
         None,
         "Text file of class names, one per line, class 0 first; or a table of names and mask values or colours "
         "(`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
         "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
-        compared=False,
+        hyperparameter=False,
     )
     mask_dir: Path | None = setting(
         None,
         "Folder of the masks of --train_split, if not VOC_DIR/SegmentationClass; for trainaug.",
-        compared=False,
+        hyperparameter=False,
     )
     train_split: str = setting("train", "Split to train on: a list in ImageSets/Segmentation.")
     val_split: str = setting("val", "Split to evaluate on during training; empty: none.")
@@ -66,18 +66,18 @@ class ShardSettings:
         "If EXIF turns an image and the size of its mask does not show whether the mask was drawn on the turned image: "
         "refuse the image; turn it, as most tools show it; or ignore EXIF.",
         choices=EXIF_CHOICES,
-        compared=False,
+        hyperparameter=False,
     )
-    num_shards: int = setting(16, "Number of shard files to write per split.", lower=1, compared=False)
+    num_shards: int = setting(16, "Number of shard files to write per split.", lower=1, hyperparameter=False)
     max_bad_examples: int = setting(
         0,
         "Number of bad images or masks per split to leave out of its shards and list in SPLIT.bad_examples.txt; more "
         "are an error.",
         lower=0,
-        compared=False,
+        hyperparameter=False,
     )
     prepare_only: bool = setting(
-        False, "Write the shards (after any download) and stop; --model_dir is not needed.", compared=False
+        False, "Write the shards (after any download) and stop; --model_dir is not needed.", hyperparameter=False
     )
 
     def __post_init__(self) -> None:
@@ -316,9 +316,9 @@ def _write_shard(task: _Task) -> _ShardReport:
     counts, sizes, problems = np.zeros(256, np.int64), [(0, 0)], []
     palettes: dict[masks.Palette, Path] = {}
     read: Sources = {}
-    with written_whole(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+    with atomic_write(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for pair in task.pairs:
-            read |= sources.look_at([pair])
+            read |= sources.current_sources([pair])
             try:
                 record, mask = encode_example(pair, task.classes, task.exif)
             except DataError as error:

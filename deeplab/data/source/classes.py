@@ -33,7 +33,7 @@ from deeplab.labels import VOID_LABEL, palette
 
 logger = logging.getLogger("deeplab")
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 FILE_NAMES = ("class_names.txt", "labelmap.txt")
 """Class files in the folder of a data set, used if --class_names is not given."""
@@ -43,7 +43,7 @@ _VOID_IN_LABELMAP = (_VOID, "ignored")
 _REST = "*"
 _LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d+\s*,\s*\d+\s*,\s*\d+\s*):[^:]*:[^:]*")
 _NOT_IN_NAMES = re.compile(r"[:,#{}\t]")
-_COLOUR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
+_COLOR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
 _EXAMPLE = "a line of a table is `cat: 1`, `cat: 1, 2`, `cat: #ff0000` or `void: *`"
 
 
@@ -62,7 +62,7 @@ class ClassTable:
 
     names: tuple[str, ...]
     values: dict[int, int] | None = None
-    colours: dict[Colour, int] | None = None
+    colors: dict[Color, int] | None = None
     rest: int | None = None
     is_plain: bool = False
     source: str = field(default="", compare=False)
@@ -78,7 +78,7 @@ class ClassTable:
         names = "\n".join(self.names)
         if self.is_plain:
             return names
-        labels = self.values if self.colours is None else self.colours
+        labels = self.values if self.colors is None else self.colors
         return f"{names}\n{sorted((labels or {}).items())} {self.rest}"
 
 
@@ -142,8 +142,8 @@ def _labelmap_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
         if not _LABELMAP_LINE.fullmatch(line):
             raise DataError(f"{path}: line {number}: {line!r} is not `name:red,green,blue::` like other lines")
         name, channels, *_ = line.split(":")
-        colour = channels.split(",") if channels.strip() else palette()[index % 256]
-        rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in colour)]))
+        color = channels.split(",") if channels.strip() else palette()[index % 256]
+        rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in color)]))
     return rows
 
 
@@ -192,9 +192,9 @@ class _Builder:
         names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
         if not names:
             raise DataError(f"{self._path}: no class except void")
-        labels: dict[int | Colour, int] = {}
+        labels: dict[int | Color, int] = {}
         rest = None
-        lines: dict[int | Colour | None, int] = {}
+        lines: dict[int | Color | None, int] = {}
         for number, name, texts in rows:
             label = VOID_LABEL if name.casefold() in self._void_names else names.index(name)
             for text in texts:
@@ -207,16 +207,16 @@ class _Builder:
                 else:
                     labels[value] = label
         values = {value: label for value, label in labels.items() if isinstance(value, int)}
-        colours = {value: label for value, label in labels.items() if not isinstance(value, int)}
-        if values and colours:
+        colors = {value: label for value, label in labels.items() if not isinstance(value, int)}
+        if values and colors:
             raise DataError(f"{self._path}: has values and colours; use only one of the two")
         if not labels:
             raise DataError(f"{self._path}: no value except *; {_EXAMPLE}")
-        return ClassTable(names, values or None, colours or None, rest, source=str(self._path))
+        return ClassTable(names, values or None, colors or None, rest, source=str(self._path))
 
-    def _value(self, number: int, text: str) -> int | Colour:
-        if colour := _COLOUR.fullmatch(text):
-            red, green, blue = (int(channel, 16) for channel in colour.groups())
+    def _value(self, number: int, text: str) -> int | Color:
+        if color := _COLOR.fullmatch(text):
+            red, green, blue = (int(channel, 16) for channel in color.groups())
             return red, green, blue
         if text.isascii() and text.isdigit() and int(text) <= 255:
             return int(text)

@@ -24,10 +24,10 @@ class DownloadSettings:
     """Download."""
 
     download: bool = setting(
-        False, "Download PASCAL VOC 2012 (2 GB) to --voc_dir unless that folder exists.", compared=False
+        False, "Download PASCAL VOC 2012 (2 GB) to --voc_dir unless that folder exists.", hyperparameter=False
     )
     voc_url: str = setting(
-        ARCHIVE_URL, "Address of the archive for --download: the original or a mirror.", compared=False
+        ARCHIVE_URL, "Address of the archive for --download: the original or a mirror.", hyperparameter=False
     )
 
 

@@ -32,7 +32,7 @@ _SHOWN_NAMES = 3
 
 _EXIF_ORIENTATION = 274
 _TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_FLOAT, _TIFF_UNSIGNED = 258, 339, 3, (1, 4)
-_PNG_BIT_DEPTH, _PNG_COLOUR_TYPE, _PNG_RGB = 24, 25, 2  # offsets of two bytes in a PNG file, and a value of the second
+_PNG_BIT_DEPTH, _PNG_COLOR_TYPE, _PNG_RGB = 24, 25, 2  # offsets of two bytes in a PNG file, and a value of the second
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -148,7 +148,7 @@ class ImageFile:
         if self._format in _JPEG_FORMATS and is_stored_so:
             return self._content, height, width
         pixels = self.pixels(turned)
-        is_rgb_png = self._format == "PNG" and self._content[_PNG_COLOUR_TYPE] == _PNG_RGB
+        is_rgb_png = self._format == "PNG" and self._content[_PNG_COLOR_TYPE] == _PNG_RGB
         content = self._content if is_rgb_png and is_stored_so else _as_png(pixels)
         return content, pixels.shape[0], pixels.shape[1]
 

@@ -55,12 +55,12 @@ class _Pixels:
     is_one_bit: bool = False
 
     @property
-    def has_colours(self) -> bool:
+    def has_colors(self) -> bool:
         return self.stored.ndim == 3
 
-    def colours(self) -> np.ndarray:
+    def colors(self) -> np.ndarray:
         """0xrrggbb of each pixel, uint32 [height, width]."""
-        if self.has_colours:
+        if self.has_colors:
             return _codes(self.stored)
         if self.palette is not None:
             return self.palette[self.stored]
@@ -74,15 +74,15 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
         DataError: missing, unreadable, an unsupported kind of image, or a value or colour without a class.
     """
     pixels = _read_pixels(path)
-    if classes.colours is not None:
-        return Mask(_by_colours(path, pixels.colours(), classes))
-    if pixels.has_colours and classes.is_plain:
-        table = ", ".join(f"`NAME: {_hex(colour)}`" for colour in _most_frequent(pixels.colours()))
+    if classes.colors is not None:
+        return Mask(_by_colors(path, pixels.colors(), classes))
+    if pixels.has_colors and classes.is_plain:
+        table = ", ".join(f"`NAME: {_hex(color)}`" for color in _most_frequent(pixels.colors()))
         raise DataError(
             f"{path}: contains colours, but the classes are plain names; give --class_names a table with one line per "
             f"class: {table}"
         )
-    values = _grey(path, pixels.stored) if pixels.has_colours else pixels.stored
+    values = _gray(path, pixels.stored) if pixels.has_colors else pixels.stored
     known = classes.values or {}
     if pixels.is_one_bit and 1 not in known and 255 in known:
         values = values * np.uint8(255)
@@ -94,11 +94,11 @@ def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
     """A message that names two masks whose palettes give an index different colours; None if all agree."""
     first: dict[int, tuple[int, Path]] = {}
     for path, palette in palettes:
-        for index, colour in palette:
-            other, other_path = first.setdefault(index, (colour, path))
-            if other != colour:
+        for index, color in palette:
+            other, other_path = first.setdefault(index, (color, path))
+            if other != color:
                 return (
-                    f"{path}: palette index {index} is {_hex(colour)} here, but {_hex(other)} in {other_path}, so that "
+                    f"{path}: palette index {index} is {_hex(color)} here, but {_hex(other)} in {other_path}, so that "
                     "indices do not identify classes; give --class_names a table of colours with one line per class: "
                     f"`NAME: {_hex(other)}`"
                 )
@@ -162,11 +162,11 @@ def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarra
     )
 
 
-def _by_colours(path: Path, colours: np.ndarray, classes: ClassTable) -> np.ndarray:
-    labels = _colour_table(tuple((classes.colours or {}).items()), classes.rest)[colours]
+def _by_colors(path: Path, colors: np.ndarray, classes: ClassTable) -> np.ndarray:
+    labels = _color_table(tuple((classes.colors or {}).items()), classes.rest)[colors]
     if (labels != _NO_CLASS).all():
         return labels.astype(np.uint8)
-    foreign = colours[labels == _NO_CLASS]
+    foreign = colors[labels == _NO_CLASS]
     count = len(np.unique(foreign))
     names = ", ".join(map(_hex, _most_frequent(foreign))) + (f" and {count - _SHOWN} others" if count > _SHOWN else "")
     pixels = f"{foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}"
@@ -177,15 +177,15 @@ def _by_colours(path: Path, colours: np.ndarray, classes: ClassTable) -> np.ndar
 
 
 @lru_cache(maxsize=1)
-def _colour_table(colours: tuple[tuple[tuple[int, int, int], int], ...], rest: int | None) -> np.ndarray:
+def _color_table(colors: tuple[tuple[tuple[int, int, int], int], ...], rest: int | None) -> np.ndarray:
     """The label of each colour 0xrrggbb: int16 [2 ** 24], 32 MB."""
     table = np.full(1 << 24, _NO_CLASS if rest is None else rest, np.int16)
-    for (red, green, blue), label in colours:
+    for (red, green, blue), label in colors:
         table[red << 16 | green << 8 | blue] = label
     return table
 
 
-def _grey(path: Path, rgb: np.ndarray) -> np.ndarray:
+def _gray(path: Path, rgb: np.ndarray) -> np.ndarray:
     """The values of a greyscale mask that was saved as RGB."""
     values = rgb[..., 0]
     if (rgb != values[..., None]).any():
@@ -216,5 +216,5 @@ def _most_frequent(values: np.ndarray) -> list[int]:
     return found[np.argsort(-counts, kind="stable")][:_SHOWN].tolist()
 
 
-def _hex(colour: int) -> str:
-    return f"#{colour:06x}"
+def _hex(color: int) -> str:
+    return f"#{color:06x}"

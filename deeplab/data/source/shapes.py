@@ -14,14 +14,14 @@ from deeplab.labels import VOID_LABEL, palette
 from deeplab.progress import Progress
 
 SIZE = 128
-_COLOURS = {
+_COLORS = {
     "triangle": (200, 60, 60),
     "disc": (70, 90, 210),
     "bar": (60, 170, 80),
     "square": (220, 190, 60),
     "ring": (180, 80, 190),
 }
-CLASS_NAMES = ("background", *_COLOURS)
+CLASS_NAMES = ("background", *_COLORS)
 
 
 def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: int = 0) -> None:
@@ -57,7 +57,7 @@ def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
         shape = str(rng.choice(CLASS_NAMES[1:]))
         outline = Image.new("L", (width, height), 0)
         _draw_shape(ImageDraw.Draw(outline), rng, shape, width, height)
-        image.paste(_texture(rng, (width, height), np.array(_COLOURS[shape])), mask=outline)
+        image.paste(_texture(rng, (width, height), np.array(_COLORS[shape])), mask=outline)
         border = outline.filter(ImageFilter.MaxFilter(3))
         mask.paste(VOID_LABEL, mask=border)
         mask.paste(CLASS_NAMES.index(shape), mask=outline.filter(ImageFilter.MinFilter(3)))
@@ -81,12 +81,12 @@ def _draw_shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, shape: str,
         draw.ellipse(box, outline=255, width=max(radius // 2, 8))
 
 
-def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> Image.Image:
+def _texture(rng: np.random.Generator, size: tuple[int, int], color: np.ndarray) -> Image.Image:
     """Noise of two scales around a colour."""
     width, height = size
     coarse = rng.normal(0, 30, (height // 8 + 1, width // 8 + 1, 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
     fine = rng.normal(0, 12, (height, width, 3))
-    return Image.fromarray(np.clip(colour + coarse + fine, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(color + coarse + fine, 0, 255).astype(np.uint8))
 
 
 def command() -> None:

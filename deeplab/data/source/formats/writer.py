@@ -14,7 +14,7 @@ from deeplab.data.source import voc
 from deeplab.data.source.formats.dataset import Dataset, Example, Problems
 from deeplab.data.source.images import ENDINGS, ImageFile
 from deeplab.errors import DataError, UsageError
-from deeplab.files import folder_written_whole, is_relative_name, write_text
+from deeplab.files import atomic_folder, is_relative_name, write_text
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.progress import Progress
 
@@ -51,7 +51,7 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
         raise UsageError(f"--voc_dir={voc_dir}: exists already; choose another folder, or delete it")
     plans = _plan(dataset, val_share, seed)
     problems, pixels = Problems(), np.zeros(256, np.int64)
-    with folder_written_whole(voc_dir) as partial:
+    with atomic_folder(voc_dir) as partial:
         progress = Progress("writing masks", len(plans), "masks")
         for number, plan in enumerate(plans, 1):
             try:

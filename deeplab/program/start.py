@@ -42,7 +42,7 @@ _UNLIKE_SIZES = re.compile(r"joining a group with size (\d+), but that group has
 """TensorFlow's words (collective_param_resolver_local.cc) if workers do not agree on the number of replicas."""
 
 
-def run(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
+def start_program(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
     """Parses the flags, runs `main` and exits; errors that a user can fix end in one line, without a traceback.
 
     Args:

@@ -35,7 +35,7 @@ class RunSettings:
     """Run."""
 
     model_dir: Path = setting(
-        None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.", compared=False
+        None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.", hyperparameter=False
     )
 
 
