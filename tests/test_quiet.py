@@ -133,7 +133,7 @@ def test_the_reason_is_the_last_line_and_nothing_is_cut_off(start):
         "def main(argv):\n"
         "    for number in range(2000): say(f'line {number}\\n')\n"
         "    raise DataError('no such file')\n"
-        "if __name__ == '__main__': run(main, (), '')\n"
+        "if __name__ == '__main__': start_program(main, (), '')\n"
     )
     status, stderr = _end(start(program))
     assert status == 1
