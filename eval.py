@@ -14,8 +14,9 @@ from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard
 from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.errors import UsageError
-from deeplab.evaluator import EvaluationSettings, Evaluator
+from deeplab.evaluator import EvaluationSettings, Evaluator, Viewer
 from deeplab.files import write_text
+from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Inference, Predictor
 from deeplab.run import provenance, run_folder
 from deeplab.run.checkpoints import checkpoint_step
@@ -23,9 +24,10 @@ from deeplab.run.run_folder import LoadSettings, RunSettings
 from deeplab.settings import Classes, Options, require, setting
 from deeplab.training.boundary import BoundaryScores
 from deeplab.training.losses import Loss
-from deeplab.training.metrics import table
+from deeplab.training.metrics import Evaluation, table
 from deeplab.view import report
 from deeplab.view.pictures import PictureWriter
+from deeplab.view.report import ImageRanking
 
 logger = logging.getLogger("deeplab")
 
@@ -46,8 +48,14 @@ class ScoreSettings:
 
 
 SETTINGS: Classes = (
-    *(RunSettings, SplitSettings, ScoreSettings, LoadSettings, Inference, EvaluationSettings),
-    *(DeviceSettings, PrecisionSettings),
+    RunSettings,
+    SplitSettings,
+    ScoreSettings,
+    LoadSettings,
+    Inference,
+    EvaluationSettings,
+    DeviceSettings,
+    PrecisionSettings,
 )
 
 
@@ -58,59 +66,92 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes only flags")
     require(options[RunSettings], "model_dir")
     require(options[SplitSettings], "tfrecord_dir")
-    model_dir, wanted, inference = options[RunSettings].model_dir, options[ScoreSettings], options[Inference]
+    wanted = options[ScoreSettings]
+
+    # ---- Devices. Before all else, as in train.py.
     strategy = make_strategy(options[DeviceSettings])
     set_precision(options[PrecisionSettings])
+
+    # ---- Data.
     split = Split.read(options[SplitSettings].tfrecord_dir, wanted.split)
     batches = options[EvaluationSettings].batches(split, strategy.num_replicas_in_sync)
     if options[SplitSettings].verify:
         split.verify()
+
+    # ---- The network, which must know the split's classes.
+    model_dir = options[RunSettings].model_dir
     with strategy.scope():
         model, config, checkpoint = run_folder.load_model(
             model_dir, wanted.checkpoint, options[LoadSettings].output_stride
         )
-    run_folder.check_classes(split.folder, split.class_names, config.class_names)
-    step = checkpoint_step(checkpoint)
+        run_folder.check_classes(split.folder, split.class_names, config.class_names)
+        predict = Predictor(model, options[Inference])
     logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
 
-    writer = [PictureWriter(wanted.output_dir, config.class_names)] if wanted.output_dir else []
-    ranking = [report.ImageRanking(config.num_classes)] if wanted.report else []
-    with strategy.scope():
-        predict = Predictor(model, inference)
-    loss = Loss(config.num_classes)
-    near_boundaries = [BoundaryScores(config.num_classes)] if wanted.boundaries else []
-    evaluator = Evaluator(strategy, predict, loss, batches, [*writer, *ranking, *near_boundaries])
+    # ---- Scores, while viewers see each prediction.
+    output_dir = wanted.output_dir or model_dir / "eval" / split.name
+    ranking = ImageRanking(config.num_classes)
+    viewers: list[Viewer] = []
+    if wanted.output_dir:
+        viewers.append(PictureWriter(wanted.output_dir, config.class_names))
+    if wanted.report:
+        viewers.append(ranking)
+    if wanted.boundaries:
+        viewers.append(BoundaryScores(config.num_classes))
+    evaluator = Evaluator(strategy, predict, Loss(config.num_classes), batches, viewers=viewers)
     with name_damaged_shard([split]):
         evaluation = evaluator()
 
+    # ---- What is left: the table, metrics.json, the report.
     print(table(config.class_names, evaluation.scores))
-    record = {
-        **{"step": step, "split": split.name, **evaluation.to_json(config.class_names)},
-        **{"checkpoint": checkpoint, "output_stride": config.output_stride, **asdict(inference)},
+    scored = {
+        "checkpoint": checkpoint,
+        "output_stride": config.output_stride,
+        **asdict(options[Inference]),
     }
-    boundary_mean_iou = near_boundaries[0].mean_iou() if near_boundaries else {}
-    if near_boundaries:
-        record["boundary_mean_iou"] = boundary_mean_iou
-    output_dir = wanted.output_dir or model_dir / "eval" / split.name
+    record = {
+        "step": checkpoint_step(checkpoint),
+        "split": split.name,
+        **evaluation.to_json(config.class_names),
+        **scored,
+    }
     output_dir.mkdir(parents=True, exist_ok=True)
     write_text(output_dir / "metrics.json", json.dumps(record) + "\n")
-    logger.info("wrote %s", f"metrics.json and pictures to {output_dir}" if writer else output_dir / "metrics.json")
+    logger.info(
+        "wrote %s", f"metrics.json and pictures to {output_dir}" if wanted.output_dir else output_dir / "metrics.json"
+    )
     if wanted.report:
-        facts = {
+        write_report(wanted.report, options, split, config, checkpoint, evaluation, ranking)
+
+
+def write_report(
+    folder: Path,
+    options: Options,
+    split: Split,
+    config: ModelConfig,
+    checkpoint: str,
+    evaluation: Evaluation,
+    ranking: ImageRanking,
+) -> None:
+    """Writes report.html: the evaluation, beside the curves of the training run."""
+    model_dir = options[RunSettings].model_dir
+    page = report.render(
+        title=f"{model_dir.name} on {split.name}",
+        class_names=config.class_names,
+        evaluation=evaluation,
+        ranking=ranking,
+        records=report.read_records(model_dir / "metrics.jsonl"),
+        facts={
             "data": f"{split.folder}, split {split.name}",
-            "checkpoint": f"{checkpoint} (step {step:,})",
-            "network": f"DeepLab v3 on {config.backbone}, output stride {config.output_stride}",
-            **asdict(inference),
-        }
-        records = report.read_records(model_dir / "metrics.jsonl")
-        title = f"{model_dir.name} on {split.name}"
-        trained = provenance.read_description(model_dir)
-        page = report.render(
-            title, config.class_names, evaluation, ranking[0], records, facts, trained, boundary_mean_iou
-        )
-        wanted.report.mkdir(parents=True, exist_ok=True)
-        write_text(wanted.report / "report.html", page)
-        logger.info("wrote %s", wanted.report / "report.html")
+            "checkpoint": f"{checkpoint} (step {checkpoint_step(checkpoint):,})",
+            "network": f"{config.architecture} on {config.backbone}, output stride {config.output_stride}",
+            **asdict(options[Inference]),
+        },
+        trained=provenance.read_description(model_dir),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "report.html", page)
+    logger.info("wrote %s", folder / "report.html")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Scores a data set: adds up sums over all batches, takes the ratios once, and shows each prediction to viewers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -15,13 +16,24 @@ from deeplab.files import is_relative_name
 from deeplab.model.inference import Predictor
 from deeplab.progress import Progress
 from deeplab.settings import setting
+from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, scores
-from deeplab.training.step import make_evaluate_step
+from deeplab.training.totals import Batch, add
 
-Viewer = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
-"""Takes an example's name, its image (uint8 RGB [height, width, 3]), its true mask and its prediction (uint8
-[height, width]), all at the image's own size."""
+
+class Viewer(Protocol):
+    """Sees the examples of an evaluation, one after the other, and may add to its record."""
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it wants to see another example; if no viewer does, none is copied from the devices."""
+
+    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Sees an example at its own size: uint8 RGB [height, width, 3]; masks uint8 [height, width]."""
+
+    def results(self) -> Mapping[str, object]:
+        """What it adds to the record of the evaluation, by field of `metrics.json`; the evaluation is complete."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Evaluator:
         predict: created in the strategy's scope.
         loss: evaluated over the whole split.
         batches: batches of the split to score.
-        viewers: get each example of the split with its prediction, unless their `wants_more` is False.
+        viewers: see each example of the split with its prediction.
         deterministic: as for `confusion_matrix`.
     """
 
@@ -64,47 +76,67 @@ class Evaluator:
         predict: Predictor,
         loss: Loss,
         batches: EvaluationBatches,
+        *,
         viewers: Sequence[Viewer] = (),
         deterministic: bool = False,
     ) -> None:
-        self._strategy, self._loss, self._folder, self._viewers = strategy, loss, batches.split.folder, viewers
-        self._predict, self._num_steps = predict, 0
-        self._class_names = batches.split.class_names
+        # What is scored, and by what.
+        self._strategy = strategy
+        self._predict = predict
+        self._loss = loss
+        self._split = batches.split
         self._evaluate_step = make_evaluate_step(strategy, predict, loss, deterministic)
+
+        # Who sees the predictions.
+        self._viewers = viewers
+
+        # The data. One iterator for all evaluations: in TensorFlow 2.21, dropping one can block for as long as it
+        # existed, up to a minute (docs/design.md, data).
+        self._num_steps = 0
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
             self._num_steps = batches.num_steps(context)
             return batches.for_worker(context)
 
-        # One iterator for all evaluations: in TensorFlow 2.21, dropping one can block for as long as it existed, up
-        # to a minute (docs/design.md, data).
         self._batches = iter(strategy.distribute_datasets_from_function(make_batches))
 
     def __call__(self) -> Evaluation:
         """Runs over the whole split once."""
         self._predict.read_weights()
         progress = Progress("evaluating", self._num_steps, "batches", first="the network is traced, once per start")
-        totals: dict[str, tf.Tensor] = {}
+
+        # Sums over all batches; each prediction is shown while its batch is at hand.
+        totals = None
         for number in range(1, self._num_steps + 1):
             with untimed_algorithms():
                 batch_totals, predictions, batch = self._evaluate_step(self._batches)
-            totals = {name: value + totals[name] if totals else value for name, value in batch_totals.items()}
-            if viewers := [viewer for viewer in self._viewers if getattr(viewer, "wants_more", True)]:
-                self._show(viewers, batch, predictions)
+            totals = batch_totals if totals is None else add(totals, batch_totals)
+            self._show(batch, predictions)
             progress.update(number)
         progress.end()
-        confusion, num_images = totals.pop("confusion").numpy(), int(totals.pop("num_images"))
-        losses = {name: float(value) for name, value in self._loss.parts(totals).items()}
-        return Evaluation(losses, scores(confusion, self._class_names), confusion, num_images)
 
-    def _show(self, viewers: Sequence[Viewer], batch: dict[str, tf.Tensor], predictions: tf.Tensor) -> None:
+        # The ratios, once.
+        assert totals is not None  # a split has an example
+        confusion = totals.confusion.numpy()
+        return Evaluation(
+            losses={name: float(value) for name, value in self._loss.parts(totals.sums).items()},
+            scores=scores(confusion, self._split.class_names),
+            confusion=confusion,
+            num_images=int(totals.num_images),
+            viewed={name: value for viewer in self._viewers for name, value in viewer.results().items()},
+        )
+
+    def _show(self, batch: Batch, predictions: tf.Tensor) -> None:
         """Passes each example of a batch with its prediction to the viewers; fillers are left out."""
+        viewers = [viewer for viewer in self._viewers if viewer.wants_more]
+        if not viewers:
+            return
         columns = [batch["is_example"], batch["name"], batch["image"], batch["label"], predictions]
         for replica in zip(*map(self._strategy.experimental_local_results, columns), strict=True):
             for is_example, name, *pictures in zip(*(column.numpy() for column in replica), strict=True):
                 if not is_example:
                     continue
                 if not is_relative_name(name.decode(errors="replace")):
-                    raise DataError(f"{self._folder}: an example is called {name!r}, not a plain file name")
+                    raise DataError(f"{self._split.folder}: an example is called {name!r}, not a plain file name")
                 for viewer in viewers:
-                    viewer(name.decode(), *pictures)
+                    viewer.view(name.decode(), *pictures)

@@ -30,6 +30,7 @@ from deeplab.run.tensorboard import Profiler
 from deeplab.training.metrics import Evaluation, per_cent
 from deeplab.training.plan import Plan
 from deeplab.training.state import TrainState
+from deeplab.training.totals import StepTotals, add
 
 logger = logging.getLogger("deeplab")
 
@@ -146,7 +147,7 @@ class Trainer:
                 "run the same command to resume"
             )
 
-    def _run_to_next_due(self, first: str) -> tuple[dict[str, tf.Tensor], float]:
+    def _run_to_next_due(self, first: str) -> tuple[StepTotals, float]:
         """Runs steps until something is due; returns their totals and the seconds they took.
 
         `first` says what happens before the first of them is done.
@@ -156,19 +157,19 @@ class Trainer:
             "training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf, first=first
         )
         start = time.perf_counter()
-        totals: dict[str, tf.Tensor] = {}
+        totals: StepTotals | None = None
         while True:
             count = self._plan.steps_to_next_due(self._step)
             with tf.profiler.experimental.Trace("train", step_num=self._step + 1, _r=1):  # marks a step in traces
                 call_totals = self._train_step(self._feed.batches, tf.constant(count))
-            totals = {name: value + totals[name] if totals else value for name, value in call_totals.items()}
+            totals = call_totals if totals is None else add(totals, call_totals)
             self._state.advance(count, self._plan.global_batch_size)
             self._is_saved = False
             progress.update(self._step)
             self._look_for_signals()
             if self._plan.anything_due(self._step) or self._is_interrupted:
                 break
-        totals["confusion"] = totals["confusion"].numpy()  # waits for the device
+        totals.confusion.numpy()  # waits for the device
         progress.end()
         return totals, time.perf_counter() - start
 
@@ -180,11 +181,11 @@ class Trainer:
         """Whether a checkpoint is due by any worker's clock."""
         return self._workers.any(0 < self._plan.checkpoint_minutes * 60 < time.monotonic() - self._saved_at)
 
-    def _log_training(self, totals: dict[str, tf.Tensor], seconds: float) -> None:
-        if float(totals["non_finite"]):
-            self._fail(math.ceil(totals["non_finite"]))
+    def _log_training(self, totals: StepTotals, seconds: float) -> None:
+        if float(totals.non_finite):
+            self._fail(math.ceil(totals.non_finite))
         learning_rate = float(self._state.schedule(self._step - 1))
-        self._log.write_training(self._step, self._plan, totals, seconds, learning_rate)
+        self._log.write_training(self._step, self._plan, totals, seconds=seconds, learning_rate=learning_rate)
 
     def _fail(self, num_steps: int) -> NoReturn:
         """Ends a run whose last `num_steps` steps were not finite; the first of them spoilt the weights."""

@@ -46,6 +46,18 @@ def skip_without_kernels(dtype):
         pytest.skip(f"no kernels for {dtype} here: {type(error).__name__}")
 
 
+class ViewerOf:
+    """A viewer of evaluations that calls a function for each example."""
+
+    wants_more = True
+
+    def __init__(self, view):
+        self.view = view
+
+    def results(self):
+        return {}
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 

@@ -26,9 +26,10 @@ from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Predictor
 from deeplab.training.losses import Loss
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.replica_step import ReplicaStep
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
-from deeplab.training.step import ReplicaStep, StepSettings
+from deeplab.training.totals import StepTotals
 
 CROP, BATCH, CLASSES = 65, 2, ("a", "b", "c")
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -85,11 +86,11 @@ def traced(backbone: str, precision: str, replicas: int, kind: str) -> tf.types.
         function = tf.function(lambda images: strategy.run(lambda each: tf.argmax(predict(each), -1), (images,)))
         return function.get_concrete_function(images)
     state = TrainState(model, model, optimizer, schedule)
-    step = ReplicaStep(state, Loss(len(CLASSES)), StepSettings(), 1e-4, False, Augmentation(CROP).finish)
+    step = ReplicaStep(state, Loss(len(CLASSES)), weight_decay=1e-4, finish=Augmentation(CROP).finish)
 
-    def train(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train(batch: dict[str, tf.Tensor]) -> StepTotals:
         before = step.read_state()
-        return step.update(step.gradients(batch), before)
+        return step.update(step.part_of_whole(batch), before)
 
     batch = {
         "image": tf.TensorSpec([BATCH, CROP, CROP, 3], tf.uint8),

@@ -13,11 +13,12 @@ from test_step import small_model
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
 from deeplab.model.inference import Inference, Predictor
+from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
-from deeplab.training.step import StepSettings, make_evaluate_step, make_train_step
+from deeplab.training.step import StepSettings, make_train_step
 
 K, CROP, BATCH = 3, 65, 2  # a crop's labels have more than 4 kB
 CROSS_ENTROPY, ONE_PASS = LossSettings(), Inference()
@@ -63,7 +64,15 @@ def _training(build, num_replicas=2, precision="float32", optimizer="sgd", loss=
         optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
     state = TrainState(model, model, optimizer, schedule)
     finish = Augmentation(CROP).finish
-    train = make_train_step(strategy, state, Loss(K, loss, (1.0, 2.0, 3.0)), StepSettings(**step), 1e-4, finish, exact)
+    train = make_train_step(
+        strategy,
+        state,
+        Loss(K, loss, (1.0, 2.0, 3.0)),
+        StepSettings(**step),
+        weight_decay=1e-4,
+        finish=finish,
+        deterministic=exact,
+    )
     return train.get_concrete_function(_batches(strategy, with_shifts=True), tf.constant(1))
 
 

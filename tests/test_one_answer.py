@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHARED_DATA, make_strategy, write_mask
+from conftest import SHARED_DATA, ViewerOf, make_strategy, write_mask
 from PIL import Image
 
 import deeplab
@@ -83,7 +83,7 @@ def _masks(model, split, strategy=None, max_images=1, inference=ONE_PASS):
     batches = EvaluationBatches(split, max_images, 2**20)
     with strategy.scope():
         predict = Predictor(model, inference)
-    evaluate = Evaluator(strategy, predict, Loss(len(CLASSES)), batches, [viewer])
+    evaluate = Evaluator(strategy, predict, Loss(len(CLASSES)), batches, viewers=[ViewerOf(viewer)])
     return seen, evaluate()
 
 
@@ -242,14 +242,14 @@ def test_boundary_scores_equal_those_of_the_pixels_near_an_edge():
     truth = rng.choice([0, 1, 255], (6, 8), p=[0.4, 0.4, 0.2]).repeat(9, 0).repeat(9, 1).astype(np.uint8)
     prediction = np.roll(np.where(truth == 255, 0, truth), 2, 1)
     measured = BoundaryScores(2)
-    measured("name", None, truth, prediction)
-    measured("flat", None, np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8))  # no boundary, nothing counted
+    measured.view("name", None, truth, prediction)
+    measured.view("flat", None, np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8))  # no boundary, nothing counted
     rows, columns = np.nonzero(boundaries(truth))
     grid = np.indices(truth.shape)
     distance = np.min(
         [np.maximum(abs(grid[0] - r), abs(grid[1] - c)) for r, c in zip(rows, columns, strict=True)], axis=0
     )
-    result = measured.mean_iou()
+    result = measured.results()["boundary_mean_iou"]
     assert (min(result), max(result)) == (1, 40)
     for width, mean_iou in result.items():
         near = (distance <= width) & (truth != 255)

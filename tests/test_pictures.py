@@ -95,7 +95,7 @@ def _examples(count):
 def test_picture_writer_writes_a_mask_and_a_row_for_each_example(tmp_path):
     writer = pictures.PictureWriter(tmp_path / "out", ("background", "thing"))
     for example in _examples(2):
-        writer(*example)
+        writer.view(*example)
         name, image, truth, prediction = example
         with Image.open(tmp_path / "out" / "masks" / f"{name}.png") as mask:
             np.testing.assert_array_equal(np.array(mask), prediction)
@@ -111,7 +111,7 @@ def test_panel_of_an_evaluation_has_its_first_examples_and_the_confusion_matrix(
         wanted = []
         for example in _examples(3):
             wanted.append(panel.wants_more)
-            panel(*example)
+            panel.view(*example)
         assert wanted == [True, True, False]
         drawn = panel.pictures(matrix)
         assert list(drawn) == ["pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"]

@@ -27,9 +27,9 @@ def page():
     ranking, confusion = report.ImageRanking(len(NAMES), count=2), np.zeros((3, 3), np.int64)
     for number in range(6):
         image, truth, prediction = _example(number, share_wrong=number / 10)
-        ranking(f"image_{number}", image, truth, prediction)
-        confusion += confusion_counts(truth, prediction, 3, 255)
-    ranking("void", image, np.full_like(truth, 255), prediction)
+        ranking.view(f"image_{number}", image, truth, prediction)
+        confusion += confusion_counts(truth, prediction, 3)
+    ranking.view("void", image, np.full_like(truth, 255), prediction)
     evaluation = Evaluation({"loss": 0.25}, scores(confusion), confusion, 6)
     records = [
         {"step": step, "split": split, "loss": 1 / step, "mean_iou": step / 20, "learning_rate": 0.1}
@@ -115,7 +115,7 @@ def test_best_and_worst_are_in_order_and_void_is_neither(page):
 def test_each_of_a_few_images_is_shown_once():
     ranking = report.ImageRanking(2, count=4)
     for number in range(5):
-        ranking(str(number), *_example(number, number / 10))
+        ranking.view(str(number), *_example(number, number / 10))
     assert [item.name for item in ranking.best] == ["0", "1", "2", "3"]
     assert [item.name for item in ranking.worst] == ["4"]
 

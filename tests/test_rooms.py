@@ -52,7 +52,12 @@ def test_the_ground_and_the_conductors_are_few():
         "progress",
         "settings",
     ]
-    assert sorted(module for module, room in ROOM.items() if room == "conductors") == ["api", "evaluator", "trainer"]
+    assert sorted(module for module, room in ROOM.items() if room == "conductors") == [
+        "api",
+        "evaluator",
+        "resume",
+        "trainer",
+    ]
 
 
 def test_modules_that_only_start_a_program_are_short():

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_strategy, skip_without_kernels
+from conftest import ViewerOf, make_strategy, skip_without_kernels
 from tensorflow.python.distribute import mirrored_run, mirrored_strategy
 from tensorflow.python.eager import context
 
@@ -114,7 +114,7 @@ def train_small(
     losses = LossSettings(loss_name, auxiliary_weight=auxiliary_weight, **loss_options)
     state = TrainState(model, model, optimizer, schedule)
     step = StepSettings(**(step_options or {}))
-    train = make_train_step(strategy, state, Loss(K, losses, (1.0, 2.0, 0.5)), step, settings.l2)
+    train = make_train_step(strategy, state, Loss(K, losses, (1.0, 2.0, 0.5)), step, weight_decay=settings.l2)
     make_dataset = functools.partial(_worker_dataset, batches or _batches())
     iterator = iter(strategy.distribute_datasets_from_function(make_dataset))
     totals = [train(iterator, tf.constant(count)) for count in calls]
@@ -125,7 +125,7 @@ def train_small(
         np.testing.assert_array_equal(variable.numpy(), weights[variable.path])  # as before the average
         for each in strategy.experimental_local_results(variable.value):
             np.testing.assert_array_equal(each, weights[variable.path])
-    return weights, {name: sum(total[name].numpy() for total in totals) for name in totals[0]}
+    return weights, tf.nest.map_structure(lambda *parts: sum(part.numpy() for part in parts), *totals)
 
 
 def _train(num_replicas, *arguments, **options):
@@ -147,11 +147,11 @@ def test_replicas_equal_one_device(loss_name, optimizer_name):
         other_weights, other_totals = _train(num_replicas, loss_name, optimizer_name)
         # AdamW divides by the root of second moments, which are smallest for Dice: the rounding of sums shows.
         assert_equal(weights, other_weights, rtol=5e-5 if (loss_name, optimizer_name) == ("dice", "adamw") else 1e-5)
-        assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
-        assert other_totals["steps"] == totals["steps"] == STEPS
-        assert other_totals["confusion"].sum() == totals["confusion"].sum()
+        assert other_totals.losses["loss"] == pytest.approx(totals.losses["loss"], rel=1e-5)
+        assert other_totals.steps == totals.steps == STEPS
+        assert other_totals.confusion.sum() == totals.confusion.sum()
         # Rounding may turn a tie at single pixels.
-        assert np.abs(other_totals["confusion"] - totals["confusion"]).sum() <= 4
+        assert np.abs(other_totals.confusion - totals.confusion).sum() <= 4
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_replicas_equal_one_device_with_non_default_options(options):
     weights, totals = _train(1, **options)
     other_weights, other_totals = _train(2, **options)
     assert_equal(weights, other_weights, rtol=2e-5)
-    assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
+    assert other_totals.losses["loss"] == pytest.approx(totals.losses["loss"], rel=1e-5)
     if "auxiliary_weight" in options:
-        assert other_totals["auxiliary"] == pytest.approx(totals["auxiliary"], rel=1e-5)
-        assert totals["auxiliary"] != totals["loss"]
+        assert other_totals.losses["auxiliary"] == pytest.approx(totals.losses["auxiliary"], rel=1e-5)
+        assert totals.losses["auxiliary"] != totals.losses["loss"]
 
 
 def test_the_auxiliary_loss_counts_with_its_weight():
@@ -195,8 +195,8 @@ def test_the_auxiliary_loss_counts_with_its_weight():
     before = [variable.numpy() for variable in model.trainable_variables]
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), loss)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([batch]))), tf.constant(1))
-    assert float(totals["loss"]) == pytest.approx(float(values[0]), rel=1e-5)
-    assert float(totals["auxiliary"]) == pytest.approx(float(values[1]), rel=1e-5)
+    assert float(totals.losses["loss"]) == pytest.approx(float(values[0]), rel=1e-5)
+    assert float(totals.losses["auxiliary"]) == pytest.approx(float(values[1]), rel=1e-5)
     for variable, old, gradient in zip(model.trainable_variables, before, gradients, strict=True):
         np.testing.assert_allclose((old - variable.numpy()) / 0.1, gradient, rtol=1e-3, atol=2e-5)
 
@@ -222,9 +222,9 @@ def test_micro_batches_make_the_update_of_the_whole_batch(options, accumulate_st
     step_options = {"clip_norm": clip_norm, "accumulate_steps": accumulate_steps}
     other_weights, other_totals = _train(num_replicas, frozen=True, step_options=step_options, **options)
     assert_equal(weights, other_weights, rtol=1e-4 if options.get("optimizer_name") else 1e-6)
-    assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-6)
-    assert other_totals["steps"] == STEPS
-    assert np.abs(other_totals["confusion"] - totals["confusion"]).sum() <= 4
+    assert other_totals.losses["loss"] == pytest.approx(totals.losses["loss"], rel=1e-6)
+    assert other_totals.steps == STEPS
+    assert np.abs(other_totals.confusion - totals.confusion).sum() <= 4
 
 
 @pytest.mark.parametrize("loss_name", ["cross_entropy", "cross_entropy_dice"])
@@ -285,11 +285,11 @@ def test_a_clipped_update_by_hand():
 def test_dropout_does_not_depend_on_the_number_of_replicas():
     """... but on the seed and the step: the mask is drawn for the global batch."""
     weights, totals = _train(1, dropout_rate=0.4)
-    assert abs(totals["loss"] - _train(1)[1]["loss"]) > 1e-2  # it does drop
+    assert abs(totals.losses["loss"] - _train(1)[1].losses["loss"]) > 1e-2  # it does drop
     for num_replicas in (2, 4):
         other_weights, other_totals = _train(num_replicas, dropout_rate=0.4)
         assert_equal(weights, other_weights, rtol=2e-5)
-        assert other_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
+        assert other_totals.losses["loss"] == pytest.approx(totals.losses["loss"], rel=1e-5)
 
 
 def test_xla_makes_the_same_update():
@@ -297,8 +297,8 @@ def test_xla_makes_the_same_update():
     weights, totals = _train(1)
     compiled, compiled_totals = _train(1, step_options={"jit_compile": True})
     assert_equal(weights, compiled, rtol=2e-5)
-    assert compiled_totals["loss"] == pytest.approx(totals["loss"], rel=1e-5)
-    assert np.abs(compiled_totals["confusion"] - totals["confusion"]).sum() <= 4
+    assert compiled_totals.losses["loss"] == pytest.approx(totals.losses["loss"], rel=1e-5)
+    assert np.abs(compiled_totals.confusion - totals.confusion).sum() <= 4
 
 
 @pytest.fixture
@@ -367,12 +367,12 @@ def test_first_update_equals_numpy():
     pixels, labels = batch["image"][valid] / 255, batch["label"][valid]
     logits = pixels @ kernel[0, 0] + bias
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert float(totals["loss"]) == pytest.approx(
+    assert float(totals.losses["loss"]) == pytest.approx(
         -np.log(probabilities[np.arange(len(labels)), labels]).mean(), rel=1e-5
     )
     expected_matrix = np.zeros((K, K), int)
     np.add.at(expected_matrix, (labels, logits.argmax(1)), 1)
-    np.testing.assert_array_equal(totals["confusion"], expected_matrix)
+    np.testing.assert_array_equal(totals.confusion, expected_matrix)
     errors = (probabilities - np.eye(K)[labels]) / len(labels)
     new_kernel, new_bias = model.get_weights()
     np.testing.assert_allclose(
@@ -385,7 +385,7 @@ def test_several_steps_in_one_call_equal_single_calls():
     together, totals = _train(2, calls=(STEPS,))
     apart, apart_totals = _train(2, calls=(1, 3, 1))
     assert_equal(together, apart, rtol=1e-6)
-    np.testing.assert_array_equal(totals["confusion"], apart_totals["confusion"])
+    np.testing.assert_array_equal(totals.confusion, apart_totals.confusion)
 
 
 def test_moving_statistics_follow_the_global_batch():
@@ -434,8 +434,8 @@ def test_half_precision_stays_near_float32(precision):
     skip_without_kernels(precision)
     _, exact = _train(2)
     weights, rough = _train(2, precision=precision)
-    assert rough["loss"] == pytest.approx(exact["loss"], rel=0.03)
-    assert rough["non_finite"] == 0
+    assert rough.losses["loss"] == pytest.approx(exact.losses["loss"], rel=0.03)
+    assert rough.non_finite == 0
     assert all(np.isfinite(value).all() for value in weights.values())
 
 
@@ -457,7 +457,7 @@ def test_non_finite_steps_are_counted_once(bad_half):
     bad["image"][2 * bad_half] = np.inf
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([good, bad]))), tf.constant(2))
-    assert totals["non_finite"] == 1
+    assert totals.non_finite == 1
 
 
 @pytest.mark.parametrize("bad_half", [0, 1])
@@ -483,13 +483,13 @@ def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
     before[0] = model.layers[-1].kernel.numpy()
     train = make_train_step(strategy, TrainState(model, model, optimizer, schedule), Loss(K))
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
-    assert (float(totals["skipped"]), float(totals["non_finite"])) == (1, 0)
+    assert (float(totals.skipped), float(totals.non_finite)) == (1, 0)
     assert optimizer.iterations.numpy() == 0
     assert optimizer.dynamic_scale.numpy() == scale / 2
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([good]))), tf.constant(1))
-    assert (float(totals["skipped"]), optimizer.iterations.numpy()) == (0, 1)
+    assert (float(totals.skipped), optimizer.iterations.numpy()) == (0, 1)
 
 
 @pytest.mark.parametrize("bad_image", [0, 3])
@@ -522,13 +522,13 @@ def test_an_overflow_in_the_forward_pass_of_one_replica_leaves_statistics_as_the
         StepSettings(accumulate_steps=accumulate_steps),
     )
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
-    assert (float(totals["skipped"]), float(totals["non_finite"]), float(totals["loss"])) == (1, 0, 0)
+    assert (float(totals.skipped), float(totals.non_finite), float(totals.losses["loss"])) == (1, 0, 0)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
         for each in strategy.experimental_local_results(variable.value):
             np.testing.assert_array_equal(each, value)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([good]))), tf.constant(1))
-    assert (float(totals["skipped"]), float(totals["non_finite"])) == (0, 0)
+    assert (float(totals.skipped), float(totals.non_finite)) == (0, 0)
     assert all(np.isfinite(variable.numpy()).all() for variable in model.variables)
     assert any((variable.numpy() != value).any() for variable, value in zip(model.variables, before, strict=True))
 
@@ -550,9 +550,9 @@ def test_non_finite_at_the_smallest_loss_scale_fails():
     scale = float(optimizer.dynamic_scale.numpy())
     count = int(np.log2(scale)) + 1  # from the initial scale down to 1
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad] * (count + 1)))), tf.constant(count))
-    assert (float(totals["skipped"]), float(totals["non_finite"])) == (count, 0)
+    assert (float(totals.skipped), float(totals.non_finite)) == (count, 0)
     totals = train(iter(strategy.experimental_distribute_dataset(_dataset([bad]))), tf.constant(1))
-    assert (float(totals["skipped"]), float(totals["non_finite"])) == (0, 1)
+    assert (float(totals.skipped), float(totals.non_finite)) == (0, 1)
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
@@ -585,7 +585,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     def viewer(name, image, label, prediction):
         seen.append((name, prediction))
 
-    evaluate = Evaluator(strategy, predict, loss, Batches(), [viewer])
+    evaluate = Evaluator(strategy, predict, loss, Batches(), viewers=[ViewerOf(viewer)])
     result, again = evaluate(), evaluate()
     np.testing.assert_array_equal(again.confusion, result.confusion)
     assert again.losses == pytest.approx(result.losses)
@@ -630,8 +630,8 @@ def test_norms_are_those_of_the_first_update():
     weights, totals = _train(1, calls=(1,))
     rate = 0.05
     gradient = [(before[path] - weights[path]) / rate for path in before]
-    assert totals["gradient_norm"] == pytest.approx(_norm(gradient), rel=1e-3)
-    assert totals["weight_norm"] == pytest.approx(_norm([weights[path] for path in before]), rel=1e-5)
+    assert totals.gradient_norm == pytest.approx(_norm(gradient), rel=1e-3)
+    assert totals.weight_norm == pytest.approx(_norm([weights[path] for path in before]), rel=1e-5)
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2])
@@ -639,15 +639,14 @@ def test_weight_norm_is_taken_after_the_last_step_of_a_call(num_replicas):
     trainable = _initial_weights().keys()
     weights, totals = _train(num_replicas, calls=(STEPS,))
     expected = STEPS * _norm([weights[path] for path in trainable])
-    assert totals["weight_norm"] == pytest.approx(expected, rel=1e-5)
+    assert totals.weight_norm == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"clip_norm": 1e-3}, {"accumulate_steps": 2}])
 def test_gradient_norm_is_taken_before_clipping_and_over_all_replicas(options):
     for step_options in ({}, options):
         expected, *others = (
-            _train(replicas, calls=(1,), frozen=True, step_options=step_options)[1]["gradient_norm"]
-            for replicas in (1, 2)
+            _train(replicas, calls=(1,), frozen=True, step_options=step_options)[1].gradient_norm for replicas in (1, 2)
         )
         assert others == pytest.approx([expected], rel=1e-4)
 
@@ -787,6 +786,6 @@ def test_time_without_a_batch_is_reported():
     for _ in range(STEPS - 1):
         start = time.time()
         threading.Timer(delay, permits.release).start()
-        waits.append(float(train(iterator, tf.constant(1))["data_wait_seconds"]))
+        waits.append(float(train(iterator, tf.constant(1)).data_wait_seconds))
         assert 0 <= waits[-1] <= time.time() - start + 0.01
     assert max(waits) > delay / 2  # on a busy machine a call may start late

@@ -34,6 +34,7 @@ from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
+from deeplab.training.totals import StepTotals
 from deeplab.view import pictures
 from deeplab.view.panel import Panel
 
@@ -94,13 +95,16 @@ class Run:
         self.step += count
         if self._signal_at in steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {
-            "steps": tf.constant(float(count)),
-            "loss": tf.constant(float(sum(steps))),
-            "non_finite": tf.constant(float(sum(self._bad_step is not None and n >= self._bad_step for n in steps))),
-            "skipped": tf.constant(float(count if self.overflows else 0)),
-            "confusion": tf.constant([[3, 1], [0, 4]], tf.int64),
-        }
+        return StepTotals(
+            steps=tf.constant(float(count)),
+            losses={"loss": tf.constant(float(sum(steps)))},
+            gradient_norm=tf.constant(0.0),
+            weight_norm=tf.constant(0.0),
+            confusion=tf.constant([[3, 1], [0, 4]], tf.int64),
+            non_finite=tf.constant(float(sum(self._bad_step is not None and n >= self._bad_step for n in steps))),
+            skipped=tf.constant(float(count if self.overflows else 0)),
+            data_wait_seconds=tf.constant(float("nan")),
+        )
 
     def _evaluate(self):
         self.evaluated_at.append(self.step)
@@ -520,7 +524,7 @@ def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
     confusion = np.array([[3, 1], [0, 4]])
     for step in (5, 10):
         for example in [*examples, ("third", *examples[0][1:])]:  # there is only room for two
-            panel(*example, np.ones(example[2].shape, np.uint8))
+            panel.view(*example, np.ones(example[2].shape, np.uint8))
         log.write_evaluation(step, "val", Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
     events = {key: value for key, value in _events(tmp_path / "val").items() if key[0].startswith("pictures")}
     tags = {"pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"}

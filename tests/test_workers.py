@@ -65,8 +65,8 @@ def test_two_workers_equal_one_device(tmp_path, options, num_replicas):
         assert worker["replicas"] == 2 * num_replicas
         assert_equal(weights, {path: worker[path] for path in weights}, rtol=1e-5)
         assert worker["total steps"] == STEPS
-        assert worker["total loss"] == pytest.approx(totals["loss"], rel=1e-5)
-        assert np.abs(worker["total confusion"] - totals["confusion"]).sum() <= 4
+        assert worker["total loss"] == pytest.approx(totals.losses["loss"], rel=1e-5)
+        assert np.abs(worker["total confusion"] - totals.confusion).sum() <= 4
         assert (bool(worker["flag nobody"]), bool(worker["flag the last"])) == (False, True)
     assert [bool(worker["is_chief"]) for worker in workers] == [True, False]
 

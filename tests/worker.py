@@ -22,7 +22,9 @@ if __name__ == "__main__":
     facts = {
         "replicas": strategy.num_replicas_in_sync,
         "is_chief": workers.is_chief,
-        **{f"total {name}": value for name, value in totals.items()},
+        "total steps": totals.steps,
+        "total loss": totals.losses["loss"],
+        "total confusion": totals.confusion,
         **{f"flag {name}": value for name, value in flags.items()},
     }
     np.savez(output, **weights, **facts)

@@ -25,7 +25,7 @@ FLOORS = (
     ("conductors",),
     ("commands", "app"),
 )
-CONDUCTORS = {"trainer", "evaluator", "api"}
+CONDUCTORS = {"resume", "trainer", "evaluator", "api"}
 STARTED_AS = {"predict", "export", "look", "app", "data.convert", "data.sbd", "data.shapes", "data.polygons"}
 """Modules that `python -m deeplab.NAME` starts; short ones only start a program elsewhere."""
 

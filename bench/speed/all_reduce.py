@@ -81,7 +81,7 @@ def measure(num_replicas: int) -> tuple[float, float, int]:
     num_bytes = 4 * sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
     def one_step() -> None:
-        train(batches, tf.constant(1))["loss"].numpy()
+        train(batches, tf.constant(1)).losses["loss"].numpy()
 
     def one_sum() -> None:
         strategy.experimental_local_results(add(gradients))[0].numpy()

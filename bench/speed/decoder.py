@@ -44,7 +44,7 @@ def main() -> None:
         step = make_train_step(tf.distribute.get_strategy(), sgd_state(model), Loss(len(CLASS_NAMES)))
         predict = tf.function(functools.partial(model, training=False))
         models[name] = model
-        runs[f"{name} train"] = timed(lambda step: step(batches, tf.constant(1))["loss"], step)
+        runs[f"{name} train"] = timed(lambda step: step(batches, tf.constant(1)).losses["loss"], step)
         runs[f"{name} predict"] = timed(lambda predict: predict(tf.constant(images)), predict)
     seconds = take_turns(runs, ROUNDS)
     rows, figures = [], {}

@@ -35,7 +35,7 @@ from deeplab.labels import VOID_LABEL
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor
 from deeplab.progress import Progress
-from deeplab.training.step import make_evaluate_step
+from deeplab.training.evaluate_step import make_evaluate_step
 
 BATCH = 2
 SCALES = (0.75, 1.0, 1.25)
@@ -146,7 +146,7 @@ def one_size() -> None:
     def ours(inference: Inference) -> Callable[[], float]:
         evaluate = make_evaluate_step(tf.distribute.get_strategy(), Predictor(model, inference), CROSS_ENTROPY)
         batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
-        return timed(lambda: np.asarray(evaluate(batches)[0]["confusion"]), BATCH)
+        return timed(lambda: np.asarray(evaluate(batches)[0].confusion), BATCH)
 
     rates = take_turns(
         {

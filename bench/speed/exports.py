@@ -17,7 +17,6 @@ import tensorflow as tf
 from deeplab.commands.export import ONNX, QUANTIZED, TFLITE
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
-from deeplab.labels import VOID_LABEL
 from deeplab.training.metrics import confusion_counts, scores
 
 HEADER = ("format", "size [MB]", "opened [s]", "one image [ms]", "of 4, each [ms]", "memory [MB]", "mIoU [%]")
@@ -64,7 +63,7 @@ def score(folder: Path, labels: list[np.ndarray], num_classes: int) -> float:
     """Mean IoU of the masks, in per cent."""
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for number, label in enumerate(labels):
-        matrix += confusion_counts(label, np.load(folder / f"mask_{number:06}.npy"), num_classes, VOID_LABEL)
+        matrix += confusion_counts(label, np.load(folder / f"mask_{number:06}.npy"), num_classes)
     return 100 * (scores(matrix).mean_iou or 0.0)
 
 

@@ -38,8 +38,9 @@ from deeplab.model.deeplabv3 import (
     unsynchronize_batch_norm,
 )
 from deeplab.model.inference import Predictor
+from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
-from deeplab.training.step import make_evaluate_step, make_train_step
+from deeplab.training.step import make_train_step
 
 NUM_CLASSES = 21
 STEPS_PER_CALL = 10
@@ -126,13 +127,13 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
 
         def run() -> object:
             with contextlib.nullcontext() if row.variant == TIMED else untimed_algorithms():
-                return [evaluate(batches)[0]["confusion"] for _ in range(steps)][-1].numpy()
+                return [evaluate(batches)[0].confusion for _ in range(steps)][-1].numpy()
     else:
         augmentation = Augmentation(row.crop)
         train = make_train_step(strategy, state, Loss(NUM_CLASSES), weight_decay=1e-4, finish=augmentation.finish)
 
         def run() -> object:
-            return train(batches, tf.constant(STEPS_PER_CALL))["confusion"].numpy()
+            return train(batches, tf.constant(STEPS_PER_CALL)).confusion.numpy()
 
     start = time.perf_counter()
     run()

@@ -40,7 +40,7 @@ def seconds_of_steps(crop: int, batch: int, classes: int, replicas: int) -> tupl
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        float(train(batches, tf.constant(1))["loss"])
+        float(train(batches, tf.constant(1)).losses["loss"])
         seconds.append(time.perf_counter() - start)
     return seconds[0], seconds[1] / batch
 

@@ -50,9 +50,9 @@ def main() -> None:
         mark("first batch")
         train.get_concrete_function(batches, tf.constant(1))
         mark("trace the step")
-        float(train(batches, tf.constant(1))["loss"])
+        float(train(batches, tf.constant(1)).losses["loss"])
         mark("first step, with graph optimisation")
-        float(train(batches, tf.constant(1))["loss"])
+        float(train(batches, tf.constant(1)).losses["loss"])
         mark("second step")
         for count in (2, 3, 1):
             train(batches, tf.constant(count))

@@ -21,8 +21,9 @@ from deeplab.distribute.numerics import PrecisionSettings, set_precision
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Predictor
+from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
-from deeplab.training.step import make_evaluate_step, make_train_step
+from deeplab.training.step import make_train_step
 
 SIZE = 384
 NUM_CLASSES = 21
@@ -59,7 +60,7 @@ def our_step(
     """The step of train.py, with loss, confusion matrix, norms and checks."""
     train = make_train_step(tf.distribute.get_strategy(), sgd_state(model), loss)
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
-    return lambda: float(train(batches, tf.constant(steps))["loss"])
+    return lambda: float(train(batches, tf.constant(steps)).losses["loss"])
 
 
 def bare_step(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], object]:
@@ -147,7 +148,7 @@ def evaluation(model: keras.Model, batch: dict[str, tf.Tensor]) -> Callable[[], 
     evaluate = make_evaluate_step(tf.distribute.get_strategy(), Predictor(model), CROSS_ENTROPY)
     examples = batch | {"is_example": tf.ones_like(batch["label"][:, 0, 0], tf.int64)}
     batches = iter(tf.data.Dataset.from_tensors(examples).cache().repeat())
-    return lambda: [np.asarray(evaluate(batches)[0]["confusion"]) for _ in range(STEPS)]
+    return lambda: [np.asarray(evaluate(batches)[0].confusion) for _ in range(STEPS)]
 
 
 def compare(precision: str, batch_size: int, output_stride: int, thorough: bool) -> tuple[list[tuple], dict]:

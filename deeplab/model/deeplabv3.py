@@ -73,6 +73,11 @@ class ModelConfig:
         """Number of classes, void not counted."""
         return len(self.class_names)
 
+    @property
+    def architecture(self) -> str:
+        """The network's name, by the papers."""
+        return "DeepLab v3+" if self.decoder else "DeepLab v3"
+
     def to_json(self) -> dict[str, object]:
         """Plain lists, strings and numbers."""
         return asdict(self)

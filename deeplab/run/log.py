@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import resource
 import sys
@@ -16,6 +17,7 @@ from deeplab.progress import duration
 from deeplab.run.tensorboard import Events
 from deeplab.training.metrics import Evaluation, per_cent, scores
 from deeplab.training.plan import Plan
+from deeplab.training.totals import StepTotals
 
 
 class Panel(Protocol):
@@ -26,9 +28,6 @@ class Panel(Protocol):
 
 
 logger = logging.getLogger("deeplab")
-
-_NOT_MEANS = ("steps", "confusion", "non_finite", "skipped")
-"""Totals of a call of the train step that are not averaged over steps."""
 
 
 class RunLog:
@@ -50,26 +49,37 @@ class RunLog:
         hyperparameters: dict[str, object] | None = None,
         panel: Panel | None = None,
     ) -> None:
-        self.model_dir, self._class_names, self._panel = model_dir, class_names, panel
+        self.model_dir = model_dir
+        self._class_names = class_names
+        self._panel = panel
         self._file = _open_lines(model_dir / "metrics.jsonl")
         self._events = Events(model_dir, flags_text, hyperparameters or {})
         self._newest: dict[str, dict] = {}
 
     def write_training(
-        self, step: int, plan: Plan, totals: dict[str, tf.Tensor], seconds: float, learning_rate: float
+        self, step: int, plan: Plan, totals: StepTotals, *, seconds: float, learning_rate: float
     ) -> None:
         """Writes the means over the steps since the last call, which took `seconds`; nothing if all were skipped."""
-        steps = float(totals["steps"])
-        updates = steps - float(totals["skipped"])
+        steps = float(totals.steps)
+        updates = steps - float(totals.skipped)
         if updates < steps:
             logger.warning("%.0f of %.0f updates up to step %d skipped: float16 overflow", steps - updates, steps, step)
         if not updates:
             return
-        means = {name: float(total) / updates for name, total in totals.items() if name not in _NOT_MEANS}
+
+        # Means over the updates; the losses and norms of skipped ones are not in the totals.
+        means = {name: float(total) / updates for name, total in totals.losses.items()}
+        means["gradient_norm"] = float(totals.gradient_norm) / updates
+        means["weight_norm"] = float(totals.weight_norm) / updates
+
+        # Where the time went.
         step_seconds = seconds / steps
-        if "data_wait_seconds" in means:
-            means["compute_seconds"] = max(step_seconds - means["data_wait_seconds"], 0.0)
-        result = scores(totals["confusion"], self._class_names)
+        waited = float(totals.data_wait_seconds) / updates
+        if not math.isnan(waited):
+            means["data_wait_seconds"] = waited
+            means["compute_seconds"] = max(step_seconds - waited, 0.0)
+
+        result = scores(totals.confusion.numpy(), self._class_names)
         epoch = step / plan.steps_per_epoch
         record = {
             "epoch": round(epoch, 4),

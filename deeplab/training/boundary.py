@@ -16,22 +16,25 @@ class BoundaryScores:
     most w pixels, in height and in width, from the nearest boundary pixel; void is not counted.
     """
 
-    def __init__(self, num_classes: int, ignore_label: int = 255) -> None:
-        self._num_classes, self._ignore_label = num_classes, ignore_label
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
         self._counts = {width: np.zeros((num_classes, num_classes), np.int64) for width in TRIMAP_WIDTHS}
 
-    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+    @property
+    def wants_more(self) -> bool:
+        """Every example counts."""
+        return True
+
+    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds one example; masks are uint8 [height, width]."""
         boundary = boundaries(truth)
         for width, counts in self._counts.items():
             near = dilate(boundary, width)
-            self._counts[width] = counts + confusion_counts(
-                truth[near], prediction[near], self._num_classes, self._ignore_label
-            )
+            self._counts[width] = counts + confusion_counts(truth[near], prediction[near], self._num_classes)
 
-    def mean_iou(self) -> dict[int, float | None]:
-        """Trimap width in pixels -> mean IoU as a fraction; None without a boundary."""
-        return {width: scores(counts).mean_iou for width, counts in self._counts.items()}
+    def results(self) -> dict[str, dict[int, float | None]]:
+        """`boundary_mean_iou`: trimap width in pixels -> mean IoU as a fraction; None without a boundary."""
+        return {"boundary_mean_iou": {width: scores(counts).mean_iou for width, counts in self._counts.items()}}
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:

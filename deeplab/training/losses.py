@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from deeplab.errors import UsageError
+from deeplab.labels import VOID_LABEL
 from deeplab.settings import setting
 
 LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
@@ -63,16 +64,14 @@ class Loss:
     image, so that the loss does not depend on how images are split among replicas, and of the valid pixels only.
 
     Attributes:
-        num_classes: K; labels are 0..K-1 or `ignore_label`.
+        num_classes: K; labels are 0..K-1, or `VOID_LABEL`.
         settings: which loss, and its parameters.
         class_weights: one weight per class for the cross-entropy, or None for 1 each.
-        ignore_label: the label of void.
     """
 
     num_classes: int
     settings: LossSettings = LossSettings()
     class_weights: tuple[float, ...] | None = None
-    ignore_label: int = 255
 
     def sums(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Additive sums of float32 logits [batch, ..., K] and integer labels [batch, ...].
@@ -82,7 +81,7 @@ class Loss:
         pixels, and the number of its pixels.
         """
         labels = tf.cast(labels, tf.int64)  # not int32: on GPUs its arithmetic is done by the host
-        valid = tf.not_equal(labels, self.ignore_label)
+        valid = tf.not_equal(labels, VOID_LABEL)
         safe_labels = tf.where(valid, labels, 0)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)
         sums: dict[str, tf.Tensor] = {}

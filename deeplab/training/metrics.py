@@ -1,18 +1,17 @@
 """The confusion matrix, counted inside the compiled step, and the scores computed from it once at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab.labels import VOID_LABEL
+
 
 def confusion_matrix(
-    labels: tf.Tensor,
-    predictions: tf.Tensor,
-    num_classes: int,
-    ignore_label: int = 255,
-    deterministic: bool = False,
+    labels: tf.Tensor, predictions: tf.Tensor, num_classes: int, deterministic: bool = False
 ) -> tf.Tensor:
     """int64 [num_classes, num_classes]; entry (t, p) counts the pixels of true class t predicted as p.
 
@@ -23,7 +22,7 @@ def confusion_matrix(
     batch_size = tf.shape(labels)[0]
     # Not int32: on GPUs its arithmetic is done by the host.
     labels, predictions = (tf.reshape(tf.cast(x, tf.int64), [batch_size, -1]) for x in (labels, predictions))
-    valid = tf.not_equal(labels, ignore_label)
+    valid = tf.not_equal(labels, VOID_LABEL)
     if deterministic:
         truth = tf.one_hot(tf.where(valid, labels, -1), num_classes)
         counts = tf.matmul(truth, tf.one_hot(predictions, num_classes), transpose_a=True)
@@ -72,16 +71,20 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses and scores over a whole split, and the confusion matrix (int64 [classes, classes]) they come from."""
+    """Losses and scores over a whole split, and the confusion matrix (int64 [classes, classes]) they come from.
+
+    `viewed` has what viewers of the predictions add to the record.
+    """
 
     losses: dict[str, float]
     scores: Scores
     confusion: np.ndarray
     num_images: int
+    viewed: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
         """As in `metrics.jsonl`."""
-        return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images}
+        return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images, **self.viewed}
 
 
 def scores(matrix: np.ndarray, class_names: Sequence[str] = ()) -> Scores:
@@ -111,9 +114,9 @@ def has_background(class_names: Sequence[str]) -> bool:
     return bool(class_names) and class_names[0].strip(" _").casefold() == "background"
 
 
-def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
+def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """As `confusion_matrix`, for NumPy masks on the host: int64 [num_classes, num_classes]."""
-    valid = truth != ignore_label
+    valid = truth != VOID_LABEL
     bins = truth[valid].astype(np.int64) * num_classes + prediction[valid]
     return np.bincount(bins, minlength=num_classes**2).reshape(num_classes, num_classes)
 

@@ -38,10 +38,14 @@ class Panel:
         """Whether the next example of this evaluation would be drawn."""
         return len(self._drawn) < self._count
 
-    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
         if self.wants_more:
             self._drawn[f"pictures/{name}"] = np.array(pictures.panel(image, truth, prediction, self._class_names))
+
+    def results(self) -> dict[str, object]:
+        """Nothing: TensorBoard shows the pictures."""
+        return {}
 
     def pictures(self, confusion: np.ndarray) -> dict[str, np.ndarray]:
         """All pictures of the finished evaluation, uint8 RGB [height, width, 3] by tag; starts the next evaluation.

@@ -218,8 +218,17 @@ class PictureWriter:
         self._masks.mkdir(parents=True, exist_ok=True)
         self._rows.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+    @property
+    def wants_more(self) -> bool:
+        """Every example is drawn."""
+        return True
+
+    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
         save(color_mask(prediction), self._masks / f"{name}.png")
         row = panel(image, truth, prediction, self._class_names, largest_side=max(truth.shape))
         save(row, self._rows / f"{name}.png")
+
+    def results(self) -> dict[str, object]:
+        """Nothing: the pictures are files."""
+        return {}

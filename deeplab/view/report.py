@@ -40,13 +40,22 @@ class ImageRanking:
         self._best: list[ScoredImage] = []
         self._worst: list[ScoredImage] = []
 
-    def __call__(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+    @property
+    def wants_more(self) -> bool:
+        """Every example counts."""
+        return True
+
+    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one image (uint8 RGB [height, width, 3]) and its masks (uint8 [height, width])."""
-        mean_iou = scores(confusion_counts(truth, prediction, self._num_classes, VOID_LABEL)).mean_iou
+        mean_iou = scores(confusion_counts(truth, prediction, self._num_classes)).mean_iou
         if mean_iou is not None:
             shown = ScoredImage(mean_iou, name, image, truth, prediction)
             self._best = heapq.nlargest(self._count, [*self._best, shown], _by_score)
             self._worst = heapq.nsmallest(self._count, [*self._worst, shown], _by_score)
+
+    def results(self) -> dict[str, object]:
+        """Nothing: the report shows the images."""
+        return {}
 
     @property
     def best(self) -> list[ScoredImage]:
@@ -72,7 +81,6 @@ def render(
     records: Iterable[dict],
     facts: dict[str, object],
     trained: dict[str, str] | None = None,
-    boundary_mean_iou: dict[int, float | None] | None = None,
 ) -> str:
     """The page as text.
 
@@ -84,7 +92,6 @@ def render(
         records: records of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
         trained: name -> value: the size and the cost of the training run, if they are known.
-        boundary_mean_iou: trimap width -> mean IoU, if it was measured.
     """
     result, records = evaluation.scores, list(records)
     tiles = {
@@ -99,7 +106,7 @@ def render(
     sections = {
         "Training": Markup.joined([charts.training_curves(records), _trained(trained or {}, records)]),
         "Classes": _class_table(class_names, evaluation),
-        "Boundaries": _boundaries(boundary_mean_iou or {}),
+        "Boundaries": _boundaries(evaluation.viewed.get("boundary_mean_iou", {})),
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
         "Worst images": Markup.joined(_example(item, class_names) for item in ranking.worst),
         "Best images": Markup.joined(_example(item, class_names) for item in ranking.best),
@@ -159,6 +166,7 @@ def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
 
 
 def _boundaries(mean_iou: dict[int, float | None]) -> Markup:
+    """The curve over the width of the trimap, if it was measured."""
     points = [(float(width), value) for width, value in mean_iou.items() if value is not None]
     if not points:
         return Markup()

@@ -1,6 +1,6 @@
 """Augmentation: pure functions built from TensorFlow's C++ ops; of ops with equal results, the cheaper one.
 
-image: uint8 [height, width, 3], RGB. label: uint8 [height, width, 1], class indices and `ignore_label`.
+image: uint8 [height, width, 3], RGB. label: uint8 [height, width, 1], class indices and `VOID_LABEL`.
 draws: float32, uniform in [0, 1); the same draws give the same result in any thread.
 
 `shift_colors` takes the shifts themselves instead of draws, since it runs on the device that trains.

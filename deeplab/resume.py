@@ -1,0 +1,90 @@
+"""The state that a run goes on from: its newest checkpoint, another run's weights, or ImageNet's."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab.data.shards.split import Split
+from deeplab.distribute.numerics import PrecisionSettings
+from deeplab.distribute.workers import Workers
+from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train, fetch_weights
+from deeplab.run import run_folder
+from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
+from deeplab.run.run_folder import RunSettings
+from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
+from deeplab.settings import Options
+from deeplab.training.losses import LossSettings
+from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.plan import Plan
+from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.state import TrainState
+
+
+def resume_or_start(
+    options: Options,
+    strategy: tf.distribute.Strategy,
+    workers: Workers,
+    config: ModelConfig,
+    plan: Plan,
+    split: Split,
+    val_split: Split | None,
+    output_dir: Path,
+) -> tuple[TrainState, Checkpoints]:
+    """The state at the step to go on from, and what saves it; records the splits of this start.
+
+    The order matters: flags that contradict the run are refused before anything is built; slots exist before a restore;
+    a state whose scores were forgotten is saved before the new splits are recorded, so that a run that is killed in
+    between forgets them once more.
+    """
+    model_dir = options[RunSettings].model_dir
+    init_checkpoint = options[InitSettings].init_checkpoint
+
+    # Does the run go on? Then its flags must fit.
+    resumes = run_folder.has_checkpoint(model_dir)
+    if resumes:
+        run_folder.check_run(
+            model_dir, config, options.as_flagfile(), options.defaults_as_flagfile(), options.fixed_names()
+        )
+
+    # The network, with ImageNet's weights unless others replace them.
+    has_weights = resumes or init_checkpoint is not None
+    if workers.are_several:
+        fetch_weights(config, options[InitSettings], has_weights)
+    state = make_state(options, strategy, config, plan, has_weights)
+    checkpoints = Checkpoints(
+        model_dir / run_folder.CHECKPOINTS, output_dir / run_folder.CHECKPOINTS, state, options[CheckpointSettings]
+    )
+    checkpoints.resume(plan.total_steps, strategy.num_replicas_in_sync)
+
+    # Scores belong to the split that they were computed on.
+    splits = {"train": split} if val_split is None else {"train": split, "val": val_split}
+    records = {role: SplitRecord(each.name, each.digest, each.num_examples) for role, each in splits.items()}
+    records_before = read_splits_of_run(model_dir) if resumes else {}
+    if forget_scores_of_other_data(state, records_before, records):
+        checkpoints.save_latest()
+    write_splits_of_run(output_dir, records_before | records)
+
+    # A run that has not begun starts from another run's weights.
+    if init_checkpoint is not None and int(state.step) == 0:
+        with strategy.scope():
+            run_folder.init_weights(state.training_model, init_checkpoint, config.class_names)
+    return state, checkpoints
+
+
+def make_state(
+    options: Options, strategy: tf.distribute.Strategy, config: ModelConfig, plan: Plan, has_weights: bool
+) -> TrainState:
+    """Network, optimizer and schedule before any restore; `has_weights`: a checkpoint's weights are restored later."""
+    optimizing = options[OptimizerSettings]
+    has_auxiliary_head = options[LossSettings].auxiliary_weight > 0
+    with strategy.scope():
+        model, training_model = build_to_train(config, options[InitSettings], has_weights, has_auxiliary_head)
+
+        # A plateau lowers the scale, which is saved with the state.
+        scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
+        learning_rate = optimizing.peak_learning_rate(plan.global_batch_size)
+        schedule = Schedule(options[ScheduleSettings], learning_rate, plan.total_steps, scale)
+
+        loss_scaling = options[PrecisionSettings].precision == "float16"
+        optimizer = make_optimizer(optimizing, schedule, training_model.trainable_variables, loss_scaling)
+    return TrainState(model, training_model, optimizer, schedule)
