@@ -7,11 +7,9 @@ the same result.
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
 from typing import NoReturn
 
 import tensorflow as tf
@@ -22,7 +20,7 @@ from deeplab.data.input.training import training_batches, training_names
 from deeplab.data.shards.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
-from deeplab.program.signals import STOP_SIGNALS, signals_seen
+from deeplab.program.signals import StopRequest
 from deeplab.progress import Progress, duration
 from deeplab.run.checkpoints import Checkpoints
 from deeplab.run.log import RunLog
@@ -99,9 +97,7 @@ class Trainer:
         self._evaluate, self._checkpoints, self._log, self._workers = evaluate, checkpoints, log, workers
         self._profiler = Profiler(log.model_dir, *plan.profile_steps) if plan.profile_steps else None
         self._saved_at, self._is_saved = time.monotonic(), True
-        self._signal: int | None = signals_seen[0] if signals_seen else None
-        self._is_interrupted = False
-        self._is_evaluating = False
+        self._stop = StopRequest(workers.any, workers.are_several)
 
     @property
     def _step(self) -> int:
@@ -116,35 +112,33 @@ class Trainer:
                 finish the same step first. If one process trains alone, an evaluation is interrupted and run after the
                 restart.
         """
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._on_signal)
+        self._stop.listen()
         self._evaluate_if_due()  # if the run was stopped between this step and the end of its evaluation
-        self._look_for_signals()
+        self._stop.agree()
         if self._step < self._plan.total_steps:
             replicas = self._workers.num_local_replicas
             first = f"the step is traced and optimized for {replicas} replica{'s' * (replicas != 1)}, once per start"
             logger.info("%s", first)
-        while not self._is_interrupted and self._step < self._plan.total_steps and not self._is_early_stop():
+        while not self._stop.is_agreed and self._step < self._plan.total_steps and not self._is_early_stop():
             if self._profiler:
                 self._profiler.after(self._step)
             totals, seconds = self._run_to_next_due(first)
             first = ""
             self._log_training(totals, seconds)
-            if self._is_interrupted or self._plan.checkpoint_due(self._step) or self._is_late():
+            if self._stop.is_agreed or self._plan.checkpoint_due(self._step) or self._is_late():
                 self._save()
-            if not self._is_interrupted:
+            if not self._stop.is_agreed:
                 self._evaluate_if_due()
-            self._look_for_signals()
+            self._stop.agree()
         if self._profiler:
             self._profiler.close()
         if not self._is_saved:
             self._save()
         self._workers.wait()  # no worker leaves before the chief has saved
-        if self._is_interrupted:
-            name = signal.Signals(self._signal).name if self._signal else "a signal to another worker"
+        if self._stop.is_agreed:
             raise Interrupted(
-                f"{name}: stopped after step {self._step}, newest checkpoint {self._checkpoints.latest_path}; "
-                "run the same command to resume"
+                f"{self._stop.reason}: stopped after step {self._step}, newest checkpoint "
+                f"{self._checkpoints.latest_path}; run the same command to resume"
             )
 
     def _run_to_next_due(self, first: str) -> tuple[StepTotals, float]:
@@ -166,8 +160,8 @@ class Trainer:
             self._state.advance(count, self._plan.global_batch_size)
             self._is_saved = False
             progress.update(self._step)
-            self._look_for_signals()
-            if self._plan.anything_due(self._step) or self._is_interrupted:
+            self._stop.agree()
+            if self._plan.anything_due(self._step) or self._stop.is_agreed:
                 break
         totals.confusion.numpy()  # waits for the device
         progress.end()
@@ -219,13 +213,11 @@ class Trainer:
                 self._log.write_last()
                 self._is_saved = False
                 return
-            self._is_evaluating = True
             try:
-                evaluation = self._evaluate()
+                with self._stop.evaluating():
+                    evaluation = self._evaluate()
             except Interrupted:
                 return
-            finally:
-                self._is_evaluating = False
             self._is_saved = False
             self._score(evaluation, time.perf_counter() - start)
 
@@ -261,16 +253,3 @@ class Trainer:
             logger.info("stopping early at step %d: no better mIoU in %d evaluations", self._step, waited)
             return True
         return False
-
-    def _look_for_signals(self) -> None:
-        """Notes whether any worker received a signal, so that all of them stop after the same step."""
-        self._is_interrupted = self._is_interrupted or self._workers.any(self._signal is not None)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Records the signal for the loop; a second signal of the same kind ends the program immediately."""
-        self._signal = number
-        signal.signal(number, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        if self._is_evaluating and not self._workers.are_several:  # otherwise the others would wait for this worker
-            raise Interrupted(name)
-        logger.warning("%s: stopping after this step", name)

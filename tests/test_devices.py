@@ -13,6 +13,7 @@ from deeplab.commands import export
 from deeplab.distribute import devices, gpus
 from deeplab.distribute.cluster import Cluster
 from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy
+from deeplab.distribute.workers import Workers
 from deeplab.errors import UsageError
 from deeplab.evaluator import Evaluator
 from deeplab.progress import Progress
@@ -50,7 +51,8 @@ def play(monkeypatch):
     monkeypatch.delenv("TF_GPU_THREAD_MODE")
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    level, is_shown = devices.logger.level, Progress.is_shown  # workers other than the chief are silent
+    level = devices.logger.level  # workers other than the chief are silent
+    is_shown = Progress.is_shown
     yield machine
     devices.logger.setLevel(level)
     Progress.is_shown = is_shown
@@ -153,6 +155,19 @@ def test_this_wheel_says_what_it_is_built_for():
         pytest.skip("TensorFlow is built without CUDA")
     assert built_for
     assert all(each.startswith(("sm_", "compute_")) for each in built_for)
+
+
+@pytest.mark.parametrize(("index", "is_chief"), [(0, True), (1, False)])
+def test_only_the_chief_logs_and_shows_progress(play, caplog, index, is_chief):
+    play(0)
+    devices.logger.setLevel(logging.INFO)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy.cluster_resolver = SimpleNamespace(task_id=index)
+    workers = Workers(strategy)
+    devices.logger.info("for all")
+    devices.logger.warning("of one")
+    assert (workers.is_chief, Progress.is_shown) == (is_chief, is_chief)
+    assert [record.getMessage() for record in caplog.records] == ["for all", "of one"][not is_chief :]
 
 
 def _task(monkeypatch, index, **variables):

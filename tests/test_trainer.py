@@ -223,7 +223,7 @@ def test_signal_saves_and_says_so(tmp_path):
 
 
 def test_a_signal_before_the_loop_whose_exception_was_lost_stops_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("deeplab.trainer.signals_seen", [signal.SIGTERM])
+    monkeypatch.setattr("deeplab.program.signals.signals_seen", [signal.SIGTERM])
     run = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     with pytest.raises(Interrupted, match="SIGTERM: stopped after step 0, newest checkpoint None"):
         run.trainer.run()

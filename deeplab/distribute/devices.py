@@ -11,7 +11,6 @@ from deeplab import processor
 from deeplab.distribute import gpus
 from deeplab.distribute.cluster import Cluster, find_cluster
 from deeplab.errors import UsageError
-from deeplab.progress import Progress
 from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
@@ -64,10 +63,8 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
         os.environ["TF_CONFIG"] = cluster.to_tf_config()
         if kind == "CPU" and number > 1:
             _take_all_logical_cpus(number)
-        if cluster.index > 0:
-            logger.setLevel(logging.WARNING)  # the chief logs for all
-            Progress.is_shown = False
-        logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
+        if cluster.index == 0:
+            logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
     if num_gpus:
         number = gpus.count_used(num_gpus, is_asked_for=devices.num_gpus is not None)

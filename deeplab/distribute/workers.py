@@ -1,10 +1,16 @@
 """The processes that train together: which one is the chief, and how they share what one of them knows."""
 
+import logging
+
 import tensorflow as tf
+
+from deeplab.progress import Progress
+
+logger = logging.getLogger("deeplab")
 
 
 class Workers:
-    """All workers of a strategy, or the only process.
+    """All workers of a strategy, or the only process. The chief logs and shows progress for all, others only warn.
 
     Attributes:
         are_several: whether several processes train together.
@@ -15,6 +21,9 @@ class Workers:
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.are_several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.is_chief = not self.are_several or strategy.cluster_resolver.task_id == 0
+        if not self.is_chief:
+            logger.setLevel(logging.WARNING)
+            Progress.is_shown = False
         devices = strategy.extended.worker_devices if self.are_several else ()
         self.num_local_replicas = len(devices) or strategy.num_replicas_in_sync
 

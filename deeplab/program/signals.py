@@ -1,15 +1,19 @@
-"""The effect of a signal on a program before training, including while TensorFlow is being imported."""
+"""The effect of a signal on a program: while TensorFlow is being imported, before training, and while it trains."""
 
+import contextlib
+import logging
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from deeplab.errors import Interrupted
+
+logger = logging.getLogger("deeplab")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """Sent by schedulers and people to stop a program; Slurm's --signal is usually set to SIGUSR1."""
@@ -50,3 +54,56 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     handle_stop_signals(signal.SIG_DFL)  # a second signal ends the program immediately
     signals_seen.append(number)
     raise Interrupted(f"{signal.Signals(number).name}: stopped with nothing to save; run the same command again")
+
+
+class StopRequest:
+    """The wish that training stops after the step that runs, made by a signal to any of the workers.
+
+    Args:
+        any_worker: whether a flag is set in any worker; all of them call it at the same point.
+        are_several: whether several processes train together.
+
+    Attributes:
+        is_agreed: whether the workers have agreed to stop; all know it from the same step on.
+    """
+
+    def __init__(self, any_worker: Callable[[bool], bool], are_several: bool) -> None:
+        self._any_worker = any_worker
+        self._are_several = are_several
+        self._signal: int | None = None
+        self._is_evaluating = False
+        self.is_agreed = False
+
+    @property
+    def reason(self) -> str:
+        """The signal's name, or that it was sent to another worker."""
+        return signal.Signals(self._signal).name if self._signal else "a signal to another worker"
+
+    def listen(self) -> None:
+        """Handles signals from now on; one that arrived before, and whose exception was lost, counts."""
+        handle_stop_signals(self._on_signal)
+        self._signal = signals_seen[0] if signals_seen else None
+
+    def agree(self) -> None:
+        """Notes whether any worker received a signal. All must call it at the same point."""
+        self.is_agreed = self.is_agreed or self._any_worker(self._signal is not None)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """While it is entered, a signal to a process that trains alone raises Interrupted at once.
+
+        Several workers finish their evaluation, since the others would wait for the one that leaves.
+        """
+        self._is_evaluating = True
+        try:
+            yield
+        finally:
+            self._is_evaluating = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Records the signal; a second signal of the same kind ends the program immediately."""
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)
+        if self._is_evaluating and not self._are_several:
+            raise Interrupted(self.reason)
+        logger.warning("%s: stopping after this step", self.reason)
