@@ -179,7 +179,10 @@ def train(
             predict = Predictor(state.model, options[Inference])
         evaluator = Evaluator(strategy, predict, loss, batches, viewers=[panel], deterministic=seeds.deterministic)
 
-    Trainer(plan, state, train_step, feed, evaluator, checkpoints, log, workers).run()
+    trainer = Trainer(
+        plan, state, train_step, feed, evaluate=evaluator, checkpoints=checkpoints, log=log, workers=workers
+    )
+    trainer.run()
 
 
 if __name__ == "__main__":

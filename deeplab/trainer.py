@@ -86,22 +86,39 @@ class Trainer:
         self,
         plan: Plan,
         state: TrainState,
-        train_step: Callable,
+        train_step: Callable[[Iterator, tf.Tensor], StepTotals],
         feed: Feed,
+        *,
         evaluate: Callable[[], Evaluation] | None,
         checkpoints: Checkpoints,
         log: RunLog,
         workers: Workers,
     ) -> None:
-        self._plan, self._state, self._train_step, self._feed = plan, state, train_step, feed
-        self._evaluate, self._checkpoints, self._log, self._workers = evaluate, checkpoints, log, workers
+        # What is trained, on what, for how long.
+        self._plan = plan
+        self._state = state
+        self._train_step = train_step
+        self._feed = feed
+        self._evaluate = evaluate
+
+        # What is kept of it.
+        self._checkpoints = checkpoints
+        self._log = log
         self._profiler = Profiler(log.model_dir, *plan.profile_steps) if plan.profile_steps else None
-        self._saved_at, self._is_saved = time.monotonic(), True
+        self._saved_at = time.monotonic()
+        self._is_saved = True
+
+        # Who trains together, and whether they should stop.
+        self._workers = workers
         self._stop = StopRequest(workers.any, workers.are_several)
 
     @property
     def _step(self) -> int:
         return int(self._state.step)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._stop.is_agreed or self._step >= self._plan.total_steps or self._is_early_stop()
 
     def run(self) -> None:
         """Trains to the end of the plan, or to early stopping.
@@ -113,33 +130,46 @@ class Trainer:
                 restart.
         """
         self._stop.listen()
-        self._evaluate_if_due()  # if the run was stopped between this step and the end of its evaluation
+
+        # A run may have been stopped between its last step and the end of the evaluation after it.
+        self._evaluate_if_due()
         self._stop.agree()
-        if self._step < self._plan.total_steps:
-            replicas = self._workers.num_local_replicas
-            first = f"the step is traced and optimized for {replicas} replica{'s' * (replicas != 1)}, once per start"
-            logger.info("%s", first)
-        while not self._stop.is_agreed and self._step < self._plan.total_steps and not self._is_early_stop():
+
+        first = self._what_comes_first()
+        while not self._is_over:
             if self._profiler:
                 self._profiler.after(self._step)
             totals, seconds = self._run_to_next_due(first)
             first = ""
             self._log_training(totals, seconds)
+
+            # Saved before it is scored: a killed evaluation loses no steps.
             if self._stop.is_agreed or self._plan.checkpoint_due(self._step) or self._is_late():
                 self._save()
             if not self._stop.is_agreed:
                 self._evaluate_if_due()
             self._stop.agree()
+
+        # The end, reached or asked for. No worker leaves before the chief has saved.
         if self._profiler:
             self._profiler.close()
         if not self._is_saved:
             self._save()
-        self._workers.wait()  # no worker leaves before the chief has saved
+        self._workers.wait()
         if self._stop.is_agreed:
             raise Interrupted(
                 f"{self._stop.reason}: stopped after step {self._step}, newest checkpoint "
                 f"{self._checkpoints.latest_path}; run the same command to resume"
             )
+
+    def _what_comes_first(self) -> str:
+        """Logs and returns what happens before the first step is done; nothing if none is left."""
+        if self._step >= self._plan.total_steps:
+            return ""
+        replicas = self._workers.num_local_replicas
+        first = f"the step is traced and optimized for {replicas} replica{'s' * (replicas != 1)}, once per start"
+        logger.info("%s", first)
+        return first
 
     def _run_to_next_due(self, first: str) -> tuple[StepTotals, float]:
         """Runs steps until something is due; returns their totals and the seconds they took.
@@ -160,6 +190,7 @@ class Trainer:
             self._state.advance(count, self._plan.global_batch_size)
             self._is_saved = False
             progress.update(self._step)
+
             self._stop.agree()
             if self._plan.anything_due(self._step) or self._stop.is_agreed:
                 break
@@ -169,7 +200,8 @@ class Trainer:
 
     def _save(self) -> None:
         self._checkpoints.save_latest()
-        self._saved_at, self._is_saved = time.monotonic(), True
+        self._saved_at = time.monotonic()
+        self._is_saved = True
 
     def _is_late(self) -> bool:
         """Whether a checkpoint is due by any worker's clock."""
@@ -178,14 +210,15 @@ class Trainer:
     def _log_training(self, totals: StepTotals, seconds: float) -> None:
         if float(totals.non_finite):
             self._fail(math.ceil(totals.non_finite))
-        learning_rate = float(self._state.schedule(self._step - 1))
-        self._log.write_training(self._step, self._plan, totals, seconds=seconds, learning_rate=learning_rate)
+        self._log.write_training(
+            self._step, self._plan, totals, seconds=seconds, learning_rate=self._state.learning_rate()
+        )
 
     def _fail(self, num_steps: int) -> NoReturn:
-        """Ends a run whose last `num_steps` steps were not finite; the first of them spoilt the weights."""
+        """Ends a run whose last `num_steps` steps were not finite; the weights are damaged since the first of them."""
         step = self._step - num_steps + 1
         batch_size = self._plan.global_batch_size
-        learning_rate = float(self._state.schedule(step - 1))
+        learning_rate = self._state.learning_rate(updates_ago=num_steps - 1)
         names = self._feed.names(int(self._state.examples) - num_steps * batch_size, batch_size)
         record = {"step": step, "learning_rate": learning_rate, "images": names}
         path = self._log.write_file("non_finite.json", record)
@@ -204,6 +237,7 @@ class Trainer:
         due = self._plan.evaluation_due(self._step) if self._evaluate else is_last
         if not due or int(self._state.evaluated_step) >= self._step:
             return
+
         start = time.perf_counter()
         with self._state.averaged_weights():
             if self._evaluate is None:
@@ -223,7 +257,8 @@ class Trainer:
 
     def _score(self, evaluation: Evaluation, seconds: float) -> None:
         """Logs an evaluation, keeps the best checkpoint, lowers the learning rate on a plateau."""
-        result, state = evaluation.scores, self._state
+        result = evaluation.scores
+        state = self._state
         self._log.write_evaluation(self._step, "val", evaluation)
         self._log.write_last()
         if state.note_evaluation(result.mean_iou or 0.0):
@@ -239,6 +274,8 @@ class Trainer:
             evaluation.num_images,
             duration(seconds),
         )
+
+        # A plateau: the learning rate is lowered, and the patience starts anew.
         if 0 < self._plan.plateau_patience <= int(state.evaluations_since_plateau):
             state.evaluations_since_plateau.assign(0)
             scale = state.schedule.scale

@@ -82,10 +82,10 @@ class Run:
             self.state,
             self._train,
             Feed(iter(()), lambda first, count: [f"image {number}" for number in range(first, first + count)]),
-            self._evaluate if val_ious else None,
-            self.checkpoints,
-            RunLog(model_dir, NAMES),
-            Workers(tf.distribute.get_strategy()),
+            evaluate=self._evaluate if val_ious else None,
+            checkpoints=self.checkpoints,
+            log=RunLog(model_dir, NAMES),
+            workers=Workers(tf.distribute.get_strategy()),
         )
 
     def _train(self, _batches, count):
@@ -95,6 +95,7 @@ class Run:
         self.step += count
         if self._signal_at in steps:
             os.kill(os.getpid(), signal.SIGTERM)
+        self.optimizer.iterations.assign_add(0 if self.overflows else count)
         return StepTotals(
             steps=tf.constant(float(count)),
             losses={"loss": tf.constant(float(sum(steps)))},
@@ -159,6 +160,17 @@ def test_best_checkpoint_is_from_the_best_evaluation(tmp_path):
     run.trainer.run()
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 2
     assert checkpoint_step(run.checkpoints.latest_path) == 5
+
+
+def test_the_learning_rate_is_that_of_the_newest_update_and_skipped_ones_do_not_count():
+    model = _model()
+    schedule = Schedule(ScheduleSettings("polynomial"), 0.1, 10, tf.Variable(1.0, trainable=False))
+    optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, loss_scaling=True)
+    state = TrainState(model, model, optimizer, schedule)
+    state.advance(7, global_batch_size=4)
+    optimizer.inner_optimizer.iterations.assign(5)  # two of the seven were skipped
+    assert state.learning_rate() == pytest.approx(0.1 * (1 - 4 / 10) ** 0.9)
+    assert state.learning_rate(updates_ago=4) == pytest.approx(0.1)
 
 
 def test_plateau_halves_the_learning_rate_and_early_stopping_ends_the_run(tmp_path):

@@ -36,7 +36,10 @@ class TrainState:
         optimizer: keras.optimizers.Optimizer,
         schedule: Schedule,
     ) -> None:
-        self.model, self.training_model, self.optimizer, self.schedule = model, training_model, optimizer, schedule
+        self.model = model
+        self.training_model = training_model
+        self.optimizer = optimizer
+        self.schedule = schedule
         with tf.device("CPU:0"):
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
             self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -50,6 +53,14 @@ class TrainState:
         """Counts completed steps."""
         self.step.assign_add(num_steps)
         self.examples.assign_add(num_steps * global_batch_size)
+
+    def learning_rate(self, updates_ago: int = 0) -> float:
+        """The learning rate of the most recent update, or of an earlier one.
+
+        Keras counts updates without those that float16 loss scaling skipped, and so does the schedule.
+        """
+        newest = getattr(self.optimizer, "inner_optimizer", self.optimizer).iterations - 1
+        return float(self.schedule(newest - updates_ago))
 
     def note_evaluation(self, mean_iou: float) -> bool:
         """Records an evaluation at this step; returns whether its mean IoU (0 to 1) is the best so far."""
