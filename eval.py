@@ -104,24 +104,27 @@ def main(argv: list[str]) -> None:
 
     # ---- What is left: the table, metrics.json, the report.
     print(table(config.class_names, evaluation.scores))
-    scored = {
-        "checkpoint": checkpoint,
-        "output_stride": config.output_stride,
-        **asdict(options[Inference]),
-    }
+    write_record(output_dir, options, split, config, checkpoint, evaluation)
+    if wanted.report:
+        write_report(wanted.report, options, split, config, checkpoint, evaluation, ranking)
+
+
+def write_record(
+    folder: Path, options: Options, split: Split, config: ModelConfig, checkpoint: str, evaluation: Evaluation
+) -> None:
+    """Writes metrics.json: the record of a scored split, and how it was scored."""
     record = {
         "step": checkpoint_step(checkpoint),
         "split": split.name,
         **evaluation.to_json(config.class_names),
-        **scored,
+        "checkpoint": checkpoint,
+        "output_stride": config.output_stride,
+        **asdict(options[Inference]),
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_text(output_dir / "metrics.json", json.dumps(record) + "\n")
-    logger.info(
-        "wrote %s", f"metrics.json and pictures to {output_dir}" if wanted.output_dir else output_dir / "metrics.json"
-    )
-    if wanted.report:
-        write_report(wanted.report, options, split, config, checkpoint, evaluation, ranking)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "metrics.json", json.dumps(record) + "\n")
+    has_pictures = options[ScoreSettings].output_dir is not None
+    logger.info("wrote %s", f"metrics.json and pictures to {folder}" if has_pictures else folder / "metrics.json")
 
 
 def write_report(

@@ -43,7 +43,8 @@ class Model:
     """
 
     def __init__(self, segment_batch: tf.types.experimental.GenericFunction, class_names: tuple[str, ...]) -> None:
-        self._segment_batch, self.class_names = segment_batch, class_names
+        self._segment_batch = segment_batch
+        self.class_names = class_names
 
     @classmethod
     def from_run(

@@ -135,7 +135,8 @@ def _numbers(about: Setting, items: list[str]) -> tuple:
         values = tuple(about.kind(item) for item in items)
     except ValueError:
         values = ()
-    lower, upper = -math.inf if about.lower is None else about.lower, math.inf if about.upper is None else about.upper
+    lower = -math.inf if about.lower is None else about.lower
+    upper = math.inf if about.upper is None else about.upper
     if not values or not all(lower <= value <= upper for value in values):
         bounds = f"from {lower:g} to {upper:g}" if upper < math.inf else "above 0"
         kind = "whole numbers" if about.kind is int else "numbers"
@@ -147,7 +148,8 @@ class Options:
     """The settings objects of a program, by their class: `options[LossSettings]`. Raises as `read`."""
 
     def __init__(self, classes: Classes) -> None:
-        self._classes, self._settings = classes, [*all_settings(classes)]
+        self._classes = classes
+        self._settings = [*all_settings(classes)]
         self._objects: dict[type, Any] = {cls: read(cls) for cls in classes}
 
     def __getitem__(self, cls: type[Settings]) -> Settings:

@@ -66,6 +66,17 @@ def test_modules_that_only_start_a_program_are_short():
     assert all(len(path.read_text().splitlines()) < 12 for path in starters)
 
 
+def test_one_assignment_a_line():
+    """A tuple is assigned to a tuple only to swap or to rotate values."""
+    for path, tree in _trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                values = sorted(map(ast.unparse, node.value.elts))
+                for target in node.targets:
+                    if isinstance(target, ast.Tuple):
+                        assert sorted(map(ast.unparse, target.elts)) == values, f"{path.name}:{node.lineno}"
+
+
 def test_train_py_is_short():
     assert len((ROOT / "train.py").read_text().splitlines()) <= 220
 
@@ -73,17 +84,3 @@ def test_train_py_is_short():
 def _trees():
     paths = [*ROOT.glob("*.py"), *(ROOT / "deeplab").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
     return [(path, ast.parse(path.read_text())) for path in paths]
-
-
-def _functions():
-    for path, tree in _trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                yield f"{path.name}:{node.name}", node
-
-
-def test_functions_fit_on_a_screen_and_take_few_parameters():
-    for name, node in _functions():
-        assert node.end_lineno - node.lineno < 60, name
-        arguments = [each.arg for each in (*node.args.args, *node.args.kwonlyargs) if each.arg not in ("self", "cls")]
-        assert len(arguments) <= 8, name

@@ -32,7 +32,8 @@ def main() -> None:
     output_dir = model_dir / "agreement"
     program("eval.py", f"--model_dir={model_dir}", f"--tfrecord_dir={shards}", f"--split={split}", output=output_dir)
     with tempfile.TemporaryDirectory() as folder:
-        predicted, exported = Path(folder) / "predicted", Path(folder) / "exported"
+        predicted = Path(folder) / "predicted"
+        exported = Path(folder) / "exported"
         program("-m", "deeplab.predict", f"--model_dir={model_dir}", *images.values(), output=predicted)
         program("-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}")
         signatures = tf.saved_model.load(str(exported)).signatures

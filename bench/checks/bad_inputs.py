@@ -36,7 +36,8 @@ SMALL = (
 PLACES = ("--voc_dir={0}/voc", "--tfrecord_dir={0}/shards", "--model_dir={0}/run")
 EVAL = ("--model_dir={0}/run", "--tfrecord_dir={0}/shards", "--num_gpus=0")
 OK = ""
-TWO, RED = "background: 0\nobject: 255\n", "background: #000000\nobject: #ff0000\n"
+TWO = "background: 0\nobject: 255\n"
+RED = "background: #000000\nobject: #ff0000\n"
 SIXTEEN_BITS = Image.fromarray(np.full((128, 128), 300, np.uint16))
 FLOATS = Image.fromarray(np.ones((128, 128), np.float32))
 
@@ -207,7 +208,8 @@ def upside_down(folder: Path) -> None:
 
 def corrected(folder: Path) -> None:
     """A mask with other contents but the same size and times."""
-    times, content = mask(folder).stat(), bytearray(mask(folder).read_bytes())
+    times = mask(folder).stat()
+    content = bytearray(mask(folder).read_bytes())
     content[-5] ^= 1
     mask(folder).write_bytes(content)
     os.utime(mask(folder), ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -28,7 +28,8 @@ TABLES = {
 }
 """Class tables, written to the folder of a run."""
 
-VOC, CONVERT = "train.py --prepare_only --voc_dir={case}", "-m deeplab.data.convert --voc_dir={out}/voc "
+VOC = "train.py --prepare_only --voc_dir={case}"
+CONVERT = "-m deeplab.data.convert --voc_dir={out}/voc "
 COMMANDS = {
     "img_*": [VOC],
     "exif_180": [VOC, VOC + " --exif=ignore", VOC + " --exif=turn"],

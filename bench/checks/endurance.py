@@ -39,7 +39,8 @@ def survey(folder: Path, num_images: int, num_steps: int) -> tuple[np.ndarray, n
         *("--eval_every_epochs=0", "--learning_rate=0.01"),
     ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    steps, sizes = [], []
+    steps = []
+    sizes = []
     for line in process.stderr or ():
         if found := re.search(r" step (\d+)/", line):
             steps.append(int(found.group(1)))

@@ -45,7 +45,8 @@ class Run:
     """A run in its own folder, by one process or two workers; their output is kept in WORKER.log."""
 
     def __init__(self, folder: Path, data: Path, num_workers: int = 1) -> None:
-        self.folder, self._num_workers = folder, num_workers
+        self.folder = folder
+        self._num_workers = num_workers
         folder.mkdir(parents=True)
         self._command = [
             *(sys.executable, "train.py", f"--voc_dir={data}", f"--tfrecord_dir={folder}/shards"),
@@ -146,7 +147,8 @@ def damage_newest(run: Run, rng: random.Random, way: str, steps: range) -> None:
     kill(run, rng, "training", steps)
     folder = run.folder / "run" / "checkpoints" / "latest"
     newest = max(folder.glob("ckpt-*.index"), key=lambda path: int(path.stem.partition("-")[2]))
-    index, data = newest, newest.with_suffix(".data-00000-of-00001")
+    index = newest
+    data = newest.with_suffix(".data-00000-of-00001")
     file = index if way.endswith("index") else data
     content = bytearray(file.read_bytes())
     if way.startswith("flip"):

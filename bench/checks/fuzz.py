@@ -68,7 +68,8 @@ def write_voc(voc_dir: Path, rng: np.random.Generator) -> None:
 
 def survey(path: Path, read: Callable[[], object], number: int, rng: random.Random) -> Counter[str]:
     """How many mutations of a file were refused, read as the original, or read as something else."""
-    original, expected = path.read_bytes(), read()
+    original = path.read_bytes()
+    expected = read()
     outcomes: Counter[str] = Counter()
     for _ in range(number):
         changed = mutate(original, rng)

@@ -17,11 +17,13 @@ from sklearn.metrics import jaccard_score
 def main() -> None:
     """Prints both figures and their difference."""
     masks, truth_dir, metrics = (Path(argument) for argument in sys.argv[1:4])
-    truth, predicted = [], []
+    truth = []
+    predicted = []
     for path in sorted(masks.glob("*.png")):
         truth.append(np.array(Image.open(truth_dir / path.name)).ravel())
         predicted.append(np.array(Image.open(path)).ravel())
-    labels, classes = np.concatenate(truth), np.concatenate(predicted)
+    labels = np.concatenate(truth)
+    classes = np.concatenate(predicted)
     valid = labels != 255
     present = np.union1d(labels[valid], classes[valid])
     score = jaccard_score(labels[valid], classes[valid], labels=present, average="macro")

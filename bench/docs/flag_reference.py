@@ -41,7 +41,8 @@ def as_markdown(programs: Mapping[str, Classes]) -> str:
             owner = f"{cls.__module__.replace('.', '/')}.py"
             lines += ["", f"### {title(cls)} ({owner})", "", "| flag | default | meaning |", "| --- | --- | --- |"]
             for flag in group:
-                default, meaning = default_of(flag), (flag.help or "").replace("|", "\\|")
+                default = default_of(flag)
+                meaning = (flag.help or "").replace("|", "\\|")
                 lines.append(f"| `--{flag.name}` | {default and f'`{default}`'} | {meaning} |")
     lines += ["", "## Exit status", "", "| status | meaning |", "| --- | --- |"]
     lines += [f"| {status} | {meaning} |" for status, meaning in EXIT_STATUSES.items()]

@@ -25,7 +25,8 @@ TENSORBOARD_PORT = 7891
 
 def main() -> None:
     """Writes all five."""
-    run, target = Path(sys.argv[1]), Path(sys.argv[2])
+    run = Path(sys.argv[1])
+    target = Path(sys.argv[2])
     side_by_side = sorted((run / "eval/side_by_side").glob("*.png"))[:NUM_EXAMPLES]
     photos = [run / "data/JPEGImages" / f"{path.stem}.jpg" for path in side_by_side]
     grid([Image.open(path) for path in side_by_side], columns=2).save(target / "demo.png", optimize=True)

@@ -24,7 +24,8 @@ from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
 
-WIDTH, HEIGHT = 500, 375
+WIDTH = 500
+HEIGHT = 375
 
 
 def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -73,7 +74,8 @@ def in_process(command: Sequence[str], environment: Mapping[str, str] = os.envir
     assert process.stdin and process.stdout
     if process.stdout.readline() != "ready\n":
         return None
-    stdin, stdout = process.stdin, process.stdout
+    stdin = process.stdin
+    stdout = process.stdout
 
     def measure() -> float:
         stdin.write("\n")

@@ -21,7 +21,9 @@ from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_step
 
-CROP, BATCH, ROUNDS = 321, 4, 5
+CROP = 321
+BATCH = 4
+ROUNDS = 5
 CLASS_NAMES = tuple("abcdefghijk")
 VARIANTS: dict[str, dict[str, Any]] = {
     "v3": {},
@@ -38,7 +40,8 @@ def main() -> None:
     images = rng.integers(0, 256, (BATCH, CROP, CROP, 3)).astype(np.uint8)
     labels = rng.integers(0, len(CLASS_NAMES), (BATCH, CROP, CROP)).astype(np.uint8)
     batches = iter(tf.data.Dataset.from_tensors({"image": images, "label": labels}).repeat())
-    models, runs = {}, {}
+    models = {}
+    runs = {}
     for name, choices in VARIANTS.items():
         model = build_deeplabv3(ModelConfig(CLASS_NAMES, backbone, **choices))
         step = make_train_step(tf.distribute.get_strategy(), sgd_state(model), Loss(len(CLASS_NAMES)))
@@ -47,7 +50,8 @@ def main() -> None:
         runs[f"{name} train"] = timed(lambda step: step(batches, tf.constant(1)).losses["loss"], step)
         runs[f"{name} predict"] = timed(lambda predict: predict(tf.constant(images)), predict)
     seconds = take_turns(runs, ROUNDS)
-    rows, figures = [], {}
+    rows = []
+    figures = {}
     for name, model in models.items():
         of_training = ratio(seconds[f"{name} train"], seconds["v3 train"])
         of_prediction = ratio(seconds[f"{name} predict"], seconds["v3 predict"])

@@ -59,7 +59,8 @@ class PaddedBatches(EvaluationBatches):
 
     def for_worker(self, context: tf.distribute.InputContext = ONE_REPLICA) -> tf.data.Dataset:
         """As in the base class."""
-        height, width = self.split.max_height, self.split.max_width
+        height = self.split.max_height
+        width = self.split.max_width
 
         def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
             features = records.parse_example(record)
@@ -95,7 +96,8 @@ def vocs_sizes(number: int) -> list[tuple[int, int]]:
     """(width, height) of this many images, in VOC's shares and in random order."""
     rng = np.random.default_rng(0)
     sizes = [size for size, share in USUAL_SIZES.items() for _ in range(round(share * number))]
-    shorter_sides, are_upright = rng.integers(200, 500, OTHER_SIZES), rng.random(OTHER_SIZES) < 0.4
+    shorter_sides = rng.integers(200, 500, OTHER_SIZES)
+    are_upright = rng.random(OTHER_SIZES) < 0.4
     others = [
         (int(side), 500) if is_upright else (500, int(side))
         for side, is_upright in zip(shorter_sides, are_upright, strict=True)

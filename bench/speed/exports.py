@@ -24,7 +24,9 @@ HEADER = ("format", "size [MB]", "opened [s]", "one image [ms]", "of 4, each [ms
 
 def main() -> None:
     """Prints the table."""
-    export_dir, split_dir, split_name = Path(sys.argv[1]), Path(sys.argv[2]), (sys.argv[3:] or ["val"])[0]
+    export_dir = Path(sys.argv[1])
+    split_dir = Path(sys.argv[2])
+    split_name = (sys.argv[3:] or ["val"])[0]
     split = Split.read(split_dir, split_name)
     print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
     with tempfile.TemporaryDirectory() as name:

@@ -45,11 +45,15 @@ from deeplab.training.step import make_train_step
 NUM_CLASSES = 21
 STEPS_PER_CALL = 10
 EXAMPLES = 64
-TIME_LIMIT, ROW_LIMIT = 600, 300  # seconds
+# seconds
+TIME_LIMIT = 600
+ROW_LIMIT = 300
 SHOWN_KERNELS = 15
 
-EVALUATION, SIZES = "evaluation", "evaluation of 50 sizes"
-LAYOUT_OFF, TIMED = "layout optimizer off", "algorithms timed"
+EVALUATION = "evaluation"
+SIZES = "evaluation of 50 sizes"
+LAYOUT_OFF = "layout optimizer off"
+TIMED = "algorithms timed"
 NUM_SIZES = 50
 
 NORMALIZATION = {
@@ -178,7 +182,8 @@ def _batches(row: Row, strategy: tf.distribute.Strategy, shards: Path) -> Iterat
 
 def _seconds(run: Callable[[], object], at_least: float) -> float:
     """Seconds per call, over at least this many seconds."""
-    start, calls = time.perf_counter(), 0
+    start = time.perf_counter()
+    calls = 0
     while time.perf_counter() - start < at_least:
         run()
         calls += 1

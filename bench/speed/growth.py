@@ -65,7 +65,8 @@ def main() -> None:
         for replicas in GROWTH["replicas"]:
             alike = {tuple(each.values()): each for each in settings.values() if each["replicas"] == replicas}
             seconds |= zip(alike, pool.apply(measure, [list(alike.values())]), strict=True)
-    rows, figures = [], {}
+    rows = []
+    figures = {}
     for (name, value), setting in settings.items():
         first, per_image = seconds[tuple(setting.values())]
         per_pixel = per_image / seconds[tuple(BASE.values())][1] * (BASE["crop"] / setting["crop"]) ** 2

@@ -30,8 +30,11 @@ EXAMPLES = 336
 BATCH = 8
 ROUNDS = 3
 CROP = 513
-TEXTBOOK_CROP, TEXTBOOK_SIZE = 384, 444
-HUE, BRIGHTNESS, CONTRAST = 0.1, 0.1, 0.2
+TEXTBOOK_CROP = 384
+TEXTBOOK_SIZE = 444
+HUE = 0.1
+BRIGHTNESS = 0.1
+CONTRAST = 0.2
 
 Encoded = list[tuple[bytes, bytes]]
 
@@ -83,7 +86,8 @@ def plain_example(color: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tens
         label = tf.io.decode_png(png, channels=1)
         scale = tf.random.uniform([], 0.5, 2.0)
         size = tf.cast(tf.cast(tf.shape(image)[:2], tf.float32) * scale, tf.int32)
-        image, label = tf.image.resize(image, size), tf.image.resize(label, size, "nearest")
+        image = tf.image.resize(image, size)
+        label = tf.image.resize(label, size, "nearest")
         padding = tf.maximum(CROP - size, 0)
         paddings = [[0, padding[0]], [0, padding[1]], [0, 0]]
         mean = tf.constant(transforms.MEAN_COLOR, tf.float32)
@@ -91,7 +95,8 @@ def plain_example(color: bool) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tens
         label = tf.pad(label, paddings, constant_values=255)
         both = tf.concat([image, tf.cast(label, tf.float32)], 2)
         both = tf.image.random_flip_left_right(tf.image.random_crop(both, [CROP, CROP, 4]))
-        image, label = both[..., :3], tf.cast(both[..., 3], tf.uint8)
+        image = both[..., :3]
+        label = tf.cast(both[..., 3], tf.uint8)
         if color:
             image = tf.image.random_hue(image / 255, HUE)
             image = tf.clip_by_value(tf.image.random_brightness(image, BRIGHTNESS), 0, 1)
@@ -109,7 +114,8 @@ def textbook_chain(encoded: Encoded) -> Callable[[], float]:
 
     def example(jpeg: tf.Tensor, png: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, label = tf.numpy_function(load, [jpeg, png], (tf.uint8, tf.uint8))
-        image, label = tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(label, [None, None])[..., tf.newaxis]
+        image = tf.ensure_shape(image, [None, None, 3])
+        label = tf.ensure_shape(label, [None, None])[..., tf.newaxis]
         image = tf.cast(image, tf.float32) / 255
         side = TEXTBOOK_SIZE if tf.random.uniform([]) < 0.5 else TEXTBOOK_CROP
         both = tf.concat(

@@ -48,7 +48,8 @@ def of_input(folder: Path) -> float:
 
 def main() -> None:
     """Gigabytes of each."""
-    rows, figures = [], {}
+    rows = []
+    figures = {}
     with (
         multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
         tempfile.TemporaryDirectory() as name,

@@ -20,7 +20,9 @@ import numpy as np
 from PIL import Image
 
 SIZE = (500, 375)
-UNCOUNTED, CALLS, BATCH = 2, 20, 4
+UNCOUNTED = 2
+CALLS = 20
+BATCH = 4
 
 Segment = Callable[[np.ndarray], np.ndarray]
 """uint8 RGB [batch, height, width, 3] -> class indices [batch, height, width]."""
@@ -28,7 +30,8 @@ Segment = Callable[[np.ndarray], np.ndarray]
 
 def main() -> None:
     """Measures, then writes the masks."""
-    path, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    path = Path(sys.argv[1])
+    folder = Path(sys.argv[2])
     images = sorted(folder.glob("[0-9]*.npy"))
     start = time.perf_counter()
     segment = open_format(path)

@@ -27,7 +27,8 @@ class Crops(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image_file, label_file = self._files[index]
-        image, label = Image.open(image_file).convert("RGB"), Image.open(label_file).copy()
+        image = Image.open(image_file).convert("RGB")
+        label = Image.open(label_file).copy()
         scale, *place, mirrored, hue, brightness, contrast = torch.rand(7).tolist()
         window = round(CROP / (0.5 + 1.5 * scale))
         left, top = (int(draw * (max(side - window, 0) + 1)) for draw, side in zip(place, image.size, strict=True))

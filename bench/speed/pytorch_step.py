@@ -55,11 +55,14 @@ class DeepLabV3(nn.Module):
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         ]
-        channels, reached, dilation = 64, 4, 1
+        channels = 64
+        reached = 4
+        dilation = 1
         for stage, blocks in enumerate(BLOCKS):
             stride = 1
             if stage and reached < output_stride:
-                stride, reached = 2, 2 * reached
+                stride = 2
+                reached = 2 * reached
             elif stage:
                 dilation *= 2
             for block in range(blocks):
@@ -88,7 +91,8 @@ class DeepLabV3(nn.Module):
 
 def main() -> None:
     """Seconds per step for each line of standard input."""
-    precision, (batch, size, stride, steps) = sys.argv[1], map(int, sys.argv[2:])
+    precision = sys.argv[1]
+    (batch, size, stride, steps) = map(int, sys.argv[2:])
     model = DeepLabV3(stride).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     images = torch.rand(batch, 3, size, size).to(memory_format=torch.channels_last)

@@ -41,7 +41,8 @@ def seconds(function: Callable[[], object]) -> float:
 def write_shards(folder: Path, num_examples: int) -> Split:
     """Writes the same example many times; sizes and checksums are not checked here."""
     rng = np.random.default_rng(0)
-    image, mask = folder / "a.jpg", folder / "a.png"
+    image = folder / "a.jpg"
+    mask = folder / "a.png"
     Image.fromarray(rng.integers(80, 176, (375, 500, 3), np.uint8)).save(image, quality=80)
     Image.fromarray(np.zeros((375, 500), np.uint8)).save(mask)
     record, _ = records.encode_example(voc.Pair("a", image, mask), ClassTable.of_names(voc.CLASS_NAMES))

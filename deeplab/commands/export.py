@@ -44,8 +44,11 @@ from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
 
-ONNX, TFLITE = "model.onnx", "model.tflite"
-TFLITE_DYNAMIC, TFLITE_INT8 = QUANTIZED = "model_dynamic_range.tflite", "model_int8.tflite"
+ONNX = "model.onnx"
+TFLITE = "model.tflite"
+TFLITE_DYNAMIC = "model_dynamic_range.tflite"
+TFLITE_INT8 = "model_int8.tflite"
+QUANTIZED = (TFLITE_DYNAMIC, TFLITE_INT8)
 MIN_EQUAL_PIXELS = 0.999
 CALIBRATION_IMAGES = 64
 _ONNX_OPSET = 17

@@ -55,10 +55,14 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     tf.config.set_visible_devices([], "GPU")
     options = Options(SETTINGS)
-    look, augmentation = options[LookSettings], options[Augmentation]
-    shards, source = options[ShardSettings], options[SplitSettings]
+    look = options[LookSettings]
+    augmentation = options[Augmentation]
+    shards = options[ShardSettings]
+    source = options[SplitSettings]
     if not shards.voc_dir and not source.tfrecord_dir:
         raise UsageError("give --voc_dir, or --tfrecord_dir for shards that exist")
+
+    # What there is, and what the network would see of it.
     path = look.page or (source.tfrecord_dir or shards.voc_dir or Path()) / "look.html"
     with _shards(shards, source) as located:
         train, val = read_splits(located, shards.train_split, shards.val_split, shards.class_names)
@@ -66,6 +70,8 @@ def main(argv: list[str]) -> None:
         with name_damaged_shard(splits):
             survey = make_survey(splits, look.seed)
             crops = first_crops(train, augmentation, look.crops, look.seed)
+
+    # The page; what is odd stands in the log, too.
     facts = {
         "data": shards.voc_dir or source.tfrecord_dir,
         "crops": f"{augmentation.augmentation} at --crop_size={augmentation.crop_size}",
@@ -92,7 +98,8 @@ def make_survey(splits: list[Split], seed: int) -> Survey:
     """Surveys all examples of the splits; the first split is the training split."""
     survey = Survey(splits[0].class_names, seed)
     total = sum(split.num_examples for split in splits)
-    progress, done = Progress("looking", total, "images"), 0
+    progress = Progress("looking", total, "images")
+    done = 0
     for split in splits:
         batches = EvaluationBatches(split).for_worker().take(split.num_examples)
         for batch in batches.as_numpy_iterator():

@@ -60,7 +60,8 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
     if not annotations:
         raise DataError(f"{sbd_dir}: contains no cls/*.mat; give the folder `dataset` of SBD's benchmark_RELEASE")
     train = voc.pairs(voc_dir, "train")
-    in_train, in_val = {pair.name for pair in train}, set(voc.read_split(voc_dir, "val"))
+    in_train = {pair.name for pair in train}
+    in_val = set(voc.read_split(voc_dir, "val"))
     wanted = [path for path in annotations if path.stem not in in_train | in_val]
     with atomic_folder(mask_dir) as partial:
         progress = Progress("writing masks", len(train) + len(wanted), "masks")

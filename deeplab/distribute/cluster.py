@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from deeplab.errors import NothingToDo, UsageError
 
-FIRST_PORT, NUM_PORTS, PORTS_OF_A_JOB = 12_000, 20_000, 64
+FIRST_PORT = 12_000
+NUM_PORTS = 20_000
+PORTS_OF_A_JOB = 64
 """For Slurm's jobs: below the ports that Linux assigns itself (32,768 and up)."""
 
 _CHIEFS = {"master": "chief"}
@@ -103,7 +105,8 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     try:
         hosts = expand_hosts(environment["SLURM_STEP_NODELIST"])
         tasks = expand_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
-        index, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
+        index = int(environment["SLURM_PROCID"])
+        job = int(environment["SLURM_JOB_ID"])
         hosts = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
     except (KeyError, ValueError) as error:
         raise UsageError(f"SLURM_*: {error!r} in a step of several tasks; start the program with srun") from error

@@ -50,7 +50,8 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
     Raises:
         UsageError: more GPUs than there are, GPUs together with CPU replicas, or no cluster for multi_worker.
     """
-    num_gpus, num_cpu_replicas = devices.num_gpus, devices.num_cpu_replicas
+    num_gpus = devices.num_gpus
+    num_cpu_replicas = devices.num_cpu_replicas
     cluster = find_cluster() if name in ("auto", "multi_worker") else None
     if name == "multi_worker" and cluster is None:
         raise UsageError("--strategy=multi_worker: neither TF_CONFIG nor srun names more than one worker")
@@ -96,6 +97,8 @@ def _set_devices(num_gpus: int | None, num_cpu_replicas: int, most: int | None, 
     present = tf.config.list_physical_devices("GPU")
     if cluster is not None and num_gpus != 0:
         present = gpus.share_of_task(present, cluster)
+
+    # Without a number: all GPUs, or the CPU, with a word about why there is none.
     if num_gpus is None:
         num_gpus = len(present[:most]) if num_cpu_replicas == 1 else 0
         if not present and num_cpu_replicas == 1 and (reason := gpus.reason_without()):
@@ -108,6 +111,8 @@ def _set_devices(num_gpus: int | None, num_cpu_replicas: int, most: int | None, 
         )
     if num_gpus and num_cpu_replicas > 1:
         raise UsageError(f"--num_cpu_replicas={num_cpu_replicas}: only with --num_gpus=0")
+
+    # Memory is taken as it is needed: other programs may use the GPU.
     tf.config.set_visible_devices(present[:num_gpus], "GPU")
     for gpu in present[:num_gpus]:
         gpus.check(gpu)

@@ -15,10 +15,12 @@ from deeplab.errors import UsageError
 
 logger = logging.getLogger("deeplab")
 
-PCI_DEVICES, DRIVER = Path("/sys/bus/pci/devices"), Path("/dev/nvidiactl")
+PCI_DEVICES = Path("/sys/bus/pci/devices")
+DRIVER = Path("/dev/nvidiactl")
 AUTOTUNE = "TF_CUDNN_USE_AUTOTUNE"
 
-_NVIDIA, _DISPLAY = "0x10de", "0x03"
+_NVIDIA = "0x10de"
+_DISPLAY = "0x03"
 """PCI vendor, and the start of the class of all display controllers: NVIDIA also makes audio devices and bridges."""
 
 

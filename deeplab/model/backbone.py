@@ -193,16 +193,21 @@ def _plan(
     changes: dict[str, dict[str, object]] = {}
     nominal: dict[str, int] = {}  # stride of each layer's output in the classification network
     for layer in base.operations:
+        # The stride of its output in the classification network, from those of its inputs.
         sources = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
         before = max((nominal.get(source, 1) for source in sources), default=1)
         nominal[layer.name] = before * max(getattr(layer, "strides", (1, 1)))
         changes[layer.name] = {}
         if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             continue
-        stride_in, stride_out = min(before, output_stride), min(nominal[layer.name], output_stride)
+
+        # Beyond `output_stride` nothing is strided; kernels are dilated instead, as if it were.
+        stride_in = min(before, output_stride)
+        stride_out = min(nominal[layer.name], output_stride)
         dilation = before // stride_in
         if unit_pattern and (unit := re.fullmatch(unit_pattern, layer.name)):
             dilation *= multi_grid[int(unit.group(1)) - 1]
+
         if stride_out // stride_in != max(layer.strides):
             changes[layer.name]["strides"] = (1, 1)
             if max(layer.kernel_size) > 1:

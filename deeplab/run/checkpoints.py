@@ -17,7 +17,8 @@ from deeplab.training.state import TrainState
 
 logger = logging.getLogger("deeplab")
 
-LATEST, BEST = "latest", "best"
+LATEST = "latest"
+BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Checkpoints:
     def resume(self, total_steps: int, num_replicas: int) -> None:
         """Restores as `restore_latest`, records the number of replicas from now on, and logs if it changed."""
         path = self.restore_latest()
-        step, replicas_before = int(self._state.step), int(self._state.num_replicas)
+        step = int(self._state.step)
+        replicas_before = int(self._state.num_replicas)
         self._state.num_replicas.assign(num_replicas)
         if path is not None:
             logger.info("resuming from %s at step %d", path, step)

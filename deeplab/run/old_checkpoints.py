@@ -30,6 +30,8 @@ def in_current_form(path: str) -> Iterator[str]:
     if _GRAPH not in reader.get_variable_to_shape_map():
         yield path  # not written by tf.train.Checkpoint; restoring it will say so
         return
+
+    # Which biases it has, and the moving means that they are folded into.
     graph = TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
     stored = {number: node.attributes[0] for number, node in enumerate(graph.nodes) if node.attributes}
     keys = {variable.full_name: variable.checkpoint_key for variable in stored.values()}
@@ -38,12 +40,15 @@ def in_current_form(path: str) -> Iterator[str]:
         yield path
         return
     logger.info("%s: of an earlier version; biases are folded into the moving means of batch normalisation", path)
+
+    # The same checkpoint without the biases and their slots.
     gone = {number for number, each in stored.items() if each.full_name in folded or _is_slot(each.full_name, folded)}
     left = [variable.checkpoint_key for number, variable in stored.items() if number not in gone]
     values = {key: reader.get_tensor(key) for key in left}
     for bias, mean in folded.items():
         values[keys[mean]] = values[keys[mean]] - reader.get_tensor(keys[bias])
     graph = _without(graph, gone)
+
     with tempfile.TemporaryDirectory() as folder:
         copy = str(Path(folder) / Path(path).name)
         try:

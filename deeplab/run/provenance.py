@@ -72,7 +72,9 @@ def run_size(state: TrainState, plan: Plan, crop_size: int, accumulate_steps: in
     replica: weights, the optimizer's variables, gradients before and after weight decay, and the activations of the
     images that are processed at the same time. docs/measurements.md compares it with what processes hold.
     """
-    model, training_model, num_replicas = state.model, state.training_model, int(state.num_replicas)
+    model = state.model
+    training_model = state.training_model
+    num_replicas = int(state.num_replicas)
     images_at_once = plan.global_batch_size // num_replicas // accumulate_steps
     variables = [*training_model.variables, *state.optimizer.variables, *2 * training_model.trainable_variables]
     return {
@@ -92,7 +94,8 @@ def run_size(state: TrainState, plan: Plan, crop_size: int, accumulate_steps: in
 
 def describe(size: dict[str, int]) -> dict[str, str]:
     """A `run_size` in words, by topic."""
-    side, epochs = size["crop_size"], size["steps"] * size["global_batch_size"] / size["images"]
+    side = size["crop_size"]
+    epochs = size["steps"] * size["global_batch_size"] / size["images"]
     replicas = "" if size["replicas"] == 1 else f" on each of {size['replicas']} replicas"
     return {
         "network": f"{size['parameters'] / 1e6:.1f} M parameters, {size['trainable_parameters'] / 1e6:.1f} M trained",

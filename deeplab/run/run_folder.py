@@ -24,7 +24,8 @@ from deeplab.settings import setting
 logger = logging.getLogger("deeplab")
 
 CHECKPOINTS = "checkpoints"
-_CONFIG, _FLAGS = "model.json", "flags.txt"
+_CONFIG = "model.json"
+_FLAGS = "flags.txt"
 
 _CLASSIFIER = re.compile(r"(?:auxiliary_)?logits/(?:kernel|bias)")
 """Paths of the weights that have a column for each class."""
@@ -82,15 +83,18 @@ def check_run(
     Raises:
         UsageError: another model, or flags that change the content of a checkpoint.
     """
-    before, now = read_config(model_dir).to_json(), config.to_json()
+    before = read_config(model_dir).to_json()
+    now = config.to_json()
     for name, value in now.items():
         if before[name] != value:
             raise _contradiction(model_dir, f"{name} {before[name]}", value)
     path = model_dir / _FLAGS
     recorded = path.read_text(encoding="utf-8") if path.exists() else ""
-    flags_before, flags_now = _by_name(defaults_text) | _by_name(recorded), _by_name(flags_text)
+    flags_before = _by_name(defaults_text) | _by_name(recorded)
+    flags_now = _by_name(flags_text)
     for name in sorted(flags_before.keys() | flags_now.keys()):
-        was, is_now = flags_before.get(name, "not set"), flags_now.get(name, "not set")
+        was = flags_before.get(name, "not set")
+        is_now = flags_now.get(name, "not set")
         if was == is_now:
             continue
         if name in fixed or "--precision=float16" in (was, is_now):

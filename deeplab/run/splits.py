@@ -60,7 +60,8 @@ def forget_scores_of_other_data(state: TrainState, before: dict[str, SplitRecord
                 _in_words(old),
                 _in_words(split),
             )
-    old, new = before.get("val"), now.get("val")
+    old = before.get("val")
+    new = now.get("val")
     if old is None or new is None or old.digest == new.digest or float(state.best_mean_iou) < 0:
         return False
     logger.warning(

@@ -136,7 +136,9 @@ class Profiler:
     """Traces the steps `first` to `last` with TensorFlow's profiler, for TensorBoard's "Profile" page."""
 
     def __init__(self, model_dir: Path, first: int, last: int) -> None:
-        self._model_dir, self._first, self._last = model_dir, first, last
+        self._model_dir = model_dir
+        self._first = first
+        self._last = last
         self._is_tracing = False
 
     def after(self, step: int) -> None:

@@ -91,7 +91,8 @@ class Loss:
             losses = weights * self._pixel_losses(cross_entropy, logits)
             if self.settings.hard_pixel_fraction < 1:
                 hard = self._hard_pixels(losses, valid)
-                losses, weights = losses * hard, weights * hard
+                losses = losses * hard
+                weights = weights * hard
             sums |= {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
         if self.settings.loss != "cross_entropy":
             # With matrix products, each tensor over all pixels and classes is written once and read once.

@@ -93,7 +93,10 @@ def scores(matrix: np.ndarray, class_names: Sequence[str] = ()) -> Scores:
     `class_names`, by index, tell whether class 0 is a background.
     """
     matrix = np.asarray(matrix)
-    correct, truth, predicted, total = np.diag(matrix), matrix.sum(1), matrix.sum(0), matrix.sum()
+    correct = np.diag(matrix)
+    truth = matrix.sum(1)
+    predicted = matrix.sum(0)
+    total = matrix.sum()
     iou = _ratios(correct, truth + predicted - correct)
     recall = _ratios(correct, truth)
     return Scores(

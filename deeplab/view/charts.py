@@ -9,8 +9,12 @@ from deeplab.view.template import Markup, Template
 Points = list[tuple[float, float]]
 
 _TEMPLATE = Template(Path(__file__).with_name("charts.svg"))
-_WIDTH, _HEIGHT = 480, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 38
+_WIDTH = 480
+_HEIGHT = 270
+_LEFT = 62
+_RIGHT = 14
+_TOP = 34
+_BOTTOM = 38
 _COLORS = {"train": "#2166ac", "val": "#b2182b"}
 _CHARTS = {"mean_iou": "mean IoU", "loss": "loss", "learning_rate": "learning rate"}
 
@@ -34,9 +38,11 @@ def line_chart(title: str, series: dict[str, Points], x_name: str = "step") -> M
     """An SVG element; series: name -> points (step, value), sorted by step."""
     steps = [step for points in series.values() for step, _ in points]
     values = [value for points in series.values() for _, value in points]
-    first, last = min(steps), max(steps)
+    first = min(steps)
+    last = max(steps)
     ticks = nice_ticks(min(values), max(values))
-    low, high = ticks[0], ticks[-1]
+    low = ticks[0]
+    high = ticks[-1]
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = _LEFT + (step - first) / max(last - first, 1) * (_WIDTH - _LEFT - _RIGHT)
@@ -77,7 +83,8 @@ def nice_ticks(low: float, high: float) -> list[float]:
     rough = span / 4
     power = 10.0 ** math.floor(math.log10(rough))
     unit = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first, last = math.floor(low / unit), math.ceil(high / unit)
+    first = math.floor(low / unit)
+    last = math.ceil(high / unit)
     return [number * unit for number in range(first, max(last, first + 1) + 1)]
 
 

@@ -22,8 +22,10 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
     labeled, void = _labeled_and_void(survey)
     tiles: dict[str, object] = {f"images in {split}": f"{len(part.sizes):,}" for split, part in survey.splits.items()}
     tiles |= {"classes": len(survey.class_names), "of all pixels are void": _share(void, labeled + void)}
+
     odd = [*survey.odd(), *_odd_crops(crops)]
     items = Markup.joined(_TEMPLATE.fill("odd_item", text=text) for text in odd)
+
     sections = {
         "Possible problems": (
             _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="None were found.")
@@ -96,6 +98,8 @@ def _classes(survey: Survey) -> Markup:
     """A table of the classes and void, with their share of the pixels and number of images in each split."""
     heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
     total = np.sum([part.pixels for part in survey.splits.values()], 0)
+
+    # Shares of the labelled pixels; void's is of all pixels.
     rows = []
     for index in (*range(len(survey.class_names)), VOID_LABEL):
         cells = []
@@ -111,6 +115,7 @@ def _classes(survey: Survey) -> Markup:
                 cells=Markup.joined(_TEMPLATE.fill("cell", text=text) for text in cells),
             )
         )
+
     return _TEMPLATE.fill(
         "classes",
         head=Markup.joined(_TEMPLATE.fill("head", text=text) for text in heads),

@@ -30,7 +30,8 @@ class Panel:
     """
 
     def __init__(self, class_names: Sequence[str], count: int = LARGEST_PANEL) -> None:
-        self._class_names, self._count = class_names, count
+        self._class_names = class_names
+        self._count = count
         self._drawn: dict[str, np.ndarray] = {}
 
     @property
@@ -53,5 +54,6 @@ class Panel:
         confusion: its confusion matrix, integers [classes, classes], rows true.
         """
         matrix = np.array(pictures.confusion_picture(confusion, self._class_names))
-        drawn, self._drawn = self._drawn, {}
+        drawn = self._drawn
+        self._drawn = {}
         return {"pictures/confusion_matrix": matrix, **drawn}

@@ -13,7 +13,9 @@ OPACITY = 0.6
 """Of the colours in an overlay, unless another is asked for."""
 
 _GAP = 4  # pixels of white between adjacent pictures
-_TEXT_SIZE, _LINE = 13, 19  # pixels
+# pixels
+_TEXT_SIZE = 13
+_LINE = 19
 _WRONG = (230, 0, 60)
 _HEAT = ((0.0, (0, 0, 0)), (0.35, (150, 10, 70)), (0.7, (245, 140, 20)), (1.0, (255, 255, 230)))
 _MATRIX_BLUE = np.array((8, 48, 107))
@@ -98,11 +100,14 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
     font = ImageFont.load_default(_TEXT_SIZE)
     advances = {index: _LINE + round(font.getlength(text)) + 12 for index, text in entries.items()}
     width = max([width, *advances.values()])
-    places, left, top = [], 0, 0
+    places = []
+    left = 0
+    top = 0
     for index, text in entries.items():
         advance = advances[index]
         if left and left + advance > width:
-            left, top = 0, top + _LINE
+            left = 0
+            top = top + _LINE
         places.append((left, top, index, text))
         left += advance
     picture = Image.new("RGB", (width, top + _LINE), "white")
@@ -214,7 +219,8 @@ class PictureWriter:
 
     def __init__(self, output_dir: Path, class_names: Sequence[str]) -> None:
         self._class_names = class_names
-        self._masks, self._rows = output_dir / "masks", output_dir / "side_by_side"
+        self._masks = output_dir / "masks"
+        self._rows = output_dir / "side_by_side"
         self._masks.mkdir(parents=True, exist_ok=True)
         self._rows.mkdir(parents=True, exist_ok=True)
 

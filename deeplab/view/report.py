@@ -36,7 +36,8 @@ class ImageRanking:
     """A viewer that keeps the best and the worst images; an image with only void counts as neither."""
 
     def __init__(self, num_classes: int, count: int = SHOWN_IMAGES) -> None:
-        self._num_classes, self._count = num_classes, count
+        self._num_classes = num_classes
+        self._count = count
         self._best: list[ScoredImage] = []
         self._worst: list[ScoredImage] = []
 
@@ -93,7 +94,8 @@ def render(
         facts: name -> value: what was evaluated, and how.
         trained: name -> value: the size and the cost of the training run, if they are known.
     """
-    result, records = evaluation.scores, list(records)
+    result = evaluation.scores
+    records = list(records)
     tiles = {
         "mean IoU": _per_cent(result.mean_iou),
         "pixel accuracy": _per_cent(result.pixel_accuracy),
@@ -147,7 +149,8 @@ def _of_the_foreground(result: Scores) -> dict[str, str]:
 
 
 def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
-    result, truth = evaluation.scores, evaluation.confusion.sum(1)
+    result = evaluation.scores
+    truth = evaluation.confusion.sum(1)
     rows = []
     for index, iou in enumerate(result.per_class_iou):
         rows.append(
@@ -182,6 +185,8 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
         "PNG",
         "matrix",
     )
+
+    # The largest confusions, as a list.
     totals = matrix.sum(1)
     wrong = matrix - np.diag(np.diag(matrix))
     largest = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
@@ -196,6 +201,7 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
         for true, predicted in zip(*np.unravel_index(largest, matrix.shape), strict=True)
         if wrong[true, predicted]
     ]
+
     parts = [_TEMPLATE.fill("confusion_matrix", picture=picture)]
     if rows:
         parts.append(_TEMPLATE.fill("confusions", rows=Markup.joined(rows)))

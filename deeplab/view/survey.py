@@ -18,7 +18,9 @@ SMALL_AREA = 256
 FEW_IMAGES = 5
 """A class in fewer training images than this can hardly be learnt."""
 
-_LARGEST_SIDE, _SMALLEST_SIDE = 480, 160  # of pictures in the page, in pixels
+# of pictures in the page, in pixels
+_LARGEST_SIDE = 480
+_SMALLEST_SIDE = 160
 _NUM_SHOWN = {"largest": 2, "smallest": 2, "random": 4, "most void": 2}
 _SHOWN_NAMES = 5
 
@@ -90,7 +92,8 @@ class Survey:
         order = sum(len(survey.sizes) for survey in self.splits.values())
         shown = None
         for reason, score in scores.items():
-            kept, number = self._kept[reason], _NUM_SHOWN.get(reason, 1)
+            kept = self._kept[reason]
+            number = _NUM_SHOWN.get(reason, 1)
             if not score or (len(kept) == number and score <= kept[0][0]):
                 continue
             shown = shown or _shrunk(split, name, image, mask, pixels)

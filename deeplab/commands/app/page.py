@@ -119,7 +119,8 @@ def _as_uploaded(payload: Any) -> str | None:  # noqa: ANN401
 
 def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *settings: Any) -> list:  # noqa: ANN401
     """What the page shows of a picture, or why it cannot be segmented."""
-    trial, line = None, ""
+    trial = None
+    line = ""
     if path is not None:
         try:
             trial = segment(path, *settings)

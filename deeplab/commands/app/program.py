@@ -65,11 +65,17 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken; drop pictures on the page")
     options = Options(SETTINGS)
-    settings, source, inference = options[AppSettings], options[SplitSettings], options[Inference]
+    settings = options[AppSettings]
+    source = options[SplitSettings]
+    inference = options[Inference]
     require(settings, "model_dir")
+
+    # Pictures that people drop lie in a folder that goes when the program ends.
     with tempfile.TemporaryDirectory(prefix="deeplab-app-") as name:
         folder = Path(name)
         page = _import_page(folder)
+
+        # The model: a run's, whose stride and views can be chosen on the page, or an export, which is as it is.
         is_export = (settings.model_dir / DESCRIPTION).exists()
         output_stride = options[LoadSettings].output_stride
         if not is_export:
@@ -77,6 +83,8 @@ def main(argv: list[str]) -> None:
         segmenter = Segmenter(settings, output_stride, inference, folder)
         class_names = segmenter.model(output_stride, inference).class_names
         choices = None if is_export else page.Choices(OUTPUT_STRIDES, output_stride, SCALES, inference)
+
+        # The page, with pictures to begin with.
         examples = write_examples(source, settings.split, folder / "examples") if source.tfrecord_dir else []
         page.serve(page.build(segmenter, class_names, choices, examples), settings.host, settings.port)
         logger.info("http://%s:%d: open it in a browser; Ctrl-C ends the program", settings.host, settings.port)
@@ -121,7 +129,8 @@ class Segmenter:
             DataError: not a picture, or more than `max_pixels`; the message names the file without its folder.
             UsageError: no scale chosen.
         """
-        output_stride, inference = self.output_stride, self.inference
+        output_stride = self.output_stride
+        inference = self.inference
         if chosen:
             output_stride, scales, flip = chosen
             if not scales:

@@ -79,7 +79,8 @@ def _read_weights(text: str, class_names: Sequence[str]) -> list[str]:
     items: list[str] = []
     for line in filter(None, read_lines(path, "weights of the classes")):
         *words, item = line.split()
-        name, place = " ".join(words), len(items)
+        name = " ".join(words)
+        place = len(items)
         if name and (place >= len(class_names) or name != class_names[place]):
             expected = repr(class_names[place]) if place < len(class_names) else "no further class"
             raise UsageError(f"{path}: {line!r}: expected {expected} here; the order is that of the classes")

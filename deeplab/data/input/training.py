@@ -94,7 +94,8 @@ def first_crops(
 
 def _training_records(split: Split, seed: int, first_example: int, repeats: Repeats) -> tf.data.Dataset:
     """Endless (index, record), starting at `first_example`; the index counts from the start of training."""
-    shard_paths, num_examples = split.shard_paths, split.num_examples + repeats.num_more
+    shard_paths = split.shard_paths
+    num_examples = split.num_examples + repeats.num_more
 
     def repeated(record: tf.Tensor) -> tf.data.Dataset:
         is_repeated = tf.reduce_any(tf.equal(records.parse_example(record)["id"], repeats.names))

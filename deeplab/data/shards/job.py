@@ -70,7 +70,8 @@ class Job:
         split = Split.read(self.folder, self.name)
         before = sources.read_sources(self.sources_path)
         if split.class_names != self.classes.names:
-            theirs, ours = ", ".join(split.class_names), ", ".join(self.classes.names)
+            theirs = ", ".join(split.class_names)
+            ours = ", ".join(self.classes.names)
             raise self._error(
                 split, f"were made from other files or classes ({theirs}) than those of {self.voc_dir} ({ours})"
             )
@@ -89,7 +90,8 @@ class Job:
             )
         if before is None:
             with name_damaged_shard([split]):
-                changed, now = list(self._differing_from(split)), sources.current_sources(self.pairs)
+                changed = list(self._differing_from(split))
+                now = sources.current_sources(self.pairs)
         else:
             changed, now = sources.compare(self.pairs, before)
         if changed:

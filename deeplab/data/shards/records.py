@@ -15,7 +15,10 @@ from deeplab.data.source.masks import Mask, read_mask
 from deeplab.data.source.voc import Pair
 from deeplab.errors import DataError
 
-REFUSE, TURN, IGNORE = EXIF_CHOICES = ("refuse", "turn", "ignore")
+REFUSE = "refuse"
+TURN = "turn"
+IGNORE = "ignore"
+EXIF_CHOICES = (REFUSE, TURN, IGNORE)
 """For an image that EXIF turns and whose mask fits it either way: refuse it, or say which view the mask belongs to."""
 
 FEATURES = {

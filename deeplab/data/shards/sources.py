@@ -81,7 +81,8 @@ def current_sources(pairs: Iterable[Pair]) -> Sources:
 
 def compare(pairs: Iterable[Pair], before: Sources) -> tuple[list[Path], Sources]:
     """The files whose contents changed, and the current sources. Reads only files with another stamp."""
-    changed, now = [], {}
+    changed = []
+    now = {}
     for key, path in files(pairs):
         old = before.get(key)
         new = old if old is not None and old.stamp == Stamp.of(path) else Source.of(path)

@@ -194,7 +194,8 @@ def _parse(path: Path) -> Split:
         del fields["format_version"]
         fields["name"] = fields.pop("split")
         fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        fields["class_names"], fields["class_pixels"] = tuple(fields["class_names"]), tuple(fields["class_pixels"])
+        fields["class_names"] = tuple(fields["class_names"])
+        fields["class_pixels"] = tuple(fields["class_pixels"])
         split = Split(folder=path.parent, **fields)
         plain = all(is_plain_name(shard.name) for shard in split.shards)
     except (OSError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:

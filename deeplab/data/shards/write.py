@@ -315,7 +315,9 @@ def _start_worker() -> None:
 
 
 def _write_shard(task: _Task) -> _ShardReport:
-    counts, sizes, problems = np.zeros(256, np.int64), [(0, 0)], []
+    counts = np.zeros(256, np.int64)
+    sizes = [(0, 0)]
+    problems = []
     palettes: dict[masks.Palette, Path] = {}
     read: Sources = {}
     with atomic_write(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
@@ -331,6 +333,7 @@ def _write_shard(task: _Task) -> _ShardReport:
             sizes.append(mask.labels.shape)
             if mask.palette:
                 palettes.setdefault(mask.palette, pair.mask)
+
     max_height, max_width = np.max(sizes, 0).tolist()
     return _ShardReport(
         shard=Shard(

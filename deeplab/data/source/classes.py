@@ -183,7 +183,8 @@ class _Builder:
     """Checks the rows of a table and builds a `ClassTable` from them."""
 
     def __init__(self, path: Path, void_names: tuple[str, ...] = (_VOID,)) -> None:
-        self._path, self._void_names = path, void_names
+        self._path = path
+        self._void_names = void_names
 
     def of_values(self, rows: list[Row]) -> ClassTable:
         """The table of these rows; raises DataError that names the line."""

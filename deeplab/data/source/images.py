@@ -31,8 +31,14 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 _SHOWN_NAMES = 3
 
 _EXIF_ORIENTATION = 274
-_TIFF_BITS, _TIFF_SAMPLE_FORMAT, _TIFF_FLOAT, _TIFF_UNSIGNED = 258, 339, 3, (1, 4)
-_PNG_BIT_DEPTH, _PNG_COLOR_TYPE, _PNG_RGB = 24, 25, 2  # offsets of two bytes in a PNG file, and a value of the second
+_TIFF_BITS = 258
+_TIFF_SAMPLE_FORMAT = 339
+_TIFF_FLOAT = 3
+_TIFF_UNSIGNED = (1, 4)
+# offsets of two bytes in a PNG file, and a value of the second
+_PNG_BIT_DEPTH = 24
+_PNG_COLOR_TYPE = 25
+_PNG_RGB = 2
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -114,7 +114,8 @@ def _read_pixels(path: Path) -> _Pixels:
             raise DataError(
                 f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, GIF, TIFF)"
             )
-        mode, is_png = image.mode, image.format == "PNG"
+        mode = image.mode
+        is_png = image.format == "PNG"
         bits = images.more_than_8_bits(image, content)
         if is_png and mode == "L" and content[_PNG_BIT_DEPTH] < 8:
             # Pillow stretches greyscale of fewer bits to 0..255: index 1 of 4 bits would be 17.

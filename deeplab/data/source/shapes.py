@@ -67,7 +67,8 @@ def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
 
 def _draw_shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, shape: str, width: int, height: int) -> None:
     radius = int(rng.integers(SIZE // 7, SIZE // 4))
-    x, y = int(rng.integers(radius, width - radius)), int(rng.integers(radius, height - radius))
+    x = int(rng.integers(radius, width - radius))
+    y = int(rng.integers(radius, height - radius))
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "triangle":
         draw.polygon([(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)], fill=255)

@@ -152,7 +152,8 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
         raise DataError(f"{path}: no such split; {hint}")
     if split == "trainaug":
         in_val = {normal_form(name) for name in read_split(voc_dir, "val")}
-        with_val, entries = entries, [entry for entry in entries if normal_form(entry.name) not in in_val]
+        with_val = entries
+        entries = [entry for entry in entries if normal_form(entry.name) not in in_val]
         logger.info("trainaug: %d images; %d left out, since val has them", len(entries), len(with_val) - len(entries))
     _check_names(path, [entry.name for entry in entries])
     return entries

@@ -10,7 +10,9 @@ class BoxRule:
     """Decides the label that boxes are drawn with, and counts boxes; without a meaning they are a problem."""
 
     def __init__(self, meaning: str | None, left_out: LeftOut) -> None:
-        self._meaning, self._left_out, self._number = meaning, left_out, 0
+        self._meaning = meaning
+        self._left_out = left_out
+        self._number = 0
 
     @property
     def has_meaning(self) -> bool:

@@ -196,7 +196,8 @@ def _labels(path: Path, content: Entry, problems: Problems) -> dict[Any, str]:
 
 def _object(entry: Entry, label: str, image: Entry, findings: _Findings) -> list[_Object]:
     """The objects to draw for an annotation: one, or none (noted). Raises ValueError, TypeError, KeyError."""
-    segmentation, name = entry.get("segmentation"), str(image["file_name"])
+    segmentation = entry.get("segmentation")
+    name = str(image["file_name"])
     if isinstance(segmentation, dict) and segmentation:
         return [_Object(label, run_lengths=_checked_run_lengths(segmentation, image))]
     if segmentation:
@@ -221,7 +222,8 @@ def _object(entry: Entry, label: str, image: Entry, findings: _Findings) -> list
 def _checked_run_lengths(segmentation: Entry, image: Entry) -> Entry:
     """Run lengths, as a list or compressed, checked against the stated size of the image."""
     height, width = (int(side) for side in segmentation["size"])
-    counts, stated = segmentation["counts"], _stated_size(image)
+    counts = segmentation["counts"]
+    stated = _stated_size(image)
     if stated is not None and stated != (width, height):
         size = f"{stated[0]}x{stated[1]}"
         raise ValueError(f"its run lengths are for {width}x{height} pixels, but the stated image size is {size}")
@@ -236,14 +238,17 @@ def _has_plain_size(image: Entry) -> bool:
 
 
 def _stated_size(image: Entry) -> tuple[int, int] | None:
-    width, height = image.get("width"), image.get("height")
+    width = image.get("width")
+    height = image.get("height")
     return (int(width), int(height)) if width and height else None
 
 
 def _examples(content: _Content, indices: dict[str, int], problems: Problems) -> list[Example]:
-    examples, finder = [], ImageFinder(problems)
+    examples = []
+    finder = ImageFinder(problems)
     for number, image in content.images.items():
-        file_name, objects = str(image["file_name"]), content.objects[number]
+        file_name = str(image["file_name"])
+        objects = content.objects[number]
         path = finder.find(content.file.image_dir, file_name, content.file.path.name)
         if path is None:
             continue
@@ -286,7 +291,8 @@ def _encode(mask_api: ModuleType, found: _Object, height: int, width: int) -> En
         for outline in outlines:  # pycocotools' memory grows with the length of an outline, inside the image or not
             check_near_image(zip(outline[::2], outline[1::2], strict=True), height, width)
         return mask_api.merge(mask_api.frPyObjects(found.polygons or np.array([box]), height, width))
-    size, counts = found.run_lengths["size"], found.run_lengths["counts"]
+    size = found.run_lengths["size"]
+    counts = found.run_lengths["counts"]
     if size != [height, width]:
         raise ValueError(f"its run lengths are for {size[1]}x{size[0]} pixels, but the image is {width}x{height}")
     if sum(_decompressed(counts) if isinstance(counts, str) else counts) != height * width:
@@ -297,7 +303,8 @@ def _encode(mask_api: ModuleType, found: _Object, height: int, width: int) -> En
 def _decompressed(text: str) -> list[int]:
     """Compressed run lengths as numbers: five bits per character, lowest first; from the fourth, differences."""
     counts: list[int] = []
-    value, shift = 0, 0
+    value = 0
+    shift = 0
     for character in text.encode():
         bits = character - 48
         value |= (bits & 0x1F) << shift
@@ -306,7 +313,8 @@ def _decompressed(text: str) -> list[int]:
             if bits & 0x10:
                 value -= 1 << shift
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value, shift = 0, 0
+            value = 0
+            shift = 0
     return counts
 
 

@@ -72,7 +72,8 @@ def read_labelme(folder: Path) -> Dataset:
     Raises:
         DataError: no *.json, files that are not annotations, or missing images.
     """
-    problems, annotations = Problems(), []
+    problems = Problems()
+    annotations = []
     left_out: LeftOut = {}
     for path in visible(folder, "**/*.json"):
         try:
@@ -102,7 +103,9 @@ def _read_annotation(path: Path, name: str, left_out: LeftOut) -> _Annotation:
     image_path = content.get("imagePath") or path.stem
     if not isinstance(image_path, str) or not name_in_voc(image_path):
         raise ValueError(f"imagePath is {image_path!r}")
-    width, height = content.get("imageWidth"), content.get("imageHeight")  # version 3 has neither
+    # version 3 has neither
+    width = content.get("imageWidth")
+    height = content.get("imageHeight")
     size = (int(width), int(height)) if width and height else None
     return _Annotation(path, image_path.replace("\\", "/"), bool(content.get("imageData")), size, shapes)
 
@@ -158,7 +161,8 @@ def _draw(path: Path, shapes: list[_Shape], indices: dict[str, int], height: int
     canvas = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     for shape in shapes:
-        index, points = indices[shape.label], shape.points
+        index = indices[shape.label]
+        points = shape.points
         try:
             check_near_image(points, height, width)
         except ValueError as error:

@@ -89,7 +89,8 @@ def read_cityscapes(folder: Path) -> Dataset:
     ids = dict.fromkeys(_CITYSCAPES_IDS, VOID_LABEL)
     ids |= {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())}
     tables = {"labelTrainIds": ClassTable.of_names(class_names), "labelIds": ClassTable(class_names, ids)}
-    problems, examples = Problems(), []
+    problems = Problems()
+    examples = []
     left_out: LeftOut = {}
     for image in images_in(folder / "leftImg8bit"):
         split, city = image.relative_to(folder / "leftImg8bit").parts[:2]
@@ -118,7 +119,8 @@ def read_ade20k(folder: Path) -> Dataset:
     """
     class_names = _ade20k_classes(folder / "objectInfo150.txt")
     classes = ClassTable(class_names, {0: VOID_LABEL} | {index + 1: index for index in range(len(class_names))})
-    problems, examples = Problems(), []
+    problems = Problems()
+    examples = []
     for name, split in _ADE20K_SPLITS.items():
         place = folder / "images" / name
         for image in images_in(place) if place.is_dir() else ():

@@ -50,7 +50,8 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
     if voc_dir.exists():
         raise UsageError(f"--voc_dir={voc_dir}: exists already; choose another folder, or delete it")
     plans = _plan(dataset, val_share, seed)
-    problems, pixels = Problems(), np.zeros(256, np.int64)
+    problems = Problems()
+    pixels = np.zeros(256, np.int64)
     with atomic_folder(voc_dir) as partial:
         progress = Progress("writing masks", len(plans), "masks")
         for number, plan in enumerate(plans, 1):
@@ -138,7 +139,8 @@ def _is_turned(example: Example, image: ImageFile) -> bool:
     """
     stated = example.stated_size
     shown_size = image.size[::-1] if image.orientation >= 5 else image.size
-    fits, fits_turned = stated in (None, image.size), stated in (None, shown_size)
+    fits = stated in (None, image.size)
+    fits_turned = stated in (None, shown_size)
     if stated is not None and not fits and not fits_turned:
         raise DataError(
             f"{image.name}: {shown_size[0]}x{shown_size[1]} pixels, but its annotation is for {stated[0]}x{stated[1]}; "

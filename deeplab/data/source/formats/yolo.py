@@ -56,7 +56,9 @@ def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
     class_names, indices = class_table(labels)
     problems = Problems()
     left_out: LeftOut = {}
-    rule, examples, num_objects = BoxRule(boxes, left_out), [], 0
+    rule = BoxRule(boxes, left_out)
+    examples = []
+    num_objects = 0
     for key, split in _SPLIT_KEYS.items():
         for root, image in _images(path, content, key):
             if not image.is_file():
@@ -194,7 +196,8 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: Left
     number = float(fields[0])
     if number not in range(len(labels)):
         raise ValueError(f"class {fields[0]}, but data.yaml names {len(labels)} (0 to {len(labels) - 1})")
-    label, values = labels[int(number)], [float(value) for value in fields[1:]]
+    label = labels[int(number)]
+    values = [float(value) for value in fields[1:]]
     if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
         worst = max(values, key=lambda value: math.inf if math.isnan(value) else abs(value - 0.5))
         raise ValueError(f"coordinate {worst:g} is not a fraction of the image (0 to 1)")
@@ -203,7 +206,10 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: Left
         box_label = rule.label(label, name)
         if box_label is None and rule.has_meaning:
             return []
-        left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        left = x - width / 2
+        top = y - height / 2
+        right = x + width / 2
+        bottom = y + height / 2
         return [_Outline(box_label or label, [(left, top), (right, top), (right, bottom), (left, bottom)], is_box=True)]
     if len(values) % 2:
         raise ValueError(f"{len(values)} coordinates; an outline has two per point, a box four")
