@@ -64,8 +64,8 @@ def main(argv: list[str]) -> None:
     options = Options(SETTINGS)
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes only flags")
-    require(options[RunSettings], "model_dir")
-    require(options[SplitSettings], "tfrecord_dir")
+    model_dir = require("model_dir", options[RunSettings].model_dir)
+    tfrecord_dir = require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
     wanted = options[ScoreSettings]
 
     # ---- Devices. Before all else, as in train.py.
@@ -73,13 +73,12 @@ def main(argv: list[str]) -> None:
     set_precision(options[PrecisionSettings])
 
     # ---- Data.
-    split = Split.read(options[SplitSettings].tfrecord_dir, wanted.split)
+    split = Split.read(tfrecord_dir, wanted.split)
     batches = options[EvaluationSettings].batches(split, strategy.num_replicas_in_sync)
     if options[SplitSettings].verify:
         split.verify()
 
     # ---- The network, which must know the split's classes.
-    model_dir = options[RunSettings].model_dir
     with strategy.scope():
         model, config, checkpoint = run_folder.load_model(
             model_dir, wanted.checkpoint, options[LoadSettings].output_stride
@@ -137,7 +136,7 @@ def write_report(
     ranking: ImageRanking,
 ) -> None:
     """Writes report.html: the evaluation, beside the curves of the training run."""
-    model_dir = options[RunSettings].model_dir
+    model_dir = require("model_dir", options[RunSettings].model_dir)
     page = report.render(
         title=f"{model_dir.name} on {split.name}",
         class_names=config.class_names,

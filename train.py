@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
     # ---- Data. The chief writes the shards; the others wait for it and read them.
     if workers.is_chief:
-        write_shards(shards, options[DownloadSettings], options[SplitSettings].tfrecord_dir)
+        write_shards(shards, options[DownloadSettings], require("tfrecord_dir", options[SplitSettings].tfrecord_dir))
     workers.wait()
     split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
     if shards.prepare_only:
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
     options[Plan].check_validation(has_split=val_split is not None)
 
     # ---- Training. The run's folder is locked meanwhile; a damaged record is reported with its file.
-    model_dir = options[RunSettings].model_dir
+    model_dir = require("model_dir", options[RunSettings].model_dir)
     splits = [split] if val_split is None else [split, val_split]
     with run_folder.output_folder(model_dir, workers.is_chief) as output_dir, name_damaged_shard(splits):
         train(options, strategy, workers, split, val_split, output_dir)
@@ -108,9 +108,9 @@ def check_flags(options: Options, argv: list[str]) -> None:
     """Raises UsageError for flags that are missing, before anything is done that takes time."""
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes only flags")
-    require(options[SplitSettings], "tfrecord_dir")
+    require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
     if not options[ShardSettings].prepare_only:
-        require(options[RunSettings], "model_dir")
+        require("model_dir", options[RunSettings].model_dir)
     if options[DownloadSettings].download and not options[ShardSettings].voc_dir:
         raise UsageError("--download needs --voc_dir")
 

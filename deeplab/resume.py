@@ -12,7 +12,7 @@ from deeplab.run import run_folder
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
 from deeplab.run.run_folder import RunSettings
 from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
-from deeplab.settings import Options
+from deeplab.settings import Options, require
 from deeplab.training.losses import LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
@@ -36,7 +36,7 @@ def resume_or_start(
     a state whose scores were forgotten is saved before the new splits are recorded, so that a run that is killed in
     between forgets them once more.
     """
-    model_dir = options[RunSettings].model_dir
+    model_dir = require("model_dir", options[RunSettings].model_dir)
     init_checkpoint = options[InitSettings].init_checkpoint
 
     # Does the run go on? Then its flags must fit.

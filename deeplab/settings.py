@@ -28,6 +28,7 @@ from deeplab.errors import UsageError
 FLAGS = flags.FLAGS
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters or more: `C:/` is a path
 Settings = TypeVar("Settings")
+Given = TypeVar("Given")
 Classes = Sequence[type]
 Value = Any  # of a flag: str, bool, int, float, list of str, or None
 
@@ -42,7 +43,6 @@ class Setting:
         choices: the only values allowed, strings or integers.
         fixed: a checkpoint depends on it, so a run cannot be resumed with another value.
         hyperparameter: it changes what the model learns.
-        column: it has its own column in TensorBoard's table of runs.
     """
 
     name: str
@@ -55,17 +55,30 @@ class Setting:
     choices: Sequence = ()
     fixed: bool = False
     hyperparameter: bool = True
-    column: bool = False
 
 
-def setting(default: Value, help: str, **marks: Any) -> Any:  # noqa: ANN401  as dataclasses.field
+def setting(
+    default: Value,
+    help: str,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+    choices: Sequence = (),
+    fixed: bool = False,
+    hyperparameter: bool = True,
+) -> Any:  # noqa: ANN401  as dataclasses.field
     """A dataclass field that is a flag.
 
     Args:
         default: default of the field and the flag; a tuple for a tuple of numbers, None for a path.
         help: one or two sentences.
-        **marks: other attributes of `Setting`.
+        lower: the smallest value allowed.
+        upper: the largest value allowed.
+        choices: the only values allowed.
+        fixed: whether a checkpoint depends on it.
+        hyperparameter: whether it changes what the model learns.
     """
+    marks = {"lower": lower, "upper": upper, "choices": choices, "fixed": fixed, "hyperparameter": hyperparameter}
     return dataclasses.field(default=default, metadata={"setting": {"help": help, **marks}})
 
 
@@ -169,19 +182,17 @@ class Options:
         parsed = [flag_values[each.name] for each in self._settings]
         return "".join(f"{flag.serialize()}\n" for flag in parsed if flag.value is not None)
 
-    def hyperparameters(self) -> dict[str, Value]:
-        """The values for comparing runs: the columns, and in `others` all other hyperparameters not at the default."""
-        columns = {each.name: FLAGS[each.name].value for each in self._settings if each.column}
-        others = [FLAGS[each.name] for each in self._settings if each.hyperparameter and not each.column]
-        return columns | {"others": " ".join(flag.serialize() for flag in others if flag.value != flag.default)}
+    def hyperparameters(self) -> dict[str, flags.Flag]:
+        """The flags that change what the model learns, by name, with their values and defaults."""
+        return {each.name: FLAGS[each.name] for each in self._settings if each.hyperparameter}
 
     def fixed_names(self) -> frozenset[str]:
         """Names of the settings that a checkpoint depends on."""
         return frozenset(each.name for each in self._settings if each.fixed)
 
 
-def require(settings: object, *names: str) -> None:
-    """Raises UsageError for a setting that has no default and was not given."""
-    for name in names:
-        if not getattr(settings, name):
-            raise UsageError(f"--{name} is needed")
+def require(name: str, value: Given | None) -> Given:
+    """The value of a flag that has no default; raises UsageError if it was not given."""
+    if not value:
+        raise UsageError(f"--{name} is needed")
+    return value

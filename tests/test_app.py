@@ -32,7 +32,7 @@ def segmenter(tmp_path, monkeypatch):
     """... of pictures of at most 8 pixels; notes the settings with which models are loaded."""
     loaded = []
     monkeypatch.setattr(app, "_load", lambda *settings: loaded.append(settings) or FakeModel())
-    made = app.Segmenter(app.AppSettings(tmp_path / "run", max_pixels=8), 16, Inference(scales=(1.0,)), tmp_path)
+    made = app.Segmenter(tmp_path / "run", app.AppSettings(max_pixels=8), 16, Inference(scales=(1.0,)), tmp_path)
     return made, loaded
 
 

@@ -18,7 +18,7 @@ from deeplab.settings import setting
 class Network:
     """Network."""
 
-    backbone: str = setting("small", "Which one.", choices=("small", "large"), fixed=True, column=True)
+    backbone: str = setting("small", "Which one.", choices=("small", "large"), fixed=True)
     output_stride: int | None = setting(16, "Input size over feature size.", choices=(8, 16), fixed=True)
     multi_grid: tuple[int, ...] = setting((1, 1, 1), "Dilation factors.", lower=1)
     scales: tuple[float, ...] = setting((1.0,), "Sizes.", lower=0.1, upper=10)
@@ -35,7 +35,7 @@ class Run:
     model_dir: Path | None = setting(None, "Folder of the run.", hyperparameter=False)
     train_steps: int = setting(30, "Updates | steps.", lower=0)
     epochs: float = setting(0.0, "Passes.", lower=0.0)
-    learning_rate: float = setting(1e-4, "Peak.", lower=0.0, upper=1.0, column=True)
+    learning_rate: float = setting(1e-4, "Peak.", lower=0.0, upper=1.0)
     flip: bool = setting(False, "Mirror, too.")
     num_gpus: int | None = setting(None, "GPUs; --num_gpus=0 for the CPU.", lower=0, hyperparameter=False)
     profile_steps: tuple[int, ...] | None = setting(None, "First and last.", lower=1, hyperparameter=False)
@@ -147,9 +147,9 @@ def test_a_class_rejects_settings_that_do_not_fit_each_other(parse):
 
 def test_require(parse):
     parse("--flip")
-    settings.require(settings.read(Run), "flip", "train_steps")
+    assert settings.require("flip", settings.read(Run).flip) is True
     with pytest.raises(UsageError, match=r"^--model_dir is needed$"):
-        settings.require(settings.read(Run), "flip", "model_dir")
+        settings.require("model_dir", settings.read(Run).model_dir)
 
 
 def test_a_flag_file_reproduces_the_same_object(parse, tmp_path):
@@ -164,10 +164,15 @@ def test_a_flag_file_reproduces_the_same_object(parse, tmp_path):
     assert settings.read(Run).num_gpus == 3
 
 
-def test_hyperparameters_are_the_columns_and_all_others_that_are_set(parse):
+def test_hyperparameters_are_the_flags_that_change_what_is_learned(parse):
     parse("--learning_rate=0.5", "--multi_grid=1,2,4", "--flip", "--model_dir=run", "--num_gpus=1", "--train_steps=30")
-    others = "--multi_grid=1,2,4 --flip"
-    assert settings.Options(CLASSES).hyperparameters() == {"backbone": "small", "learning_rate": 0.5, "others": others}
+    found = settings.Options(CLASSES).hyperparameters()
+    assert {name: flag.value for name, flag in found.items() if flag.value != flag.default} == {
+        "learning_rate": 0.5,
+        "multi_grid": ["1", "2", "4"],
+        "flip": True,
+    }
+    assert not found.keys() & {"model_dir", "num_gpus", "profile_steps"}
 
 
 def test_defaults_as_text_are_what_no_flags_give(parse):

@@ -13,11 +13,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
+from deeplab import settings
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DataError, DeepLabError, Interrupted
+from deeplab.model.deeplabv3 import InitSettings
 from deeplab.run.checkpoints import (
     Checkpoints,
     best_path,
@@ -29,6 +32,7 @@ from deeplab.run.checkpoints import (
 from deeplab.run.log import RunLog
 from deeplab.run.tensorboard import TAGS
 from deeplab.trainer import Feed, Trainer
+from deeplab.training.losses import LossSettings
 from deeplab.training.metrics import Evaluation, scores
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
@@ -546,9 +550,14 @@ def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
     np.testing.assert_array_equal(tf.io.decode_png(png, channels=3), np.array(expected))
 
 
+HYPERPARAMETERS = ("optimizer", "learning_rate", "momentum", "freeze_batch_norm", "focal_gamma")
+
+
 def test_events_of_a_run_hold_flags_hyperparameters_and_layout(tmp_path):
-    hyperparameters = {"optimizer": "adam", "learning_rate": 0.1, "freeze_batch_norm": True}
-    log = RunLog(tmp_path, NAMES, "--optimizer=adam\n", hyperparameters)
+    defined = flags.FlagValues()
+    settings.define((OptimizerSettings, InitSettings, LossSettings), defined)
+    defined(["program", "--optimizer=adam", "--learning_rate=0.1", "--momentum=0.8", "--freeze_batch_norm"])
+    log = RunLog(tmp_path, NAMES, "--optimizer=adam\n", {name: defined[name] for name in HYPERPARAMETERS})
     log.write(3, "train", {"loss": 2.0, "per_class_iou": {"thing": 0.5, "other": None}, "epoch": 1.0})
     log.write_best(3, 0.25)
     own, train = _events(tmp_path), _events(tmp_path / "train")
@@ -556,12 +565,14 @@ def test_events_of_a_run_hold_flags_hyperparameters_and_layout(tmp_path):
     assert float(tf.make_ndarray(own["accuracy/best_mean_iou", 3].tensor)) == 0.25
     assert b"--optimizer=adam" in tf.make_ndarray(own["flags", 0].tensor).item()
     experiment = metadata.parse_experiment_plugin_data(own[metadata.EXPERIMENT_TAG, 0].metadata.plugin_data.content)
-    assert [info.name for info in experiment.hparam_infos] == ["optimizer", "learning_rate", "freeze_batch_norm"]
-    assert [info.type for info in experiment.hparam_infos] == [1, 3, 2]  # string, number, boolean
+    columns = ["freeze_batch_norm", "optimizer", "learning_rate", "others"]
+    assert [info.name for info in experiment.hparam_infos] == columns
+    assert [info.type for info in experiment.hparam_infos] == [2, 1, 3, 1]  # boolean, string, number, string
     row = metadata.parse_session_start_info_plugin_data(
         own[metadata.SESSION_START_INFO_TAG, 0].metadata.plugin_data.content
     )
     assert row.hparams["learning_rate"].number_value == 0.1
+    assert row.hparams["others"].string_value == "--momentum=0.8"  # the only other one that is not at its default
     layout = layout_pb2.Layout.FromString(tf.make_ndarray(own["custom_scalars__config__", 0].tensor).item())
     patterns = [chart.multiline.tag[0] for category in layout.category for chart in category.chart]
     # Every chart shows tags that are written.

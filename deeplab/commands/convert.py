@@ -65,7 +65,7 @@ class CocoSettings:
 class TargetSettings:
     """Data set to write."""
 
-    voc_dir: Path = setting(None, "Folder to write, in VOC layout; it must not exist.")
+    voc_dir: Path | None = setting(None, "Folder to write, in VOC layout; it must not exist.")
     val_share: float = setting(
         0.2, "Share of the images that becomes val, at random, if the data set has no val.", lower=0.0, upper=1.0
     )
@@ -79,8 +79,8 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     target = settings.read(TargetSettings)
-    settings.require(target, "voc_dir")
-    write_voc(read(settings.read(SourceSettings), settings.read(CocoSettings)), target.voc_dir, target.val_share)
+    voc_dir = settings.require("voc_dir", target.voc_dir)
+    write_voc(read(settings.read(SourceSettings), settings.read(CocoSettings)), voc_dir, target.val_share)
 
 
 def read(source: SourceSettings, options: CocoSettings) -> Dataset:
@@ -113,8 +113,7 @@ def read(source: SourceSettings, options: CocoSettings) -> Dataset:
 
 
 def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
-    settings.require(options, "image_dir")
-    image_dir: Path = options.image_dir  # type: ignore[assignment]
+    image_dir = settings.require("image_dir", options.image_dir)
     others = [
         InstancesFile(json_path, folder or image_dir, split)
         for split, json_path, folder in (

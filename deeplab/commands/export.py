@@ -62,9 +62,9 @@ Segment = Callable[[np.ndarray], np.ndarray]
 class ExportSettings:
     """What to export, and in which formats."""
 
-    model_dir: Path = setting(None, "Folder of the run whose model is exported.")
+    model_dir: Path | None = setting(None, "Folder of the run whose model is exported.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
-    export_dir: Path = setting(None, "Folder to write; it must not exist.")
+    export_dir: Path | None = setting(None, "Folder to write; it must not exist.")
     onnx: bool = setting(False, "Also write model.onnx.")
     tflite: bool = setting(False, "Also write model.tflite and model_dynamic_range.tflite.")
     tflite_int8: bool = setting(
@@ -112,8 +112,8 @@ def main(argv: list[str]) -> None:
     """Checkpoint -> folder with the SavedModel, `deeplab.json` and, on request, the other formats; then the check."""
     options = Options(SETTINGS)
     wanted = options[ExportSettings]
-    require(wanted, "model_dir", "export_dir")
-    export_dir = wanted.export_dir
+    model_dir = require("model_dir", wanted.model_dir)
+    export_dir = require("export_dir", wanted.export_dir)
     if export_dir.exists():
         raise UsageError(f"--export_dir={export_dir}: exists already; choose another folder")
     lite = wanted.tflite or wanted.tflite_int8
@@ -123,9 +123,7 @@ def main(argv: list[str]) -> None:
     images = [read_image(Path(argument)) for argument in argv[1:]]
     enable_memory_growth()
     log_kernels()
-    model, config, checkpoint = run_folder.load_model(
-        wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride
-    )
+    model, config, checkpoint = run_folder.load_model(model_dir, wanted.checkpoint, options[LoadSettings].output_stride)
     segmenter = Segmenter(model)
     partial = export_dir.with_name(f".{export_dir.name}.part")
     shutil.rmtree(partial, ignore_errors=True)

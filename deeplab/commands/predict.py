@@ -42,9 +42,9 @@ STANDARD_INPUT = Path("-")
 class PredictSettings:
     """What to segment, and where the pictures go."""
 
-    model_dir: Path = setting(None, "Folder of the run whose model predicts, or of an export.")
+    model_dir: Path | None = setting(None, "Folder of the run whose model predicts, or of an export.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
-    output_dir: Path = setting(None, "Folder for the pictures.")
+    output_dir: Path | None = setting(None, "Folder for the pictures.")
     truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show next to the predictions.")
     voc_dir: Path | None = setting(
         None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
@@ -62,15 +62,16 @@ def main(argv: list[str]) -> None:
     """
     options = Options(SETTINGS)
     wanted = options[PredictSettings]
-    require(wanted, "model_dir", "output_dir")
+    model_dir = require("model_dir", wanted.model_dir)
+    output_dir = require("output_dir", wanted.output_dir)
     if wanted.voc_dir is None:
-        images = named_images(argv[1:], wanted.output_dir)
+        images = named_images(argv[1:], output_dir)
     elif argv[1:]:
         raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
         images = split_images(wanted.voc_dir, wanted.split)
     log_kernels()
-    model = load(wanted.model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
+    model = load(model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
     progress = Progress("segmenting", len(images), "images", first="the first takes longer")
     unread: list[DataError] = []
     for number, (name, path) in enumerate(images, 1):
@@ -85,13 +86,13 @@ def main(argv: list[str]) -> None:
         mask = model.segment(image)
         shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
         for folder, picture in draw(name, image, mask, shares, wanted, model.class_names).items():
-            pictures.save(picture, wanted.output_dir / folder / f"{name}.png")
+            pictures.save(picture, output_dir / folder / f"{name}.png")
         progress.clear()
         logger.info("%s: %s", path, ", ".join(shares.values()))
         progress.update(number)
     progress.end()
     if len(unread) < len(images):
-        logger.info("%d of %d images segmented: %s", len(images) - len(unread), len(images), wanted.output_dir)
+        logger.info("%d of %d images segmented: %s", len(images) - len(unread), len(images), output_dir)
     if unread:
         left_out = f"; {len(unread)} of {len(images)} images left out" if len(images) > 1 else ""
         raise DataError(f"{unread[0]}{left_out}")

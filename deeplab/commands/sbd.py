@@ -28,9 +28,9 @@ logger = logging.getLogger("deeplab")
 class SBDSettings:
     """SBD's masks."""
 
-    sbd_dir: Path = setting(None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
-    voc_dir: Path = setting(None, "Folder of VOC 2012, for its masks of train and its list of val.")
-    mask_dir: Path = setting(None, "Folder to write; it must not exist.")
+    sbd_dir: Path | None = setting(None, "Folder `dataset` of SBD's benchmark_RELEASE; it holds cls/*.mat.")
+    voc_dir: Path | None = setting(None, "Folder of VOC 2012, for its masks of train and its list of val.")
+    mask_dir: Path | None = setting(None, "Folder to write; it must not exist.")
 
 
 SETTINGS: Classes = (SBDSettings,)
@@ -41,8 +41,11 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     folders = settings.read(SBDSettings)
-    settings.require(folders, "sbd_dir", "voc_dir", "mask_dir")
-    write_masks(folders.sbd_dir, folders.voc_dir, folders.mask_dir)
+    write_masks(
+        settings.require("sbd_dir", folders.sbd_dir),
+        settings.require("voc_dir", folders.voc_dir),
+        settings.require("mask_dir", folders.mask_dir),
+    )
 
 
 def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:

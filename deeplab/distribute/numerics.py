@@ -27,9 +27,7 @@ _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mix
 class PrecisionSettings:
     """Precision."""
 
-    precision: str = setting(
-        "float32", "Compute type; variables and logits stay float32.", choices=list(_POLICIES), column=True
-    )
+    precision: str = setting("float32", "Compute type; variables and logits stay float32.", choices=list(_POLICIES))
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class SeedSettings:
     """Reproducibility."""
 
     # Not 0: with 0 as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
-    seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1, column=True)
+    seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1)
     deterministic: bool = setting(False, "Same seed and hardware give the same bits; slower.")
 
 

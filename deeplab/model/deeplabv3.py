@@ -39,18 +39,14 @@ class ModelConfig:
     """
 
     class_names: tuple[str, ...] = ()
-    backbone: str = setting("resnet50", "Keras application under the ASPP head.", choices=list(BACKBONES), column=True)
-    output_stride: int = setting(16, "Input size over feature size.", choices=OUTPUT_STRIDES, column=True)
+    backbone: str = setting("resnet50", "Keras application under the ASPP head.", choices=list(BACKBONES))
+    output_stride: int = setting(16, "Input size over feature size.", choices=OUTPUT_STRIDES)
     atrous_rates: tuple[int, ...] = setting(
         (6, 12, 18), "ASPP rates at output stride 16; doubled at 8, halved at 32.", lower=1
     )
-    separable_aspp: bool = setting(
-        False, "Depthwise separable 3x3 convolutions in ASPP; paper of v3+: yes.", column=True
-    )
-    decoder: bool = setting(False, "Decoder of DeepLab v3+: refines the features at stride 4.", column=True)
-    separable_decoder: bool = setting(
-        False, "Depthwise separable 3x3 convolutions in the decoder, as in its paper.", column=True
-    )
+    separable_aspp: bool = setting(False, "Depthwise separable 3x3 convolutions in ASPP; paper of v3+: yes.")
+    decoder: bool = setting(False, "Decoder of DeepLab v3+: refines the features at stride 4.")
+    separable_decoder: bool = setting(False, "Depthwise separable 3x3 convolutions in the decoder, as in its paper.")
     multi_grid: tuple[int, ...] = setting(
         NO_MULTI_GRID, "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4.", lower=1
     )
@@ -109,14 +105,13 @@ class InitSettings:
     backbone_weights: str = setting(
         "imagenet",
         "imagenet (fetched by Keras on first use), none (random), or a file of Keras weights without the top.",
-        column=True,
     )
     init_checkpoint: Path | None = setting(
         None,
         "Another run's folder (its best checkpoint) or checkpoint to start from; weights that do not fit are left out.",
     )
     freeze_batch_norm: bool = setting(
-        False, "Keep batch normalisation's statistics, scale and shift unchanged.", fixed=True, column=True
+        False, "Keep batch normalisation's statistics, scale and shift unchanged.", fixed=True
     )
     sync_batch_norm: bool = setting(
         True,

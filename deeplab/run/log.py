@@ -6,11 +6,13 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TextIO
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 from deeplab.files import write_text
 from deeplab.progress import duration
@@ -37,7 +39,7 @@ class RunLog:
         model_dir: the run's folder.
         class_names: names for per-class scores.
         flags_text: for TensorBoard's "Text" page.
-        hyperparameters: for TensorBoard's table of runs.
+        hyperparameters: flags by name, for TensorBoard's table of runs.
         panel: draws TensorBoard's pictures; as a viewer, it has seen the examples of each evaluation.
     """
 
@@ -46,7 +48,7 @@ class RunLog:
         model_dir: Path,
         class_names: tuple[str, ...],
         flags_text: str = "",
-        hyperparameters: dict[str, object] | None = None,
+        hyperparameters: Mapping[str, flags.Flag] | None = None,
         panel: Panel | None = None,
     ) -> None:
         self.model_dir = model_dir

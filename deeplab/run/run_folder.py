@@ -35,7 +35,7 @@ _CLASSIFIER = re.compile(r"(?:auxiliary_)?logits/(?:kernel|bias)")
 class RunSettings:
     """Run."""
 
-    model_dir: Path = setting(
+    model_dir: Path | None = setting(
         None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.", hyperparameter=False
     )
 

@@ -1,10 +1,12 @@
 """A run in TensorBoard: events, the layout of its pages, the table of runs, profiler traces."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api, api_pb2
@@ -79,6 +81,29 @@ _FINAL_METRICS = (
 )
 """Columns of the "HParams" page in addition to the hyperparameters: the last value of each."""
 
+_HYPERPARAMETERS = (
+    "precision",
+    "seed",
+    "backbone",
+    "output_stride",
+    "separable_aspp",
+    "decoder",
+    "separable_decoder",
+    "backbone_weights",
+    "freeze_batch_norm",
+    "crop_size",
+    "loss",
+    "class_weights",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "schedule",
+    "global_batch_size",
+    "train_steps",
+    "epochs",
+)
+"""Flags with a column of their own in the "HParams" page; `others` has all that are not at their defaults."""
+
 _SHOWN_FIRST = ("backbone", "global_batch_size", "learning_rate", "optimizer", "others")
 """TensorBoard initially selects five hyperparameters."""
 
@@ -90,12 +115,13 @@ class Events:
     charts, and the best mean IoU.
     """
 
-    def __init__(self, model_dir: Path, flags_text: str, hyperparameters: dict[str, object]) -> None:
+    def __init__(self, model_dir: Path, flags_text: str, hyperparameters: Mapping[str, flags.Flag]) -> None:
         self._model_dir = model_dir
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        columns = [_column(name, value) for name, value in hyperparameters.items()]
+        values = _table_row(hyperparameters)
+        columns = [_column(name, value) for name, value in values.items()]
         # Without a trial ID, runs with the same values would be shown as one.
-        row = api.hparams_pb(hyperparameters, trial_id=str(model_dir))
+        row = api.hparams_pb(values, trial_id=str(model_dir))
         table = hparams.experiment_pb(columns, [metric.as_proto() for metric in _FINAL_METRICS])
         with self._writer("").as_default(0):
             tf.summary.text("flags", f"```\n{flags_text}```")
@@ -166,6 +192,13 @@ def _layout() -> layout_pb2.Layout:
         ]
         categories.append(layout_pb2.Category(title=title, chart=content))
     return layout_pb2.Layout(category=categories)
+
+
+def _table_row(hyperparameters: Mapping[str, flags.Flag]) -> dict[str, object]:
+    """The run's values in the table of runs, by column."""
+    row = {name: hyperparameters[name].value for name in _HYPERPARAMETERS if name in hyperparameters}
+    others = [flag for name, flag in hyperparameters.items() if name not in _HYPERPARAMETERS]
+    return row | {"others": " ".join(flag.serialize() for flag in others if flag.value != flag.default)}
 
 
 def _column(name: str, value: object) -> api_pb2.HParamInfo:

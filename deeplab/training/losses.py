@@ -20,14 +20,11 @@ LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
 class LossSettings:
     """Loss."""
 
-    loss: str = setting(
-        "cross_entropy", "Loss; cross_entropy_dice is the textbook's sum of both.", choices=LOSSES, column=True
-    )
+    loss: str = setting("cross_entropy", "Loss; cross_entropy_dice is the textbook's sum of both.", choices=LOSSES)
     class_weights: str = setting(
         "none",
         "Weights of the cross-entropy: none; inverse_frequency or median_frequency of the training split; numbers as "
         "in 1,2.5; or a file with a line for each class: its weight, or its name and weight.",
-        column=True,
     )
     label_smoothing: float = setting(
         0.0, "Share of each target that is spread over all classes.", lower=0.0, upper=0.99

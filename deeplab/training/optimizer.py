@@ -18,17 +18,15 @@ logger = logging.getLogger("deeplab")
 class OptimizerSettings:
     """Optimizer."""
 
-    optimizer: str = setting("sgd", "Optimizer.", choices=("sgd", "adam", "adamw"), fixed=True, column=True)
-    learning_rate: float = setting(0.007, "Peak learning rate.", lower=0.0, column=True)
+    optimizer: str = setting("sgd", "Optimizer.", choices=("sgd", "adam", "adamw"), fixed=True)
+    learning_rate: float = setting(0.007, "Peak learning rate.", lower=0.0)
     scale_learning_rate_from: int | None = setting(
         None,
         "Batch size for which --learning_rate is meant; it is multiplied by --global_batch_size / this.",
         lower=1,
     )
     momentum: float = setting(0.9, "Momentum of sgd.", lower=0.0, upper=1.0)
-    weight_decay: float = setting(
-        1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower=0.0, column=True
-    )
+    weight_decay: float = setting(1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower=0.0)
     ema_momentum: float = setting(
         0.0,
         "Share that a moving average of the weights keeps per step, such as 0.999; the averaged weights are scored and "

@@ -21,13 +21,9 @@ class Plan:
     """
 
     num_examples: int = 0
-    global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1, column=True)
-    train_steps: int = setting(
-        0, "Number of updates; 0: set by --epochs, else 30000 (the paper's).", lower=0, column=True
-    )
-    epochs: float = setting(
-        0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0, column=True
-    )
+    global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1)
+    train_steps: int = setting(0, "Number of updates; 0: set by --epochs, else 30000 (the paper's).", lower=0)
+    epochs: float = setting(0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0)
     eval_every_epochs: float = setting(
         5.0, "Epochs between evaluations; 0: only at the end.", lower=0.0, hyperparameter=False
     )

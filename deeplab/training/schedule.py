@@ -19,7 +19,6 @@ class ScheduleSettings:
         "polynomial",
         "Learning rate over the steps; polynomial has power 0.9.",
         choices=("constant", "polynomial", "cosine"),
-        column=True,
     )
     warmup_steps: int = setting(0, "Steps of linear warm-up.", lower=0)
 

@@ -47,7 +47,7 @@ NUM_EXAMPLES = 8
 class AppSettings:
     """The page."""
 
-    model_dir: Path = setting(None, "Folder of the run or export whose model is tried.")
+    model_dir: Path | None = setting(None, "Folder of the run or export whose model is tried.")
     checkpoint: str | None = setting(None, "Checkpoint of a run to use. Default: the best of --model_dir.")
     host: str = setting(
         "127.0.0.1", "Address to serve on. 0.0.0.0: also for other machines, without a password or encryption."
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     settings = options[AppSettings]
     source = options[SplitSettings]
     inference = options[Inference]
-    require(settings, "model_dir")
+    model_dir = require("model_dir", settings.model_dir)
 
     # Pictures that people drop lie in a folder that goes when the program ends.
     with tempfile.TemporaryDirectory(prefix="deeplab-app-") as name:
@@ -76,16 +76,16 @@ def main(argv: list[str]) -> None:
         page = _import_page(folder)
 
         # The model: a run's, whose stride and views can be chosen on the page, or an export, which is as it is.
-        is_export = (settings.model_dir / DESCRIPTION).exists()
+        is_export = (model_dir / DESCRIPTION).exists()
         output_stride = options[LoadSettings].output_stride
         if not is_export:
-            output_stride = output_stride or read_config(settings.model_dir).output_stride
-        segmenter = Segmenter(settings, output_stride, inference, folder)
+            output_stride = output_stride or read_config(model_dir).output_stride
+        segmenter = Segmenter(model_dir, settings, output_stride, inference, folder)
         class_names = segmenter.model(output_stride, inference).class_names
         choices = None if is_export else page.Choices(OUTPUT_STRIDES, output_stride, SCALES, inference)
 
         # The page, with pictures to begin with.
-        examples = write_examples(source, settings.split, folder / "examples") if source.tfrecord_dir else []
+        examples = write_examples(source, settings.split, folder / "examples")
         page.serve(page.build(segmenter, class_names, choices, examples), settings.host, settings.port)
         logger.info("http://%s:%d: open it in a browser; Ctrl-C ends the program", settings.host, settings.port)
         try:
@@ -108,11 +108,13 @@ class Segmenter:
     """Segments files with the model of a run or an export.
 
     Attributes:
-        settings: which model, and the largest picture.
+        model_dir: folder of the run or the export.
+        settings: the checkpoint, and the largest picture.
         output_stride, inference: used unless others are chosen; the stride of an export is None.
         folder: for the results.
     """
 
+    model_dir: Path
     settings: AppSettings
     output_stride: int | None
     inference: Inference
@@ -120,7 +122,7 @@ class Segmenter:
 
     def model(self, output_stride: int | None, inference: Inference) -> Model:
         """The model at these settings; kept when it was loaded before. Raises as `api.load`."""
-        return _load(self.settings.model_dir, self.settings.checkpoint, output_stride, inference)
+        return _load(self.model_dir, self.settings.checkpoint, output_stride, inference)
 
     def __call__(self, path: str, *chosen: Any) -> Trial:  # noqa: ANN401  the values of the parts of `Choices`
         """Segments a picture; `chosen`: output stride, scales and flip, or nothing for an export.
@@ -159,11 +161,13 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
 
 
 def write_examples(source: SplitSettings, name: str, folder: Path) -> list[str]:
-    """Writes images of a split to files NAME.png; returns their paths.
+    """Writes images of a split to files NAME.png; returns their paths. None without --tfrecord_dir.
 
     Raises:
         DataError: as `Split.read` and `Split.verify`, or a damaged record.
     """
+    if source.tfrecord_dir is None:
+        return []
     split = Split.read(source.tfrecord_dir, name)
     if source.verify:
         split.verify()

@@ -16,7 +16,7 @@ class Augmentation:
     How a training crop is made from an image; `transforms` describes each step.
     """
 
-    crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17, column=True)
+    crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17)
     augmentation: str = setting(
         "scale_crop",
         "scale_crop: random scale, crop, pad (the paper's). resize_or_crop: squash half of the images to the crop "

@@ -13,7 +13,7 @@ import tensorflow as tf
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, is_plain_name, write_text
-from deeplab.settings import setting
+from deeplab.settings import require, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -24,7 +24,9 @@ FORMAT_VERSION = 2
 class SplitSettings:
     """Shards to read."""
 
-    tfrecord_dir: Path = setting(None, "Folder of the TFRecord shards and their manifests.", hyperparameter=False)
+    tfrecord_dir: Path | None = setting(
+        None, "Folder of the TFRecord shards and their manifests.", hyperparameter=False
+    )
     verify: bool = setting(
         False, "Check the shards' SHA-256 before using them; sizes are always checked.", hyperparameter=False
     )
@@ -147,9 +149,10 @@ def read_splits(
         DataError: as `Split.read` and `Split.verify`, or the `class_names` file cannot be read.
         UsageError: the classes differ from the `class_names` file, or between the splits.
     """
+    folder = require("tfrecord_dir", settings.tfrecord_dir)
 
     def read(name: str) -> Split:
-        split = Split.read(settings.tfrecord_dir, name)
+        split = Split.read(folder, name)
         if class_names is not None and split.class_names != read_classes(class_names).names:
             raise UsageError(f"--class_names={class_names}: not the classes of the shards in {split.folder}")
         if settings.verify:
