@@ -306,7 +306,7 @@ def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tm
         raise Loading
 
     monkeypatch.setattr(api, "load_model", load)
-    monkeypatch.setattr(export.folder, "load_model", load)
+    monkeypatch.setattr(export.run_folder, "load_model", load)
     monkeypatch.setattr(tf.saved_model, "load", load)
     (tmp_path / api.DESCRIPTION).write_text('{"class_names": []}')
     wanted = {
