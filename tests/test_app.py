@@ -89,7 +89,7 @@ def test_the_model_is_loaded_with_what_is_chosen_on_the_page(segmenter, tmp_path
 
 
 def test_page(segmenter, tmp_path):
-    page = pytest.importorskip("deeplab.app.page", reason="needs Gradio")
+    page = pytest.importorskip("deeplab.commands.app.page", reason="needs Gradio")
     Image.fromarray(IMAGE).save(tmp_path / "photo.png")
     trial, status, *_ = page._segment(segmenter[0], str(tmp_path / "photo.png"), 0, 0.6)
     assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)

@@ -98,7 +98,7 @@ def _import_page(folder: Path) -> ModuleType:
     """The module of the page, which imports Gradio; Gradio reads these variables when it is imported."""
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     try:
-        return importlib.import_module("deeplab.app.page")
+        return importlib.import_module("deeplab.commands.app.page")
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: pip install '.[app]'") from error
 
