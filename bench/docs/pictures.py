@@ -1,6 +1,7 @@
 """Makes the pictures of README.md and docs/ from a run of the demo.
 
-make demo && .venv/bin/pip install '.[app]' playwright && .venv/bin/python bench/docs/pictures.py runs/demo docs
+make demo && .venv/bin/pip install '.[app]' playwright && PYTHONPATH=bench/checks .venv/bin/python \
+    bench/docs/pictures.py runs/demo docs
 
 Chromium must be installed; CHROMIUM names its program. Written: demo.png (side by side), overlays.png (of
 `deeplab.predict`), and screenshots of TensorBoard, of the report and of the page to try a model.
