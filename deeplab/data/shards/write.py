@@ -13,19 +13,20 @@ import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data.shards import sources
+from deeplab.data.shards import review, sources
 from deeplab.data.shards.job import Job
 from deeplab.data.shards.records import EXIF_CHOICES, REFUSE, encode_example
+from deeplab.data.shards.review import ShardReport
 from deeplab.data.shards.sources import Sources
 from deeplab.data.shards.split import Shard, Split, manifest_path
-from deeplab.data.source import masks, voc
+from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable, classes_of
 from deeplab.data.source.download import DownloadSettings, download_voc
+from deeplab.data.source.palettes import Palette
 from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import atomic_write, digest, locked, write_text
 from deeplab.labels import VOID_LABEL
@@ -36,8 +37,6 @@ logger = logging.getLogger("deeplab")
 
 EXAMPLES_PER_PROCESS = 100
 """Another process costs about four seconds of imports, which pays off from about this many examples."""
-
-_SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -95,24 +94,6 @@ class _Task:
     exif: str
 
 
-@dataclass(frozen=True)
-class _ShardReport:
-    """The written shard, statistics and sources of its examples, and the problems of the examples left out.
-
-    `palettes` has one mask for each palette in the shard.
-    """
-
-    shard: Shard
-    class_pixels: np.ndarray
-    void_pixels: int
-    max_height: int
-    max_width: int
-    num_examples: int
-    problems: list[str]
-    palettes: dict[masks.Palette, Path]
-    sources: Sources
-
-
 def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> None:
     """Writes the shards of the training and validation splits unless they exist; says how to look at new ones.
 
@@ -130,7 +111,7 @@ def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_d
     exist = all(manifest_path(tfrecord_dir, name).exists() for name in split_names)
     prepare_splits(settings, tfrecord_dir, split_names, classes)
     if settings.val_split:
-        _warn_of_overlap(settings, tfrecord_dir)
+        review.warn_of_overlap(tfrecord_dir, settings.train_split, settings.val_split)
     if not exist:
         flags = f"--tfrecord_dir={tfrecord_dir} --train_split={settings.train_split} --val_split={settings.val_split}"
         logger.info("look at the data set: python -m deeplab.look %s", flags)
@@ -191,13 +172,14 @@ def _write(settings: ShardSettings, jobs: list[Job]) -> None:
     all_tasks = [task for of_job in tasks for task in of_job]
     all_reports = iter(_run_tasks(all_tasks, sum(len(job.pairs) for job in jobs), f"writing {names} shards"))
     reports = [[next(all_reports) for _ in of_job] for of_job in tasks]
-    problems = _problems(jobs, reports, settings.max_bad_examples)
+    problems = review.problems(jobs, reports, settings.max_bad_examples)
     if problems:
         for task in all_tasks:
             task.path.unlink()
-        _refuse(problems)
+        review.refuse(problems)
     for job, of_job in zip(jobs, reports, strict=True):
         _finish(job, of_job)
+    review.warn(jobs, reports)
 
 
 def _tasks(job: Job, num_shards: int) -> list[_Task]:
@@ -206,35 +188,8 @@ def _tasks(job: Job, num_shards: int) -> list[_Task]:
     return [_Task(path, job.pairs[index::num_shards], job.classes, job.exif) for index, path in enumerate(paths)]
 
 
-def _problems(jobs: list[Job], reports: list[list[_ShardReport]], max_bad_examples: int) -> list[str]:
-    """Everything wrong with the data set, except bad examples that may be left out."""
-    all_reports = [report for of_job in reports for report in of_job]
-    palettes = ((path, palette) for report in all_reports for palette, path in report.palettes.items())
-    found = [masks.find_disagreement(palettes), _void_for_object(jobs[0], all_reports)]
-    problems = [problem for problem in found if problem]
-    for job, of_job in zip(jobs, reports, strict=True):
-        bad = [problem for report in of_job for problem in report.problems]
-        if len(bad) > max_bad_examples or len(bad) == len(job.pairs):
-            problems += bad
-    return problems
-
-
-def _void_for_object(job: Job, reports: list[_ShardReport]) -> str | None:
-    """A message if plain masks hold only 0 and 255, so that 255 would be void; otherwise None."""
-    pixels = np.sum([report.class_pixels for report in reports], 0)
-    has_void = any(report.void_pixels for report in reports)
-    names = job.classes.names
-    if not job.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
-        return None
-    name = names[1] if len(names) == 2 else "NAME"
-    return (
-        f"{job.pairs[0].mask.parent}: the masks hold only 0 and 255, and 255 is void; if it is an object, give "
-        f"--class_names a file with these two lines: `{names[0]}: 0` and `{name}: 255`"
-    )
-
-
-def _finish(job: Job, reports: list[_ShardReport]) -> None:
-    """Writes the manifest and the files that belong to it; warns about bad examples and absent classes."""
+def _finish(job: Job, reports: list[ShardReport]) -> None:
+    """Writes the manifest and the files that belong to it; warns about bad examples."""
     problems = [problem for report in reports for problem in report.problems]
     if problems:
         write_text(job.bad_examples_path, "".join(f"{problem}\n" for problem in problems))
@@ -254,41 +209,14 @@ def _finish(job: Job, reports: list[_ShardReport]) -> None:
         shards=tuple(report.shard for report in reports),
     )
     split.write()
-    absent = [name for name, pixels in zip(split.class_names, split.class_pixels, strict=True) if not pixels]
-    if absent:
-        logger.warning("%s has no pixel of %s", job.name, ", ".join(absent))
 
 
-def _warn_of_overlap(settings: ShardSettings, tfrecord_dir: Path) -> None:
-    """Counts the images of val that are also in train, by their contents."""
-    train, val = (
-        sources.read_sources(sources.sources_path(tfrecord_dir, name)) or {}
-        for name in (settings.train_split, settings.val_split)
-    )
-    count = sources.num_images_in_both(train, val)
-    if count:
-        logger.warning(
-            "%d of the %d images of %s are also in %s: scores on them say nothing about new images",
-            count,
-            sum(kind == "image" for kind, _ in val),
-            settings.val_split,
-            settings.train_split,
-        )
-
-
-def _refuse(problems: list[str]) -> NoReturn:
-    for problem in problems[1:_SHOWN_PROBLEMS]:
-        logger.error("%s", problem)
-    count = f" ({len(problems)} problems in all, no manifest written)" if len(problems) > 1 else ""
-    raise DataError(problems[0] + count)
-
-
-def _run_tasks(tasks: list[_Task], num_examples: int, label: str) -> list[_ShardReport]:
+def _run_tasks(tasks: list[_Task], num_examples: int, label: str) -> list[ShardReport]:
     progress = Progress(label, num_examples, "images")
     num_processes = min(os.cpu_count() or 1, len(tasks), math.ceil(num_examples / EXAMPLES_PER_PROCESS))
-    reports: list[_ShardReport] = []
+    reports: list[ShardReport] = []
 
-    def collect(results: Iterable[_ShardReport]) -> None:
+    def collect(results: Iterable[ShardReport]) -> None:
         for report in results:
             reports.append(report)
             progress.update(sum(report.num_examples for report in reports))
@@ -314,11 +242,11 @@ def _start_worker() -> None:
     tf.config.set_visible_devices([], "GPU")
 
 
-def _write_shard(task: _Task) -> _ShardReport:
+def _write_shard(task: _Task) -> ShardReport:
     counts = np.zeros(256, np.int64)
     sizes = [(0, 0)]
     problems = []
-    palettes: dict[masks.Palette, Path] = {}
+    palettes: dict[Palette, Path] = {}
     read: Sources = {}
     with atomic_write(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for pair in task.pairs:
@@ -335,7 +263,7 @@ def _write_shard(task: _Task) -> _ShardReport:
                 palettes.setdefault(mask.palette, pair.mask)
 
     max_height, max_width = np.max(sizes, 0).tolist()
-    return _ShardReport(
+    return ShardReport(
         shard=Shard(
             task.path.name, len(task.pairs) - len(problems), task.path.stat().st_size, digest(task.path, "sha256")
         ),

@@ -38,8 +38,10 @@ Color = tuple[int, int, int]
 FILE_NAMES = ("class_names.txt", "labelmap.txt")
 """Class files in the folder of a data set, used if --class_names is not given."""
 
-_VOID = "void"
-_VOID_IN_LABELMAP = (_VOID, "ignored")
+BACKGROUND = "background"
+VOID = "void"
+
+_VOID_IN_LABELMAP = (VOID, "ignored")
 _REST = "*"
 _LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d+\s*,\s*\d+\s*,\s*\d+\s*):[^:]*:[^:]*")
 _NOT_IN_NAMES = re.compile(r"[:,#{}\t]")
@@ -80,6 +82,16 @@ class ClassTable:
             return names
         labels = self.values if self.colors is None else self.colors
         return f"{names}\n{sorted((labels or {}).items())} {self.rest}"
+
+    def if_first_is_other(self) -> str:
+        """Advice for plain names of a data set such as ADE20K, whose value 0 is no class, so that they are one off."""
+        if not self.is_plain or look(self.names[0]) == BACKGROUND:
+            return ""
+        lines = ", ".join(f"`{name}: {value}`" for value, name in enumerate(self.names[:2], 1))
+        return (
+            f"; if 0 in the masks is not {self.names[0]} but everything else, as in ADE20K, give --class_names a "
+            f"table: `void: 0`, {lines}, ..."
+        )
 
 
 VOC_CLASSES = ClassTable.of_names(voc.CLASS_NAMES)
@@ -170,7 +182,7 @@ def _plain_names(path: Path, lines: list[str]) -> ClassTable:
     if len(lines) > 1 and all(re.match(r"\d+\s", line) for line in lines):
         raise DataError(f"{path}: line 1: {lines[0]!r}: each line begins with a number; {_EXAMPLE}")
     _check_names(path, list(enumerate(lines, 1)))
-    if _VOID in map(str.casefold, lines):
+    if VOID in map(str.casefold, lines):
         logger.warning(
             "%s: void is an ordinary class here; to exclude it from training and scores, write a table with one line "
             "per class, `NAME: VALUE`",
@@ -182,14 +194,14 @@ def _plain_names(path: Path, lines: list[str]) -> ClassTable:
 class _Builder:
     """Checks the rows of a table and builds a `ClassTable` from them."""
 
-    def __init__(self, path: Path, void_names: tuple[str, ...] = (_VOID,)) -> None:
+    def __init__(self, path: Path, void_names: tuple[str, ...] = (VOID,)) -> None:
         self._path = path
         self._void_names = void_names
 
     def of_values(self, rows: list[Row]) -> ClassTable:
         """The table of these rows; raises DataError that names the line."""
         _check_names(self._path, [(number, name) for number, name, _ in rows])
-        rows = sorted(rows, key=lambda row: look(row[1]) != "background")  # moves it to the front
+        rows = sorted(rows, key=lambda row: look(row[1]) != BACKGROUND)  # moves it to the front
         names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
         if not names:
             raise DataError(f"{self._path}: no class except void")
@@ -228,7 +240,7 @@ class _Builder:
 
 def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
     """Raises DataError for too many names, an empty name or a duplicate; warns if two names look alike."""
-    if len(names) > VOID_LABEL + 1 or (len(names) > VOID_LABEL and _VOID not in {name.casefold() for _, name in names}):
+    if len(names) > VOID_LABEL + 1 or (len(names) > VOID_LABEL and VOID not in {name.casefold() for _, name in names}):
         raise DataError(f"{path}: {len(names)} class names; at most {VOID_LABEL}, since {VOID_LABEL} is void")
     seen: dict[str, tuple[int, str]] = {}
     for number, name in names:

@@ -4,7 +4,6 @@ A mask is a PNG, or a BMP, GIF or TIFF, whose pixels are indices (of a palette, 
 palette, RGB, RGBA). JPEG and WebP smear the edges, so masks in these formats are refused.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from deeplab.data.source import images
 from deeplab.data.source.classes import ClassTable
 from deeplab.data.source.images import MAX_PIXELS
+from deeplab.data.source.palettes import Palette, hex_of
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
 
@@ -23,9 +23,6 @@ _PNG_BIT_DEPTH = 24  # offset of this byte in a PNG: signature, length, "IHDR", 
 _ENCODINGS = ("PNG", "BMP", "DIB", "GIF", "TIFF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
-Palette = tuple[tuple[int, int], ...]
-"""(index, colour 0xrrggbb) of the palette entries that a mask uses."""
-
 
 @dataclass(frozen=True)
 class Mask:
@@ -33,7 +30,7 @@ class Mask:
 
     Attributes:
         labels: uint8 [height, width], class indices, and 255 for void.
-        palette: empty if the labels are not palette indices, or if all colours are shades of grey.
+        palette: empty if the labels are not palette indices.
     """
 
     labels: np.ndarray
@@ -77,7 +74,7 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     if classes.colors is not None:
         return Mask(_by_colors(path, pixels.colors(), classes))
     if pixels.has_colors and classes.is_plain:
-        table = ", ".join(f"`NAME: {_hex(color)}`" for color in _most_frequent(pixels.colors()))
+        table = ", ".join(f"`NAME: {hex_of(color)}`" for color in _most_frequent(pixels.colors()))
         raise DataError(
             f"{path}: contains colours, but the classes are plain names; give --class_names a table with one line per "
             f"class: {table}"
@@ -88,21 +85,6 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
         values = values * np.uint8(255)
     labels = _by_values(path, values, classes)
     return Mask(labels, () if pixels.palette is None else _used(values, pixels.palette))
-
-
-def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
-    """A message that names two masks whose palettes give an index different colours; None if all agree."""
-    first: dict[int, tuple[int, Path]] = {}
-    for path, palette in palettes:
-        for index, color in palette:
-            other, other_path = first.setdefault(index, (color, path))
-            if other != color:
-                return (
-                    f"{path}: palette index {index} is {_hex(color)} here, but {_hex(other)} in {other_path}, so that "
-                    "indices do not identify classes; give --class_names a table of colours with one line per class: "
-                    f"`NAME: {_hex(other)}`"
-                )
-    return None
 
 
 def _read_pixels(path: Path) -> _Pixels:
@@ -153,9 +135,10 @@ def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarra
     foreign = _most_frequent(values[labels == _NO_CLASS])
     if classes.is_plain:
         count = len(classes.names)
+        advice = classes.if_first_is_other() if foreign == [count] else ""
         raise DataError(
             f"{path}: label {foreign[0]}, but there are {count} classes (0..{count - 1}) and {VOID_LABEL} for void; "
-            f"if values are not indices, give --class_names a table with lines such as `NAME: {foreign[0]}`"
+            f"if values are not indices, give --class_names a table with lines such as `NAME: {foreign[0]}`{advice}"
         )
     raise DataError(
         f"{path}: value{'s' * (len(foreign) > 1)} {', '.join(map(str, foreign))} without a class in {classes.source}; "
@@ -169,7 +152,9 @@ def _by_colors(path: Path, colors: np.ndarray, classes: ClassTable) -> np.ndarra
         return labels.astype(np.uint8)
     foreign = colors[labels == _NO_CLASS]
     count = len(np.unique(foreign))
-    names = ", ".join(map(_hex, _most_frequent(foreign))) + (f" and {count - _SHOWN} others" if count > _SHOWN else "")
+    names = ", ".join(map(hex_of, _most_frequent(foreign))) + (
+        f" and {count - _SHOWN} others" if count > _SHOWN else ""
+    )
     pixels = f"{foreign.size} pixel{'s' * (foreign.size > 1)}{', of smoothed edges?' * (count > _SHOWN)}"
     raise DataError(
         f"{path}: colour{'s' * (count > 1)} {names} ({pixels}) without a class in {classes.source}; "
@@ -198,8 +183,6 @@ def _gray(path: Path, rgb: np.ndarray) -> np.ndarray:
 
 def _used(values: np.ndarray, palette: np.ndarray) -> Palette:
     used = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    if (palette[used] % 0x010101 == 0).all():
-        return ()
     return tuple((int(index), int(palette[index])) for index in used)
 
 
@@ -215,7 +198,3 @@ def _codes(rgb: np.ndarray) -> np.ndarray:
 def _most_frequent(values: np.ndarray) -> list[int]:
     found, counts = np.unique(values, return_counts=True)
     return found[np.argsort(-counts, kind="stable")][:_SHOWN].tolist()
-
-
-def _hex(color: int) -> str:
-    return f"#{color:06x}"

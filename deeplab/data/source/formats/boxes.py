@@ -1,6 +1,7 @@
 """Objects that have a box but no outline: the user decides what the box means."""
 
-from deeplab.data.source.formats.dataset import VOID, LeftOut, Problems
+from deeplab.data.source.classes import VOID
+from deeplab.data.source.formats.dataset import LeftOut, Problems
 
 MEANINGS = ("object", "void", "nothing")
 """All pixels in a box are the object, or are void, or the box is left out."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from deeplab.data.source.classes import VOID
 from deeplab.data.source.formats.boxes import BoxRule
 from deeplab.data.source.formats.dataset import (
-    VOID,
     Dataset,
     Example,
     ImageFinder,

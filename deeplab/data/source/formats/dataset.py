@@ -11,15 +11,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from deeplab.data.source.classes import look
+from deeplab.data.source.classes import BACKGROUND, VOID, look
 from deeplab.data.source.images import ENDINGS, Folder, ImageFile
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
 
 logger = logging.getLogger("deeplab")
 
-BACKGROUND = "background"
-VOID = "void"
 _VOID_WORDS = (VOID, "ignore", "ignored")
 _NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # characters that distinguish a class table from plain names
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
