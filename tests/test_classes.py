@@ -8,6 +8,7 @@ from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable, classes_of, read_classes
 from deeplab.data.source.masks import read_mask
 from deeplab.errors import DataError
+from deeplab.labels import palette
 
 BLACK, RED, GREEN, WHITE = (0, 0, 0), (255, 0, 0), (0, 128, 0), (255, 255, 255)
 
@@ -189,7 +190,13 @@ def test_void_among_plain_names_is_told(tmp_path, caplog):
         ("a\nb\n", _rgb(BLACK, (1, 1, 1)), "contains colours, but the classes are plain names"),
         ("a\nb\n", Image.new("CMYK", (2, 2)), "a JPEG, which changes"),
         ("a\nb\n", Image.fromarray(np.zeros((2, 2), np.float32)), "a TIFF of mode F, 32-bit floating-point"),
-        ("a\nb\n", Image.fromarray(np.zeros((2, 2), np.uint16)), "of mode I;16, 16 bits"),
+        (
+            "a\nb\n",
+            Image.fromarray(np.array([[0, 300], [300, 65535]], np.uint16)),
+            "values 300, 65535 in a mask of more than 8 bits; .* from 0 to 255",
+        ),
+        ("a: 0\nvoid: *\n", Image.fromarray(np.array([[0, 256]], np.uint16)), "value 256 in a mask of more than 8"),
+        ("a\nb\n", Image.fromarray(np.array([[0, 2]], np.uint16)), "label 2, but there are 2 classes"),
     ],
 )
 def test_what_is_no_mask_of_the_classes_is_refused_by_name(tmp_path, content, picture, reason):
@@ -198,6 +205,41 @@ def test_what_is_no_mask_of_the_classes_is_refused_by_name(tmp_path, content, pi
     picture.save(tmp_path / "mask.png", format)
     with pytest.raises(DataError, match=rf"mask\.png: .*{reason}"):
         read_mask(tmp_path / "mask.png", classes)
+
+
+@pytest.mark.parametrize(("ending", "dtype"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("tif", "<i4")])
+def test_indices_in_wide_numbers_are_read(tmp_path, dtype, ending):
+    indices = np.array([[0, 1, 2], [255, 2, 0]], dtype)
+    Image.fromarray(indices).save(tmp_path / f"mask.{ending}")
+    with Image.open(tmp_path / f"mask.{ending}") as saved:
+        assert saved.mode.startswith("I")
+    plain = read_mask(tmp_path / f"mask.{ending}", _table(tmp_path, "a\nb\nc\n"))
+    assert plain.labels.dtype == np.uint8
+    np.testing.assert_array_equal(plain.labels, indices)
+    table = _table(tmp_path, "a: #000000\nb: #020202\nvoid: *\n")
+    np.testing.assert_array_equal(read_mask(tmp_path / f"mask.{ending}", table).labels, [[0, 255, 1], [255, 1, 0]])
+
+
+def test_a_negative_index_is_refused(tmp_path):
+    Image.fromarray(np.array([[0, -1]], np.int32)).save(tmp_path / "mask.tif")
+    with pytest.raises(DataError, match=r"mask\.tif: value -1 in a mask of more than 8 bits"):
+        read_mask(tmp_path / "mask.tif", _table(tmp_path, "a\nb\n"))
+
+
+@pytest.mark.parametrize("content", ["a\nb\nc\nd\n", "a: 0\nb: 1\nc: 3\nvoid: 255\n"])
+def test_a_gif_is_read_by_its_colors_only(tmp_path, content):
+    """Pillow drops the unused entry 2 when it saves a GIF, so that 3 becomes 2 and 255 becomes 3."""
+    indices = np.array([[0, 1, 3], [255, 3, 0]], np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(palette().tobytes())
+    image.save(tmp_path / "mask.gif")
+    with Image.open(tmp_path / "mask.gif") as saved:
+        assert not np.array_equal(np.array(saved), indices)
+    reason = r"mask\.gif: a GIF, whose indices programs renumber .* `NAME: #000000`, `NAME: #808000`, `NAME: #800000`"
+    with pytest.raises(DataError, match=reason):
+        read_mask(tmp_path / "mask.gif", _table(tmp_path, content))
+    colors = _table(tmp_path, "a: #000000\nb: #800000\nc: #008000\nd: #808000\nvoid: #e0e0c0\n")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.gif", colors).labels, indices)
 
 
 def test_the_data_sets_own_classes_are_taken(tmp_path, caplog):

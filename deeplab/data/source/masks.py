@@ -1,7 +1,8 @@
 """Masks: reads their pixels according to the class table, and names what is wrong with them.
 
-A mask is a PNG, or a BMP, GIF or TIFF, whose pixels are indices (of a palette, greyscale, or one bit) or colours (of a
-palette, RGB, RGBA). JPEG and WebP smear the edges, so masks in these formats are refused.
+A mask is a PNG, or a BMP or TIFF, whose pixels are indices (of a palette, greyscale of 8 or more bits, or one bit) or
+colours (of a palette, RGB, RGBA). A GIF is read by its colours only, since programs renumber its indices. JPEG and WebP
+smear the edges, so masks in these formats are refused.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _SHOWN = 3
 _PNG_BIT_DEPTH = 24  # offset of this byte in a PNG: signature, length, "IHDR", width, height
 _ENCODINGS = ("PNG", "BMP", "DIB", "GIF", "TIFF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Whole numbers of 16 or 32 bits: each value is an index, so that nothing is lost if all are at most 255."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,13 @@ class _Pixels:
         stored: indices or grey values, uint8 [height, width], or RGB [height, width, 3].
         palette: 0xrrggbb of each index, uint32 [256]; None without a palette.
         is_one_bit: whether `stored` holds 0 for black and 1 for white.
+        is_renumbered: whether programs change `stored` when they save the file, and keep only the colours.
     """
 
     stored: np.ndarray
     palette: np.ndarray | None = None
     is_one_bit: bool = False
+    is_renumbered: bool = False
 
     @property
     def has_colors(self) -> bool:
@@ -73,11 +78,16 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     pixels = _read_pixels(path)
     if classes.colors is not None:
         return Mask(_by_colors(path, pixels.colors(), classes))
+    if pixels.is_renumbered:
+        raise DataError(
+            f"{path}: a GIF, whose indices programs renumber when they save it, so that they do not identify classes; "
+            "save masks as PNG, or give --class_names a table of colours with one line per class: "
+            f"{_color_lines(pixels)}"
+        )
     if pixels.has_colors and classes.is_plain:
-        table = ", ".join(f"`NAME: {hex_of(color)}`" for color in _most_frequent(pixels.colors()))
         raise DataError(
             f"{path}: contains colours, but the classes are plain names; give --class_names a table with one line per "
-            f"class: {table}"
+            f"class: {_color_lines(pixels)}"
         )
     values = _gray(path, pixels.stored) if pixels.has_colors else pixels.stored
     known = classes.values or {}
@@ -94,19 +104,20 @@ def _read_pixels(path: Path) -> _Pixels:
             raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
         if image.format not in _ENCODINGS:
             raise DataError(
-                f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, GIF, TIFF)"
+                f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, TIFF)"
             )
         mode = image.mode
         is_png = image.format == "PNG"
-        bits = images.more_than_8_bits(image, content)
+        bits = None if mode in _WIDE_MODES else images.more_than_8_bits(image, content)
         if is_png and mode == "L" and content[_PNG_BIT_DEPTH] < 8:
             # Pillow stretches greyscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
             bits = f"{content[_PNG_BIT_DEPTH]} bits"
-        if bits or mode not in _MODES:
+        if bits or mode not in (*_MODES, *_WIDE_MODES):
             raise DataError(
                 f"{path}: a {image.format} of mode {mode}, {bits or 'which is not supported'}; masks hold indices "
                 "(palette or greyscale) or colours, 8 bits per channel"
             )
+        is_gif = image.format == "GIF"
         if is_png:
             image.verify()  # the checksums, which decoding ignores
     with images.opened(str(path), content) as image:
@@ -115,14 +126,28 @@ def _read_pixels(path: Path) -> _Pixels:
         values = np.asarray(image)
         if mode == "1":
             return _Pixels(values.astype(np.uint8), is_one_bit=True)
+        if mode in _WIDE_MODES:
+            return _Pixels(_narrowed(path, values))
         if mode in ("LA", "PA"):
             values = values[..., 0]
         if mode in ("L", "LA"):
-            return _Pixels(values)
+            return _Pixels(values, is_renumbered=is_gif)
         palette = np.zeros(768, np.uint8)
         stored = image.getpalette("RGB") or []
         palette[: len(stored)] = stored
-        return _Pixels(values, _codes(palette.reshape(256, 3)))
+        return _Pixels(values, _codes(palette.reshape(256, 3)), is_renumbered=is_gif)
+
+
+def _narrowed(path: Path, values: np.ndarray) -> np.ndarray:
+    """Whole numbers of more than 8 bits as uint8; raises DataError if one is no index."""
+    foreign = values[(values < 0) | (values > VOID_LABEL)]
+    if foreign.size:
+        shown = ", ".join(map(str, _most_frequent(foreign)))
+        raise DataError(
+            f"{path}: value{'s' * (len(np.unique(foreign)) > 1)} {shown} in a mask of more than 8 bits; "
+            f"masks hold class indices, or the values of a class table, from 0 to {VOID_LABEL}"
+        )
+    return values.astype(np.uint8)
 
 
 def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarray:
@@ -193,6 +218,11 @@ def _codes(rgb: np.ndarray) -> np.ndarray:
         codes <<= 8
         codes |= rgb[..., channel]
     return codes
+
+
+def _color_lines(pixels: _Pixels) -> str:
+    """Lines of a class table for the most frequent colours."""
+    return ", ".join(f"`NAME: {hex_of(color)}`" for color in _most_frequent(pixels.colors()))
 
 
 def _most_frequent(values: np.ndarray) -> list[int]:
