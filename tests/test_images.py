@@ -8,7 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import images
+from deeplab.data.source.formats.dataset import Dataset, Example
+from deeplab.data.source.formats.writer import write_voc
 from deeplab.errors import DataError
 
 
@@ -110,6 +113,67 @@ def test_exif_turns(tmp_path, orientation, ending):
     RGB.save(tmp_path / f"plain.{ending}")
     np.testing.assert_array_equal(file.pixels(turned=False), _expected(tmp_path / f"plain.{ending}"))
     assert (file.stored_form(turned=False)[0] == path.read_bytes()) == (ending in ("jpg", "png"))
+
+
+def _tiff(path, photometric, samples, extra):
+    """A TIFF of 2x1 pixels, the first of samples 10, 20, ..., the second of zeros; ExtraSamples as given."""
+    values = bytes(10 * (number + 1) for number in range(samples)) + bytes(samples)
+    entries = [(256, 3, 1, 2), (257, 3, 1, 1), (259, 3, 1, 1), (262, 3, 1, photometric), (273, 4, 1, 256)]
+    entries += [(277, 3, 1, samples), (278, 3, 1, 1), (279, 4, 1, len(values))]
+    bits = b"".join([(8).to_bytes(2, "little")] * samples)
+    kinds = b"".join(kind.to_bytes(2, "little") for kind in extra)
+    entries.append((258, 3, samples, 200 if samples > 2 else int.from_bytes(bits, "little")))
+    if extra:
+        entries.append((338, 3, len(extra), 230 if len(extra) > 2 else int.from_bytes(kinds, "little")))
+    directory = b"".join(
+        tag.to_bytes(2, "little")
+        + kind.to_bytes(2, "little")
+        + count.to_bytes(4, "little")
+        + value.to_bytes(4, "little")
+        for tag, kind, count, value in sorted(entries)
+    )
+    header = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little") + directory + bytes(4)
+    path.write_bytes((header.ljust(200, b"\0") + bits).ljust(230, b"\0") + kinds.ljust(26, b"\0") + values)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("photometric", "samples", "extra", "number"),
+    [
+        (1, 1, (), 0),
+        (2, 3, (), 0),
+        (2, 4, (0,), 1),  # near infrared
+        (2, 4, (), 1),
+        (2, 4, (2,), 0),  # alpha
+        (2, 4, (1,), 0),  # alpha, premultiplied
+        (2, 5, (2, 0), 1),
+        (2, 6, (0, 0, 0), 3),
+        (1, 2, (0,), 1),
+        (1, 2, (2,), 0),
+        (5, 4, (), 0),
+        (5, 5, (0,), 1),
+    ],
+)
+def test_bands_beside_the_colors_are_counted(tmp_path, caplog, photometric, samples, extra, number):
+    path = _tiff(tmp_path / "a.tif", photometric, samples, extra)
+    assert images.ImageFile(path).other_bands == number
+    pixels = images.read_image(path)
+    assert pixels.shape == (1, 2, 3)
+    if photometric < 5 and 1 not in extra:
+        assert pixels[0, 0].tolist() == ([10, 20, 30] if photometric == 2 else [10, 10, 10])
+    lines = [f"{path}: left out: {number} band(s) beside the colours"] if number else []
+    assert [record.getMessage() for record in caplog.records] == lines
+
+
+def test_preparation_and_conversion_say_once_that_bands_are_left_out(tiny_voc, tmp_path, caplog):
+    (tiny_voc / "JPEGImages" / "a.jpg").unlink()
+    Image.new("L", (2, 1)).save(tiny_voc / "SegmentationClass" / "a.png")
+    path = _tiff(tiny_voc / "JPEGImages" / "a.tif", 2, 5, (0, 0))
+    prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", ("background", "one", "two"))
+    examples = [Example(each.stem, each, lambda *size: np.zeros(size, np.uint8)) for each in path.parent.iterdir()]
+    write_voc(Dataset(("background",), examples), tmp_path / "written", 0.5)
+    line = f"left out: bands beside the colours in 1 of 2 images (2 in {path}); images are read as RGB"
+    assert [record.getMessage() for record in caplog.records].count(line) == 2
 
 
 def _sixteen_bit_rgb():

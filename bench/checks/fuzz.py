@@ -112,7 +112,7 @@ def main() -> None:
             return read_mask(pair.mask, classes).labels.tobytes()
 
         def read_image() -> tuple[int, ...]:
-            record, _ = records.encode_example(pair, classes)
+            record = records.encode_example(pair, classes).record
             image, _ = records.decode_example(records.parse_example(record))
             return tuple(image.shape)
 

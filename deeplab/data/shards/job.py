@@ -122,7 +122,7 @@ class Job:
             stored = records.parse_example(record)
             pair = by_name[stored["id"].numpy().decode()]
             try:
-                now = records.parse_example(records.encode_example(pair, self.classes, exif)[0])
+                now = records.parse_example(records.encode_example(pair, self.classes, exif).record)
             except DataError:
                 yield pair.image
                 continue

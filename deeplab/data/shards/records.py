@@ -5,6 +5,7 @@ PNG of class indices, so that reading needs only `tf.io`.
 """
 
 import io
+from dataclasses import dataclass
 
 import tensorflow as tf
 from PIL import Image
@@ -31,8 +32,17 @@ FEATURES = {
 """`image/jpeg` may be a PNG; `tf.io.decode_jpeg` reads both."""
 
 
-def encode_example(pair: Pair, classes: ClassTable, exif: str = REFUSE) -> tuple[bytes, Mask]:
-    """Checks one image and mask; returns the serialized record and the mask.
+@dataclass(frozen=True)
+class Encoded:
+    """A serialized record, its mask, and how many bands of the image beside the colours are not in it."""
+
+    record: bytes
+    mask: Mask
+    other_bands: int
+
+
+def encode_example(pair: Pair, classes: ClassTable, exif: str = REFUSE) -> Encoded:
+    """Checks one image and mask, and serializes them.
 
     `exif` is one of `EXIF_CHOICES`.
 
@@ -58,7 +68,7 @@ def encode_example(pair: Pair, classes: ClassTable, exif: str = REFUSE) -> tuple
         "width": tf.train.Feature(int64_list=tf.train.Int64List(value=[width])),
     }
     example = tf.train.Example(features=tf.train.Features(feature=feature))
-    return example.SerializeToString(deterministic=True), mask
+    return Encoded(example.SerializeToString(deterministic=True), mask, image.other_bands)
 
 
 def _is_turned(image: ImageFile, pair: Pair, mask_shape: tuple[int, ...], exif: str) -> bool:

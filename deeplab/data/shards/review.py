@@ -11,6 +11,7 @@ from deeplab.data.shards import sources
 from deeplab.data.shards.job import Job
 from deeplab.data.shards.sources import Sources
 from deeplab.data.shards.split import Shard
+from deeplab.data.source import images
 from deeplab.data.source.palettes import Palette, find_disagreement, find_other_order
 from deeplab.errors import DataError
 
@@ -23,7 +24,7 @@ _SHOWN_PROBLEMS = 20
 class ShardReport:
     """The written shard, statistics and sources of its examples, and the problems of the examples left out.
 
-    `palettes` has one mask for each palette in the shard.
+    `palettes` has one mask for each palette in the shard, `other_bands` the images with bands that are not in it.
     """
 
     shard: Shard
@@ -34,6 +35,7 @@ class ShardReport:
     num_examples: int
     problems: list[str]
     palettes: dict[Palette, Path]
+    other_bands: dict[Path, int]
     sources: Sources
 
 
@@ -57,7 +59,12 @@ def refuse(wrong: list[str]) -> NoReturn:
 
 
 def warn(jobs: list[Job], reports: list[list[ShardReport]]) -> None:
-    """Warns about what is odd in a data set that is not refused: palettes in another order, absent classes."""
+    """Warns about what is odd in a data set that is not refused: bands, palettes in another order, absent classes."""
+    all_reports = [report for of_job in reports for report in of_job]
+    images.warn_of_other_bands(
+        {path: number for report in all_reports for path, number in report.other_bands.items()},
+        sum(report.num_examples for report in all_reports),
+    )
     classes = jobs[0].classes
     # A table of values or colours says outright what a mask means; plain names do not.
     if classes.is_plain and (odd := find_other_order(_palettes(reports), classes.names)):

@@ -247,20 +247,23 @@ def _write_shard(task: _Task) -> ShardReport:
     sizes = [(0, 0)]
     problems = []
     palettes: dict[Palette, Path] = {}
+    other_bands: dict[Path, int] = {}
     read: Sources = {}
     with atomic_write(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for pair in task.pairs:
             read |= sources.current_sources([pair])
             try:
-                record, mask = encode_example(pair, task.classes, task.exif)
+                encoded = encode_example(pair, task.classes, task.exif)
             except DataError as error:
                 problems.append(str(error))
                 continue
-            writer.write(record)
-            counts += np.bincount(mask.labels.ravel(), minlength=256)
-            sizes.append(mask.labels.shape)
-            if mask.palette:
-                palettes.setdefault(mask.palette, pair.mask)
+            writer.write(encoded.record)
+            counts += np.bincount(encoded.mask.labels.ravel(), minlength=256)
+            sizes.append(encoded.mask.labels.shape)
+            if encoded.mask.palette:
+                palettes.setdefault(encoded.mask.palette, pair.mask)
+            if encoded.other_bands:
+                other_bands[pair.image] = encoded.other_bands
 
     max_height, max_width = np.max(sizes, 0).tolist()
     return ShardReport(
@@ -274,5 +277,6 @@ def _write_shard(task: _Task) -> ShardReport:
         num_examples=len(task.pairs),
         problems=problems,
         palettes=palettes,
+        other_bands=other_bands,
         sources=read,
     )

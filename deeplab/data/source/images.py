@@ -2,14 +2,16 @@
 
 Preparation, the converters, predict and the Python API read images only through this module. A file's content decides,
 not its ending: JPEG, PNG, BMP, WebP, TIFF (the first page), GIF (the first frame) and PPM. All kinds of pixels
-(greyscale, a palette, alpha, CMYK) become 8-bit RGB; alpha is dropped. Images of more than 8 bits per channel are
+(greyscale, a palette, alpha, CMYK) become 8-bit RGB; alpha is dropped, and so are further bands of a TIFF, which is
+said. Images of more than 8 bits per channel are
 refused: it is unknown which of their values is white, and clipped images would be white all over.
 """
 
 import io
+import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +20,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from deeplab.errors import DataError
+
+logger = logging.getLogger("deeplab")
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif")
 """Endings of image files, in lower or upper case."""
@@ -35,6 +39,11 @@ _TIFF_BITS = 258
 _TIFF_SAMPLE_FORMAT = 339
 _TIFF_FLOAT = 3
 _TIFF_UNSIGNED = (1, 4)
+_TIFF_PHOTOMETRIC = 262
+_TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # samples that are colours, by photometric interpretation
+_TIFF_SAMPLES = 277
+_TIFF_EXTRA_SAMPLES = 338
+_TIFF_ALPHA = (1, 2)
 # offsets of two bytes in a PNG file, and a value of the second
 _PNG_BIT_DEPTH = 24
 _PNG_COLOR_TYPE = 25
@@ -58,12 +67,16 @@ _BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 def read_image(source: Path | BinaryIO) -> np.ndarray:
     """An image's pixels: uint8 RGB [height, width, 3], turned according to its EXIF orientation.
 
-    `source` is a file's path or a binary stream such as `sys.stdin.buffer`.
+    `source` is a file's path or a binary stream such as `sys.stdin.buffer`. Bands beside the colours are left out,
+    with a warning.
 
     Raises:
         DataError: missing, unreadable, or more than 8 bits per channel; the message names the file.
     """
-    return ImageFile(source).pixels(turned=True)
+    file = ImageFile(source)
+    if file.other_bands:
+        logger.warning("%s: left out: %d band(s) beside the colours", file.name, file.other_bands)
+    return file.pixels(turned=True)
 
 
 def stored_form(path: Path) -> tuple[bytes, int, int]:
@@ -76,6 +89,19 @@ def stored_form(path: Path) -> tuple[bytes, int, int]:
         DataError: as `read_image`, or an image of more than `MAX_PIXELS`.
     """
     return ImageFile(path).stored_form(turned=True)
+
+
+def warn_of_other_bands(other_bands: Mapping[Path, int], num_images: int) -> None:
+    """One line for all images of a data set with bands beside the colours: their number of bands, by path."""
+    if other_bands:
+        path, number = next(iter(other_bands.items()))
+        logger.warning(
+            "left out: bands beside the colours in %s of %s images (%d in %s); images are read as RGB",
+            f"{len(other_bands):,}",
+            f"{num_images:,}",
+            number,
+            path,
+        )
 
 
 def find_image(folder: Path, stem: str) -> Path:
@@ -94,6 +120,7 @@ class ImageFile:
         name: for messages.
         orientation: EXIF's, 1 (upright) to 8.
         size: (width, height) of the pixels as stored, before any turn.
+        other_bands: number of a TIFF's bands that are neither colours nor alpha, such as near infrared; left out.
     """
 
     def __init__(self, source: Path | BinaryIO) -> None:
@@ -120,6 +147,7 @@ class ImageFile:
             # Pillow itself turns the pixels of a TIFF, and thus its size.
             swapped = self._format == "TIFF" and self.orientation >= 5
             self.size = (height, width) if swapped else (width, height)
+            self.other_bands = _other_bands(image)
 
     def pixels(self, turned: bool) -> np.ndarray:
         """uint8 RGB [height, width, 3], `turned` according to EXIF or as stored.
@@ -188,6 +216,16 @@ def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
         if not set(kinds) <= set(_TIFF_UNSIGNED):
             return f"{bits}-bit {'floating-point' if _TIFF_FLOAT in kinds else 'signed'} numbers"
     return f"{bits} bits" if bits > 8 else None
+
+
+def _other_bands(image: Image.Image) -> int:
+    """The bands of a TIFF that are neither colours nor alpha; without the tag ExtraSamples, no band is alpha."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    samples = image.tag_v2.get(_TIFF_SAMPLES, 1)
+    colors = _TIFF_COLORS.get(image.tag_v2.get(_TIFF_PHOTOMETRIC, 1), samples)
+    extra = image.tag_v2.get(_TIFF_EXTRA_SAMPLES, ())
+    return max(samples - colors - sum(kind in _TIFF_ALPHA for kind in extra), 0)
 
 
 def _ppm_maximum(content: bytes) -> int:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deeplab.data.source import voc
 from deeplab.data.source.formats.dataset import Dataset, Example, Problems
-from deeplab.data.source.images import ENDINGS, ImageFile
+from deeplab.data.source.images import ENDINGS, ImageFile, warn_of_other_bands
 from deeplab.errors import DataError, UsageError
 from deeplab.files import atomic_folder, is_relative_name, write_text
 from deeplab.labels import VOID_LABEL, palette
@@ -27,12 +27,13 @@ _PNG_SIGNATURE = b"\x89PNG"
 
 @dataclass(frozen=True)
 class _Plan:
-    """How to write an example: its name, its split, and whether EXIF turns it."""
+    """How to write an example: its name, its split, whether EXIF turns it, and how many bands are left out."""
 
     example: Example
     name: str
     split: str
     turned: bool
+    other_bands: int
 
 
 def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) -> None:
@@ -69,6 +70,7 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, "".join(f"{name}\n" for name in members))
         write_text(partial / "class_names.txt", "".join(f"{name}\n" for name in dataset.class_names))
+    warn_of_other_bands({plan.example.image: plan.other_bands for plan in plans if plan.other_bands}, len(plans))
     _report(dataset, voc_dir, Counter(plan.split for plan in plans), pixels)
 
 
@@ -80,7 +82,8 @@ def _plan(dataset: Dataset, val_share: float, seed: int) -> list[_Plan]:
     plans = []
     for example, name, split in zip(dataset.examples, names, splits, strict=True):
         try:
-            plans.append(_Plan(example, name, split, _is_turned(example, example.open_image())))
+            image = example.open_image()
+            plans.append(_Plan(example, name, split, _is_turned(example, image), image.other_bands))
         except DataError as error:
             problems.add(str(error))
     problems.raise_if_any()
