@@ -66,14 +66,14 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes only flags")
     model_dir = require("model_dir", options[RunSettings].model_dir)
     tfrecord_dir = require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
-    wanted = options[ScoreSettings]
+    scoring = options[ScoreSettings]
 
     # ---- Devices. Before all else, as in train.py.
     strategy = make_strategy(options[DeviceSettings])
     set_precision(options[PrecisionSettings])
 
     # ---- Data.
-    split = Split.read(tfrecord_dir, wanted.split)
+    split = Split.read(tfrecord_dir, scoring.split)
     batches = options[EvaluationSettings].batches(split, strategy.num_replicas_in_sync)
     if options[SplitSettings].verify:
         split.verify()
@@ -81,21 +81,21 @@ def main(argv: list[str]) -> None:
     # ---- The network, which must know the split's classes.
     with strategy.scope():
         model, config, checkpoint = run_folder.load_model(
-            model_dir, wanted.checkpoint, options[LoadSettings].output_stride
+            model_dir, scoring.checkpoint, options[LoadSettings].output_stride
         )
         run_folder.check_classes(split.folder, split.class_names, config.class_names)
         predict = Predictor(model, options[Inference])
     logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
 
     # ---- Scores, while viewers see each prediction.
-    output_dir = wanted.output_dir or model_dir / "eval" / split.name
+    output_dir = scoring.output_dir or model_dir / "eval" / split.name
     ranking = ImageRanking(config.num_classes)
     viewers: list[Viewer] = []
-    if wanted.output_dir:
-        viewers.append(PictureWriter(wanted.output_dir, config.class_names))
-    if wanted.report:
+    if scoring.output_dir:
+        viewers.append(PictureWriter(scoring.output_dir, config.class_names))
+    if scoring.report:
         viewers.append(ranking)
-    if wanted.boundaries:
+    if scoring.boundaries:
         viewers.append(BoundaryScores(config.num_classes))
     evaluator = Evaluator(strategy, predict, Loss(config.num_classes), batches, viewers=viewers)
     with name_damaged_shard([split]):
@@ -104,8 +104,8 @@ def main(argv: list[str]) -> None:
     # ---- What is left: the table, metrics.json, the report.
     print(table(config.class_names, evaluation.scores))
     write_record(output_dir, options, split, config, checkpoint, evaluation)
-    if wanted.report:
-        write_report(wanted.report, options, split, config, checkpoint, evaluation, ranking)
+    if scoring.report:
+        write_report(scoring.report, options, split, config, checkpoint, evaluation, ranking)
 
 
 def write_record(

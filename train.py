@@ -182,7 +182,7 @@ def train(
     trainer = Trainer(
         plan, state, train_step, feed, evaluate=evaluator, checkpoints=checkpoints, log=log, workers=workers
     )
-    trainer.run()
+    trainer.train()
 
 
 if __name__ == "__main__":

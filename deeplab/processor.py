@@ -53,17 +53,17 @@ def has_avx512() -> bool:
 
 def kernels() -> tuple[str, bool]:
     """What was chosen and why, in a line, and whether it is what TensorFlow itself would have done."""
-    wanted = os.environ.get(SWITCH)
+    asked_for = os.environ.get(SWITCH)
     widest = "AVX-512" if has_avx512() else "AVX2" if "avx2" in instruction_sets() else "neither AVX2 nor AVX-512"
     if not _is_x86():
         return f"TensorFlow's own choice of kernels for {platform.machine()}", True
     is_usual = bool(_TENSORFLOWS_OWN & instruction_sets())
-    if wanted is None:
+    if asked_for is None:
         reason = "this machine has a GPU" if _offers_gpu() else "it was imported before deeplab"
         hint = "" if is_usual else f"; {SWITCH}=1 is faster without a GPU"
         return f"TensorFlow's own choice of kernels, as {reason}{hint}", is_usual
-    if wanted != "1":
-        return f"oneDNN's kernels as {SWITCH}={wanted} says; without them convolutions are slower", False
+    if asked_for != "1":
+        return f"oneDNN's kernels as {SWITCH}={asked_for} says; without them convolutions are slower", False
     return f"oneDNN's kernels, with {widest}; {SWITCH}=0 turns them off", is_usual
 
 

@@ -99,20 +99,20 @@ def all_settings(classes: Classes) -> Iterator[Setting]:
 def define(classes: Classes, flag_values: flags.FlagValues = FLAGS) -> None:
     """Registers a flag for each setting of the classes."""
     for each in all_settings(classes):
-        about: dict[str, Any] = {"flag_values": flag_values, "module_name": __name__, "help": each.help}
+        common: dict[str, Any] = {"flag_values": flag_values, "module_name": __name__, "help": each.help}
         if each.is_tuple:
             default = None if each.default is None else ",".join(map(str, each.default))
-            flags.DEFINE_list(each.name, default, **about)
+            flags.DEFINE_list(each.name, default, **common)
         elif each.choices:
             default = None if each.default is None else str(each.default)
-            flags.DEFINE_enum(each.name, default, [*map(str, each.choices)], **about)
+            flags.DEFINE_enum(each.name, default, [*map(str, each.choices)], **common)
         elif each.kind is bool:
-            flags.DEFINE_bool(each.name, each.default, **about)
+            flags.DEFINE_bool(each.name, each.default, **common)
         elif each.kind in (int, float):
             define_number: Any = flags.DEFINE_integer if each.kind is int else flags.DEFINE_float
-            define_number(each.name, each.default, lower_bound=each.lower, upper_bound=each.upper, **about)
+            define_number(each.name, each.default, lower_bound=each.lower, upper_bound=each.upper, **common)
         else:
-            flags.DEFINE_string(each.name, each.default, **about)
+            flags.DEFINE_string(each.name, each.default, **common)
 
 
 def read(cls: type[Settings]) -> Settings:
@@ -124,12 +124,12 @@ def read(cls: type[Settings]) -> Settings:
     return cls(**{each.name: _convert(each, FLAGS[each.name].value) for each in all_settings([cls])})
 
 
-def _convert(about: Setting, value: Value) -> Value:
-    if about.kind is Path:
-        return _path(about.name, value)
-    if value is None or not (about.is_tuple or about.choices):
+def _convert(declared: Setting, value: Value) -> Value:
+    if declared.kind is Path:
+        return _path(declared.name, value)
+    if value is None or not (declared.is_tuple or declared.choices):
         return value
-    return _numbers(about, value) if about.is_tuple else about.kind(value)
+    return _numbers(declared, value) if declared.is_tuple else declared.kind(value)
 
 
 def _path(name: str, value: Value) -> Path | None:
@@ -143,17 +143,17 @@ def _path(name: str, value: Value) -> Path | None:
     return Path(value).expanduser()
 
 
-def _numbers(about: Setting, items: list[str]) -> tuple:
+def _numbers(declared: Setting, items: list[str]) -> tuple:
     try:
-        values = tuple(about.kind(item) for item in items)
+        values = tuple(declared.kind(item) for item in items)
     except ValueError:
         values = ()
-    lower = -math.inf if about.lower is None else about.lower
-    upper = math.inf if about.upper is None else about.upper
+    lower = -math.inf if declared.lower is None else declared.lower
+    upper = math.inf if declared.upper is None else declared.upper
     if not values or not all(lower <= value <= upper for value in values):
         bounds = f"from {lower:g} to {upper:g}" if upper < math.inf else "above 0"
-        kind = "whole numbers" if about.kind is int else "numbers"
-        raise UsageError(f"--{about.name}={','.join(items)}: {kind} {bounds} are needed, separated by commas")
+        kind = "whole numbers" if declared.kind is int else "numbers"
+        raise UsageError(f"--{declared.name}={','.join(items)}: {kind} {bounds} are needed, separated by commas")
     return values
 
 

@@ -120,7 +120,7 @@ class Trainer:
     def _is_over(self) -> bool:
         return self._stop.is_agreed or self._step >= self._plan.total_steps or self._is_early_stop()
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Trains to the end of the plan, or to early stopping.
 
         Raises:

@@ -138,7 +138,7 @@ def test_calls_of_several_steps_stop_where_something_is_due(tmp_path):
         20, steps_per_epoch=7, global_batch_size=1, steps_per_call=4, log_every_steps=5, checkpoint_steps=18
     )
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2, 0.3])
-    run.trainer.run()
+    run.trainer.train()
     ends = np.cumsum(run.calls).tolist()
     assert ends == [4, 5, 7, 10, 14, 15, 18, 20]
     assert run.evaluated_at == [7, 14, 20]
@@ -147,7 +147,7 @@ def test_calls_of_several_steps_stop_where_something_is_due(tmp_path):
 
 def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
     plan = make_plan(6, steps_per_epoch=3, global_batch_size=1, log_every_steps=3, eval_every_epochs=2)
-    Run(tmp_path, plan, val_ious=[0.5]).trainer.run()
+    Run(tmp_path, plan, val_ious=[0.5]).trainer.train()
     first, second, val = _records(tmp_path)
     assert (first["step"], first["loss"], second["loss"]) == (3, 2.0, 5.0)  # means of 1..3 and 4..6
     assert first["epoch"] == 1.0
@@ -161,7 +161,7 @@ def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
 def test_best_checkpoint_is_from_the_best_evaluation(tmp_path):
     plan = make_plan(5, steps_per_epoch=1, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4, 0.6, 0.1])
-    run.trainer.run()
+    run.trainer.train()
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 2
     assert checkpoint_step(run.checkpoints.latest_path) == 5
 
@@ -180,7 +180,7 @@ def test_the_learning_rate_is_that_of_the_newest_update_and_skipped_ones_do_not_
 def test_plateau_halves_the_learning_rate_and_early_stopping_ends_the_run(tmp_path):
     plan = make_plan(20, steps_per_epoch=1, global_batch_size=1, plateau_patience=2, early_stopping_patience=5)
     run = Run(tmp_path, plan, val_ious=[0.5, *[0.4] * 10])
-    run.trainer.run()
+    run.trainer.train()
     assert run.step == 6  # the best at 1, then five evaluations that are not better
     assert float(run.scale) == 0.25  # lowered after evaluations 3 and 5
     rates = [record["learning_rate"] for record in _records(tmp_path) if record["split"] == "train"]
@@ -188,10 +188,10 @@ def test_plateau_halves_the_learning_rate_and_early_stopping_ends_the_run(tmp_pa
 
 
 def test_without_a_validation_split_the_last_weights_are_the_best(tmp_path):
-    Run(tmp_path, make_plan(4, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    Run(tmp_path, make_plan(4, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1)).trainer.train()
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 4
     longer = Run(tmp_path, make_plan(6, steps_per_epoch=2, global_batch_size=1, checkpoint_steps=1))
-    longer.trainer.run()
+    longer.trainer.train()
     assert (longer.calls, checkpoint_step(best_path(tmp_path / "checkpoints"))) == ([1, 1], 6)
 
 
@@ -208,7 +208,7 @@ def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_continues
         kernel.assign(tf.fill(kernel.shape, 3.0))
 
     run.state.averaged_weights = averaged
-    run.trainer.run()
+    run.trainer.train()
     again = Run(tmp_path, plan)
     assert (again.model.layers[1].kernel.numpy() == 3).all()
     restore_model(again.model, best_path(tmp_path / "checkpoints"))
@@ -217,10 +217,10 @@ def test_averaged_weights_are_scored_and_kept_as_the_best_and_training_continues
 
 def test_a_restart_remembers_how_long_it_has_waited(tmp_path):
     settings = {"steps_per_epoch": 1, "global_batch_size": 1, "plateau_patience": 2, "early_stopping_patience": 5}
-    Run(tmp_path, make_plan(4, **settings), val_ious=[0.5, *[0.4] * 3]).trainer.run()
+    Run(tmp_path, make_plan(4, **settings), val_ious=[0.5, *[0.4] * 3]).trainer.train()
     run = Run(tmp_path, make_plan(20, **settings), val_ious=[0.4] * 10)
     assert checkpoint_step(run.restored) == 4
-    run.trainer.run()
+    run.trainer.train()
     assert run.step == 6
     assert float(run.scale) == 0.25
 
@@ -230,11 +230,11 @@ def test_signal_saves_and_says_so(tmp_path):
     with pytest.raises(
         Interrupted, match=r"SIGTERM: stopped after step 3, newest checkpoint .*latest/ckpt-3"
     ) as raised:
-        run.trainer.run()
+        run.trainer.train()
     assert raised.value.exit_status == 75
     assert run.evaluated_at == []
     again = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
-    again.trainer.run()
+    again.trainer.train()
     assert (sum(again.calls), again.evaluated_at) == (7, [5, 10])
 
 
@@ -242,7 +242,7 @@ def test_a_signal_before_the_loop_whose_exception_was_lost_stops_it(tmp_path, mo
     monkeypatch.setattr("deeplab.program.signals.signals_seen", [signal.SIGTERM])
     run = Run(tmp_path, make_plan(10, steps_per_epoch=5, global_batch_size=1), val_ious=[0.1, 0.2])
     with pytest.raises(Interrupted, match="SIGTERM: stopped after step 0, newest checkpoint None"):
-        run.trainer.run()
+        run.trainer.train()
     assert run.calls == []
 
 
@@ -250,8 +250,8 @@ def test_a_signal_before_the_loop_whose_exception_was_lost_stops_it(tmp_path, mo
 def test_an_evaluation_postponed_by_a_signal_is_run_after_the_restart(tmp_path, signal_at):
     plan = make_plan(10, steps_per_epoch=5, global_batch_size=1)
     with pytest.raises(Interrupted):
-        Run(tmp_path, plan, val_ious=[0.1, 0.2], signal_at=signal_at).trainer.run()
-    Run(tmp_path, plan, val_ious=[0.3, 0.4]).trainer.run()
+        Run(tmp_path, plan, val_ious=[0.1, 0.2], signal_at=signal_at).trainer.train()
+    Run(tmp_path, plan, val_ious=[0.3, 0.4]).trainer.train()
     assert [record["step"] for record in _records(tmp_path) if record["split"] == "val"] == [5, 10]
 
 
@@ -260,10 +260,10 @@ def test_signal_interrupts_an_evaluation_which_is_run_once_after_the_restart(tmp
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2])
     run.evaluated_at = _Signalling()
     with pytest.raises(Interrupted, match=r"stopped after step 5, .*ckpt-5"):
-        run.trainer.run()
+        run.trainer.train()
     assert not [record for record in _records(tmp_path) if record["split"] == "val"]
     again = Run(tmp_path, plan, val_ious=[0.1, 0.2])
-    again.trainer.run()
+    again.trainer.train()
     assert again.evaluated_at == [5, 10]
 
 
@@ -272,10 +272,10 @@ def test_a_postponed_evaluation_of_the_last_step_is_run_once(tmp_path):
     run = Run(tmp_path, plan, val_ious=[0.1])
     run.evaluated_at = _Signalling()
     with pytest.raises(Interrupted, match="after step 10"):
-        run.trainer.run()
+        run.trainer.train()
     for expected in ([10], []):
         again = Run(tmp_path, plan, val_ious=[0.1])
-        again.trainer.run()
+        again.trainer.train()
         assert (again.evaluated_at, again.calls) == (expected, [])
 
 
@@ -284,10 +284,10 @@ def test_a_process_killed_while_it_evaluates_loses_no_step(tmp_path):
     run = Run(tmp_path, plan, val_ious=[0.1, 0.2])
     run.evaluated_at = _Dying()
     with pytest.raises(_Killed):
-        run.trainer.run()
+        run.trainer.train()
     again = Run(tmp_path, plan, val_ious=[0.1, 0.2])
     assert checkpoint_step(again.restored) == 5
-    again.trainer.run()
+    again.trainer.train()
     assert (again.evaluated_at, sum(again.calls)) == ([5, 10], 5)
 
 
@@ -313,7 +313,7 @@ def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
     """Otherwise a run would use data it has already seen, and stop too early."""
     run = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1, log_every_steps=4))
     run.overflows = True
-    run.trainer.run()
+    run.trainer.train()
     assert _records(tmp_path) == []  # there is no loss to report
     assert "4 of 4 updates up to step 4 skipped: float16 overflow" in caplog.text
     again = Run(tmp_path, make_plan(4, steps_per_epoch=4, global_batch_size=1))
@@ -323,13 +323,13 @@ def test_steps_that_loss_scaling_skipped_count_on_a_restart(tmp_path, caplog):
 @pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_newest_checkpoint_is_named_and_the_previous_one_used(tmp_path, caplog, ending, damage):
-    Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.train()
     _damage(tmp_path / "checkpoints" / "latest" / f"ckpt-3{ending}", damage)
     run = Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1))
     assert run.step == 2
     if (ending, damage) != (".index", "gone"):
         assert "latest/ckpt-3: damaged checkpoint" in caplog.text
-    run.trainer.run()
+    run.trainer.train()
     assert Run(tmp_path, make_plan(3, steps_per_epoch=9, global_batch_size=1)).step == 3
 
 
@@ -345,7 +345,7 @@ def _damage(path, how):
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
-    Run(tmp_path, make_plan(2, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.run()
+    Run(tmp_path, make_plan(2, steps_per_epoch=9, global_batch_size=1, checkpoint_steps=1)).trainer.train()
     for path in (tmp_path / "checkpoints" / "latest").glob("*.data*"):
         _damage(path, "cut")
     with pytest.raises(DataError, match="every checkpoint is damaged"):
@@ -355,7 +355,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
 @pytest.mark.parametrize("content", [None, b"", b"\x92\xff" * 50, b'model_checkpoint_path: "ckpt-99"'])
 def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, content):
     """Old checkpoints are still deleted, in order."""
-    Run(tmp_path, make_plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.run()
+    Run(tmp_path, make_plan(12, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.5]).trainer.train()
     for name in ("latest", "best"):
         path = tmp_path / "checkpoints" / name / "checkpoint"
         path.unlink()
@@ -364,7 +364,7 @@ def test_checkpoints_are_found_without_tensorflows_list_of_them(tmp_path, conten
     assert checkpoint_step(best_path(tmp_path / "checkpoints")) == 12
     again = Run(tmp_path, make_plan(18, steps_per_epoch=99, global_batch_size=1, checkpoint_steps=3), [0.6])
     assert again.step == 12
-    again.trainer.run()
+    again.trainer.train()
     found = [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")]
     assert found == [12, 15, 18]
     assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "best")] == [18]
@@ -397,7 +397,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
     """It names the images of the first step that failed, even if more steps followed before a log line."""
     run = Run(tmp_path, make_plan(12, steps_per_epoch=2, global_batch_size=4, log_every_steps=6), [0.1] * 6, bad_step=3)
     with pytest.raises(DeepLabError, match=r"not finite in step 3, at learning rate 0\.1; .*latest/ckpt-2"):
-        run.trainer.run()
+        run.trainer.train()
     assert checkpoint_step(run.checkpoints.latest_path) == 2
     facts = json.loads((tmp_path / "non_finite.json").read_text())
     assert facts["step"] == 3
@@ -407,7 +407,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
 def test_half_a_line_from_a_killed_process_is_not_a_record(tmp_path):
     plan = make_plan(2, steps_per_epoch=2, global_batch_size=1, log_every_steps=1)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "sp')
-    Run(tmp_path, plan).trainer.run()
+    Run(tmp_path, plan).trainer.train()
     assert [record["step"] for record in _records(tmp_path)] == [1, 1, 2]
 
 
@@ -418,22 +418,22 @@ def test_checkpoints_are_also_saved_by_the_clock(tmp_path, monkeypatch):
     # A step takes ten minutes: after 2 steps 20 have passed, after 4 steps 40.
     clock = SimpleNamespace(monotonic=lambda: start + 600 * run.step, perf_counter=time.perf_counter)
     monkeypatch.setattr("deeplab.trainer.time", clock)
-    run.trainer.run()
+    run.trainer.train()
     assert [checkpoint_step(path) for path in checkpoints_in(tmp_path / "checkpoints" / "latest")] == [4, 6]
 
 
 def test_another_batch_size_continues_at_the_same_example(tmp_path):
-    Run(tmp_path, make_plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.run()
+    Run(tmp_path, make_plan(3, steps_per_epoch=10, global_batch_size=8)).trainer.train()
     run = Run(tmp_path, make_plan(5, steps_per_epoch=20, global_batch_size=4))
     assert int(run.state.examples) == 24
-    run.trainer.run()
+    run.trainer.train()
     assert (int(run.state.step), int(run.state.examples)) == (5, 32)
 
 
 def test_a_full_disk_keeps_existing_checkpoints(tmp_path):
     """A limit on file sizes stands in for the disk: the tensors no longer fit."""
     plan = make_plan(2, steps_per_epoch=1, global_batch_size=1)
-    Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.run()
+    Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1)).trainer.train()
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("ckpt-*")}
     run = Run(tmp_path, plan)
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -457,7 +457,7 @@ def test_checkpoint_holds_everything(tmp_path):
     variables = [*run.model.variables, *run.optimizer.variables[1:]]
     for variable in variables:
         variable.assign(rng.integers(0, 100, variable.shape))
-    run.trainer.run()
+    run.trainer.train()
     again = Run(tmp_path, make_plan(3, steps_per_epoch=1, global_batch_size=1))
     restored = [*again.model.variables, *again.optimizer.variables[1:]]
     assert len(restored) == len(variables) > 4
@@ -468,7 +468,7 @@ def test_checkpoint_holds_everything(tmp_path):
 
 def test_old_checkpoints_are_deleted_and_the_best_is_kept(tmp_path):
     run = Run(tmp_path, make_plan(6, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9, *[0.1] * 5])
-    run.trainer.run()
+    run.trainer.train()
     kept = {path.stem for path in (tmp_path / "checkpoints" / "latest").glob("*.index")}
     assert kept == {"ckpt-4", "ckpt-5", "ckpt-6"}
     assert {path.stem for path in (tmp_path / "checkpoints" / "best").glob("*.index")} == {"ckpt-1"}
@@ -476,7 +476,7 @@ def test_old_checkpoints_are_deleted_and_the_best_is_kept(tmp_path):
 
 def test_checkpoints_of_other_models_and_missing_ones_are_rejected(tmp_path):
     run = Run(tmp_path, make_plan(1, steps_per_epoch=1, global_batch_size=1), val_ious=[0.9])
-    run.trainer.run()
+    run.trainer.train()
     images = keras.Input((2, 2, 1))
     other = keras.Model(images, keras.layers.Conv2D(3, 1)(images))
     with pytest.raises(DataError, match="not a checkpoint of this model"):
@@ -494,7 +494,7 @@ def test_checkpoints_of_other_models_and_missing_ones_are_rejected(tmp_path):
 
 def test_best_and_last_metrics_have_their_own_files(tmp_path):
     plan = make_plan(3, steps_per_epoch=1, global_batch_size=1, log_every_steps=1)
-    Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4]).trainer.run()
+    Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4]).trainer.train()
     best, last = (json.loads((tmp_path / f"metrics_{name}.json").read_text()) for name in ("best", "last"))
     assert (best["val"]["step"], best["val"]["mean_iou"]) == (2, pytest.approx(0.3))
     assert (last["val"]["step"], last["train"]["step"]) == (3, 3)
@@ -506,7 +506,7 @@ def test_best_and_last_metrics_have_their_own_files(tmp_path):
 def test_calls_stop_before_and_after_the_profiled_steps(tmp_path):
     plan = make_plan(12, steps_per_epoch=99, global_batch_size=1, steps_per_call=10, profile_steps=(4, 6))
     run = Run(tmp_path, plan)
-    run.trainer.run()
+    run.trainer.train()
     assert np.cumsum(run.calls).tolist() == [3, 6, 12]
 
 
@@ -517,7 +517,7 @@ def test_the_profiler_traces_the_named_steps_as_far_as_they_are_run(tmp_path, mo
     run = Run(tmp_path, plan)
     monkeypatch.setattr(tf.profiler.experimental, "start", lambda logdir: seen.append(run.step))
     monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: seen.append(run.step))
-    run.trainer.run()
+    run.trainer.train()
     assert seen == expected
 
 

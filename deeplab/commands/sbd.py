@@ -65,13 +65,13 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
     train = voc.pairs(voc_dir, "train")
     in_train = {pair.name for pair in train}
     in_val = set(voc.read_split(voc_dir, "val"))
-    wanted = [path for path in annotations if path.stem not in in_train | in_val]
+    only_in_sbd = [path for path in annotations if path.stem not in in_train | in_val]
     with atomic_folder(mask_dir) as partial:
-        progress = Progress("writing masks", len(train) + len(wanted), "masks")
+        progress = Progress("writing masks", len(train) + len(only_in_sbd), "masks")
         for number, pair in enumerate(train, 1):
             shutil.copyfile(pair.mask, partial / pair.mask.name)
             progress.update(number)
-        for number, path in enumerate(wanted, len(train) + 1):
+        for number, path in enumerate(only_in_sbd, len(train) + 1):
             mask = Image.fromarray(read_annotation(path))
             mask.putpalette(palette().tobytes())
             mask.save(partial / f"{path.stem}.png")
@@ -80,7 +80,7 @@ def write_masks(sbd_dir: Path, voc_dir: Path, mask_dir: Path) -> None:
     logger.info(
         "%d masks of VOC's train and %d of SBD; of SBD's %d, %d in VOC's val are left out, %d are replaced by VOC's",
         len(train),
-        len(wanted),
+        len(only_in_sbd),
         len(annotations),
         sum(path.stem in in_val for path in annotations),
         sum(path.stem in in_train for path in annotations),

@@ -150,14 +150,16 @@ def check(gpu: tf.config.PhysicalDevice) -> None:
     codes = [(code[1], (int(code[2]), int(code[3]))) for code in parsed]
     if any(built[0] == major and built <= capability for _, built in codes):
         return
-    about = (
+    description = (
         f"{_name(gpu)}: compute capability {major}.{minor}, and TensorFlow {tf.__version__} "
         f"is built for {', '.join(built_for)}"
     )
     if not any(kind == "compute" and built < capability for kind, built in codes):
-        raise UsageError(f"{about}; it cannot use this GPU: choose others with CUDA_VISIBLE_DEVICES, or --num_gpus=0")
+        raise UsageError(
+            f"{description}; it cannot use this GPU: choose others with CUDA_VISIBLE_DEVICES, or --num_gpus=0"
+        )
     logger.warning(
         "%s: its kernels are compiled at the start, which may take half an hour or fail with CUDA_ERROR_INVALID_PTX; "
         "a TensorFlow that is built for this GPU does not need that",
-        about,
+        description,
     )

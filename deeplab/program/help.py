@@ -11,9 +11,9 @@ _WIDTH = 100
 _INDENT = " " * 6
 
 
-def help_text(about: str, classes: Classes) -> str:
+def help_text(docstring: str, classes: Classes) -> str:
     """The text of --help: the program's docstring, then its flags, grouped by their classes."""
-    lines = [about.strip()]
+    lines = [docstring.strip()]
     for cls, group in flags_by_class(classes):
         lines += ["", f"{title(cls)}:"]
         for flag in group:

@@ -42,7 +42,7 @@ _UNLIKE_SIZES = re.compile(r"joining a group with size (\d+), but that group has
 """TensorFlow's words (collective_param_resolver_local.cc) if workers do not agree on the number of replicas."""
 
 
-def start_program(main: Callable[[list[str]], None], classes: Classes, about: str | None) -> None:
+def start_program(main: Callable[[list[str]], None], classes: Classes, docstring: str | None) -> None:
     """Parses the flags, runs `main` and exits; errors that a user can fix end in one line, without a traceback.
 
     Args:
@@ -54,7 +54,7 @@ def start_program(main: Callable[[list[str]], None], classes: Classes, about: st
     if "--" in arguments:
         arguments = arguments[: arguments.index("--")]
     if not _HELP_FLAGS.isdisjoint(arguments):
-        print(help_text(about or "", classes))
+        print(help_text(docstring or "", classes))
         _exit(0)
     define(classes)
     app.run(functools.partial(_run_main, main), flags_parser=_parse)

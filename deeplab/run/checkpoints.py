@@ -62,8 +62,8 @@ class Checkpoints:
         Raises:
             DataError: all checkpoints are damaged, or the newest belongs to another model or optimizer.
         """
-        found = checkpoints_in(self._restore_directory)
-        for path in reversed(found):
+        paths = checkpoints_in(self._restore_directory)
+        for path in reversed(paths):
             try:
                 check_whole(path)
             except DataError as error:
@@ -71,7 +71,7 @@ class Checkpoints:
                 continue
             _restore(self._checkpoint, path)
             return path
-        if found:
+        if paths:
             raise DataError(f"{self._restore_directory}: every checkpoint is damaged; delete the folder to start over")
         return None
 
@@ -182,11 +182,11 @@ def best_path(directory: Path) -> str:
         DataError: there is no checkpoint.
     """
     for name in (BEST, LATEST):
-        found = checkpoints_in(directory / name)
-        if found:
+        paths = checkpoints_in(directory / name)
+        if paths:
             if name == LATEST:
                 logger.warning("no best checkpoint (no evaluation was run): using the newest")
-            return found[-1]
+            return paths[-1]
     raise DataError(f"{directory}: no checkpoint; has train.py run with this --model_dir?")
 
 

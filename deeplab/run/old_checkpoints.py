@@ -42,12 +42,14 @@ def in_current_form(path: str) -> Iterator[str]:
     logger.info("%s: of an earlier version; biases are folded into the moving means of batch normalisation", path)
 
     # The same checkpoint without the biases and their slots.
-    gone = {number for number, each in stored.items() if each.full_name in folded or _is_slot(each.full_name, folded)}
-    left = [variable.checkpoint_key for number, variable in stored.items() if number not in gone]
-    values = {key: reader.get_tensor(key) for key in left}
+    dropped = {
+        number for number, each in stored.items() if each.full_name in folded or _is_slot(each.full_name, folded)
+    }
+    kept = [variable.checkpoint_key for number, variable in stored.items() if number not in dropped]
+    values = {key: reader.get_tensor(key) for key in kept}
     for bias, mean in folded.items():
         values[keys[mean]] = values[keys[mean]] - reader.get_tensor(keys[bias])
-    graph = _without(graph, gone)
+    graph = _without(graph, dropped)
 
     with tempfile.TemporaryDirectory() as folder:
         copy = str(Path(folder) / Path(path).name)
@@ -72,12 +74,12 @@ def _is_slot(name: str, biases: dict[str, str]) -> bool:
     return of is not None and f"{of[1]}_conv/bias" in biases
 
 
-def _without(graph: TrackableObjectGraph, gone: set[int]) -> TrackableObjectGraph:
+def _without(graph: TrackableObjectGraph, dropped: set[int]) -> TrackableObjectGraph:
     """The objects that are left, numbered anew, as are the items of their lists."""
-    left = [number for number in range(len(graph.nodes)) if number not in gone]
-    new_number = {number: index for index, number in enumerate(left)}
+    kept = [number for number in range(len(graph.nodes)) if number not in dropped]
+    new_number = {number: index for index, number in enumerate(kept)}
     result = TrackableObjectGraph()
-    for number in left:
+    for number in kept:
         node = result.nodes.add()
         node.CopyFrom(graph.nodes[number])
         children = [child for child in graph.nodes[number].children if child.node_id in new_number]

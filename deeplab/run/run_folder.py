@@ -208,8 +208,8 @@ def check_classes(tfrecord_dir: Path, names: Sequence[str], of_model: Sequence[s
 def _common_classes(names: Sequence[str], other_names: Sequence[str]) -> dict[int, int]:
     """Index of a class -> its index in another list; names are compared without case and outer blanks."""
     places = {name.strip().casefold(): index for index, name in enumerate(other_names)}
-    found = {index: places.get(name.strip().casefold()) for index, name in enumerate(names)}
-    return {index: place for index, place in found.items() if place is not None}
+    matches = {index: places.get(name.strip().casefold()) for index, name in enumerate(names)}
+    return {index: place for index, place in matches.items() if place is not None}
 
 
 def _with_columns(own: np.ndarray, other: np.ndarray, columns: dict[int, int]) -> np.ndarray:
@@ -228,6 +228,6 @@ def _log_classes(names: Sequence[str], other_names: Sequence[str], columns: dict
         return
     kept = [names[index] for index in columns]
     new = [name for index, name in enumerate(names) if index not in columns]
-    gone = [name for place, name in enumerate(other_names) if place not in columns.values()]
-    parts = {"kept": kept, "new, and so random": new, "gone": gone}
+    removed = [name for place, name in enumerate(other_names) if place not in columns.values()]
+    parts = {"kept": kept, "new, and so random": new, "gone": removed}
     logger.info("classes: %s", "; ".join(f"{words}: {', '.join(part)}" for words, part in parts.items() if part))

@@ -76,10 +76,10 @@ def _figure(
     name: str, about: str, pair: tuple[np.ndarray, np.ndarray], class_pixels: np.ndarray, class_names: Sequence[str]
 ) -> Markup:
     image, mask = pair
-    found = np.flatnonzero(class_pixels).tolist()
+    indices = np.flatnonzero(class_pixels).tolist()
     words = ", ".join(
         f"{'void' if index == VOID_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
-        for index in found
+        for index in indices
     )
     shown = (
         page.image(Image.fromarray(image), f"The image {name}", "JPEG"),
@@ -89,7 +89,7 @@ def _figure(
         "example",
         name=name,
         about=about,
-        legend=page.legend(filter(None, found), class_names),
+        legend=page.legend(filter(None, indices), class_names),
         pictures=Markup.joined(_TEMPLATE.fill("picture", image=image) for image in shown),
     )
 

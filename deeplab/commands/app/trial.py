@@ -70,9 +70,9 @@ class Trial:
         All at the size on the page: uint8 RGB [height, width, 3], float [height, width]. Colours are `#rrggbb`.
         """
         mask = self.mask[:: self.step, :: self.step]
-        found = {index: text for index, text in self.texts.items() if index in shown}
-        colors = {text: "#" + palette()[index].tobytes().hex() for index, text in found.items()}
-        layers = [((mask == index).astype(float), text) for index, text in found.items()]
+        shown_texts = {index: text for index, text in self.texts.items() if index in shown}
+        colors = {text: "#" + palette()[index].tobytes().hex() for index, text in shown_texts.items()}
+        layers = [((mask == index).astype(float), text) for index, text in shown_texts.items()]
         return np.array(Image.fromarray(self.image).reduce(self.step)), layers, colors
 
     def heat_map(self, index: int) -> Image.Image:

@@ -13,20 +13,20 @@ from deeplab.data.source.text import read_lines
 from deeplab.errors import UsageError
 
 
-def class_weights(wanted: str, split: Split) -> tuple[float, ...] | None:
+def class_weights(choice: str, split: Split) -> tuple[float, ...] | None:
     """The weights that `--class_weights` asks for; None for 1 each. Median frequency reads all masks of the split.
 
     Raises:
         UsageError: not one weight, 0 or more, for each class.
         DataError: a file that cannot be read.
     """
-    if wanted == "none":
+    if choice == "none":
         return None
-    if wanted == "inverse_frequency":
+    if choice == "inverse_frequency":
         return inverse_frequency_weights(split.class_pixels)
-    if wanted == "median_frequency":
+    if choice == "median_frequency":
         return median_frequency_weights(pixels_by_example(split)[1])
-    return _given_weights(wanted, split.class_names)
+    return _given_weights(choice, split.class_names)
 
 
 def inverse_frequency_weights(class_pixels: Sequence[int]) -> tuple[float, ...]:

@@ -49,16 +49,16 @@ class SamplingSettings:
         """
         if not self.repeat_classes:
             return NO_REPEATS
-        wanted = [name.strip() for name in self.repeat_classes.split(",")]
-        if unknown := [name for name in wanted if name not in split.class_names]:
+        repeated = [name.strip() for name in self.repeat_classes.split(",")]
+        if unknown := [name for name in repeated if name not in split.class_names]:
             raise UsageError(
                 f"--repeat_classes={self.repeat_classes}: no class {unknown[0]!r}; the classes are "
                 f"{', '.join(split.class_names)}"
             )
         logger.info("sampling: reading all masks of %s", split.name)
         names, pixels = pixels_by_example(split)
-        held = pixels[:, [split.class_names.index(name) for name in wanted]] > 0
-        for name, count in zip(wanted, held.sum(0).tolist(), strict=True):
+        held = pixels[:, [split.class_names.index(name) for name in repeated]] > 0
+        for name, count in zip(repeated, held.sum(0).tolist(), strict=True):
             logger.info("sampling: %d of %d images hold %s", count, len(names), name)
         repeats = Repeats(tuple(names[index] for index in np.flatnonzero(held.any(1))), self.repeat_times)
         logger.info(

@@ -72,8 +72,8 @@ class Split:
         """
         path = manifest_path(folder, name)
         if not path.exists():
-            found = sorted(file.stem for file in folder.glob("*.json"))
-            hint = f"splits here: {', '.join(found)}" if found else "train.py writes them: --prepare_only --voc_dir=..."
+            names = sorted(file.stem for file in folder.glob("*.json"))
+            hint = f"splits here: {', '.join(names)}" if names else "train.py writes them: --prepare_only --voc_dir=..."
             raise DataError(f"{path}: no such manifest, so no shards of split {name!r}; {hint}")
         split = _parse(path)
         if split.name != name:
