@@ -7,7 +7,7 @@ import tensorflow as tf
 from deeplab.data.shards.split import Split
 from deeplab.distribute.numerics import PrecisionSettings
 from deeplab.distribute.workers import Workers
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train, fetch_weights
+from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_to_train, fetch_weights
 from deeplab.run import run_folder
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
 from deeplab.run.run_folder import RunSettings
@@ -78,7 +78,13 @@ def make_state(
     optimizing = options[OptimizerSettings]
     has_auxiliary_head = options[LossSettings].auxiliary_weight > 0
     with strategy.scope():
-        model, training_model = build_to_train(config, options[InitSettings], has_weights, has_auxiliary_head)
+        model, training_model = build_to_train(
+            config,
+            options[InitSettings],
+            has_weights=has_weights,
+            auxiliary_head=has_auxiliary_head,
+            frozen_backbone=optimizing.backbone_learning_rate_factor == 0,
+        )
 
         # A plateau lowers the scale, which is saved with the state.
         scale = tf.Variable(1.0, trainable=False, name="learning_rate_scale")
@@ -86,5 +92,11 @@ def make_state(
         schedule = Schedule(options[ScheduleSettings], learning_rate, plan.total_steps, scale)
 
         loss_scaling = options[PrecisionSettings].precision == "float16"
-        optimizer = make_optimizer(optimizing, schedule, training_model.trainable_variables, loss_scaling)
+        optimizer = make_optimizer(
+            optimizing,
+            schedule,
+            training_model.trainable_variables,
+            loss_scaling,
+            of_backbone=backbone_of(training_model).trainable_variables,
+        )
     return TrainState(model, training_model, optimizer, schedule)

@@ -187,11 +187,17 @@ def fetch_weights(config: ModelConfig, init: InitSettings, has_weights: bool) ->
 
 
 def build_to_train(
-    config: ModelConfig, init: InitSettings, has_weights: bool, auxiliary_head: bool
+    config: ModelConfig,
+    init: InitSettings,
+    *,
+    has_weights: bool,
+    auxiliary_head: bool,
+    frozen_backbone: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
     """The network, and the model to train: the network itself, or the network with an auxiliary head.
 
-    With `has_weights` no weights are fetched, since a checkpoint is restored later. Raises as `build_deeplabv3`.
+    With `has_weights` no weights are fetched, since a checkpoint is restored later. A frozen backbone keeps its
+    weights and its statistics. Raises as `build_deeplabv3`.
     """
     weights = None if has_weights or init.backbone_weights == "none" else init.backbone_weights
     training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
@@ -199,6 +205,8 @@ def build_to_train(
         freeze_batch_norm(training_model)
     elif not init.sync_batch_norm:
         unsynchronize_batch_norm(training_model)
+    if frozen_backbone:
+        backbone_of(training_model).trainable = False
     return without_auxiliary_head(training_model), training_model
 
 
@@ -234,6 +242,11 @@ def freeze_batch_norm(model: keras.Model) -> None:
     """Makes batch normalisation use its moving statistics in training and keep its scale and shift (section 4.1)."""
     for layer in _batch_norm_layers(model):
         layer.trainable = False
+
+
+def backbone_of(model: keras.Model) -> keras.Model:
+    """The backbone in a network of `build_deeplabv3`."""
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
 def unsynchronize_batch_norm(model: keras.Model) -> None:

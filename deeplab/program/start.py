@@ -48,7 +48,7 @@ def start_program(main: Callable[[list[str]], None], classes: Classes, docstring
     Args:
         main: gets the arguments that are not flags, after the program's name, as in `sys.argv`.
         classes: the program's settings classes; their fields are its flags.
-        about: the program's docstring, which --help prints first.
+        docstring: the program's docstring, which --help prints first.
     """
     arguments = sys.argv[1:]
     if "--" in arguments:

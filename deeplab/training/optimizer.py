@@ -1,7 +1,7 @@
 """The optimizers, with weight decay, loss scaling and moving averages of the weights."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,13 @@ class OptimizerSettings:
         None,
         "Batch size for which --learning_rate is meant; it is multiplied by --global_batch_size / this.",
         lower=1,
+    )
+    backbone_learning_rate_factor: float = setting(
+        1.0,
+        "Factor of the backbone's learning rate and weight decay, to fine-tune gently, such as 0.1; 0 freezes the "
+        "backbone with its statistics, which saves time and memory.",
+        lower=0.0,
+        fixed=True,
     )
     momentum: float = setting(0.9, "Momentum of sgd.", lower=0.0, upper=1.0)
     weight_decay: float = setting(1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower=0.0)
@@ -71,14 +78,20 @@ class SGD(keras.optimizers.SGD):
 
 
 def make_optimizer(
-    settings: OptimizerSettings, schedule: Schedule, variables: list, loss_scaling: bool
+    settings: OptimizerSettings,
+    schedule: Schedule,
+    variables: list[keras.Variable],
+    loss_scaling: bool,
+    of_backbone: Sequence[keras.Variable] = (),
 ) -> keras.optimizers.Optimizer:
     """SGD with momentum, Adam or AdamW, built for `variables`; with dynamic loss scaling for float16.
 
     AdamW decays only kernels (decoupled); for the other optimizers the step adds L2 to the loss. With `ema_momentum`
-    the optimizer keeps a moving average of the variables (see `averaged_weights`).
+    the optimizer keeps a moving average of the variables (see `averaged_weights`). `of_backbone` are those of the
+    variables that `backbone_learning_rate_factor` applies to.
     """
     average = {"use_ema": True, "ema_momentum": settings.ema_momentum} if settings.ema_momentum else {}
+    slow = list(of_backbone) if settings.backbone_learning_rate_factor != 1 else []
     if settings.optimizer == "sgd":
         kind = SGD if settings.momentum else keras.optimizers.SGD
         optimizer = kind(schedule, momentum=settings.momentum, **average)
@@ -86,11 +99,34 @@ def make_optimizer(
         optimizer = keras.optimizers.Adam(schedule, **average)
     else:
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay, **average)
-        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_kernel(v)])
+        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_kernel(v)] + slow)
+    if slow:
+        _set_rate_factor(optimizer, slow, settings.backbone_learning_rate_factor)
     if loss_scaling:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)  # slots must exist before the first step and before a restore
     return optimizer
+
+
+def _set_rate_factor(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable], factor: float) -> None:
+    """Multiplies the learning rate of some variables by a factor, and with it AdamW's decay of them.
+
+    Keras has one rate for all, by which its AdamW decays all that are not excluded, as these must be. A factor on
+    gradients instead would do nothing with Adam, which divides by their size.
+    """
+    slow = {optimizer._var_key(variable) for variable in variables}
+    decaying = {optimizer._var_key(variable) for variable in variables if is_kernel(variable)}
+    decay = optimizer.weight_decay
+    update_step = optimizer.update_step
+
+    def update_at_its_rate(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        key = optimizer._var_key(variable)
+        rate = learning_rate * factor if key in slow else learning_rate
+        if decay and key in decaying:
+            variable.assign_sub(variable * (decay * rate))
+        update_step(gradient, variable, rate)
+
+    optimizer.update_step = update_at_its_rate
 
 
 def skip_gradient_all_reduce(optimizer: keras.optimizers.Optimizer) -> None:

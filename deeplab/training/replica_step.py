@@ -74,7 +74,11 @@ class ReplicaStep:
         self._deterministic = deterministic
 
         # What forward passes change: moving statistics, and dropout's random state.
-        self._state = [variable.value for variable in self._model.non_trainable_variables]
+        self._state = [
+            variable.value
+            for variable in self._model.non_trainable_variables
+            if variable.path.endswith(("moving_mean", "moving_variance", "seed_generator_state"))
+        ]
         self._own_statistics = _own_statistics(self._model)
 
     def read_state(self) -> list[tf.Tensor]:
