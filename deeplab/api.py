@@ -54,7 +54,7 @@ class Model:
         output_stride: int | None = None,
         inference: Inference = ONE_PASS,
     ) -> "Model":
-        """The model of a run of train.py. For arguments see `Inference`; raises as `run.folder.load_model`."""
+        """The model of a run of train.py. For arguments see `Inference`; raises as `run.run_folder.load_model`."""
         enable_memory_growth()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
         return cls(make_segmenter(Predictor(network, inference)), config.class_names)
@@ -103,7 +103,7 @@ def load(
     """The model of a run's folder, by default with its best checkpoint, or of an exported one.
 
     Raises:
-        DataError: neither a run nor an export, and as `run.folder.load_model`.
+        DataError: neither a run nor an export, and as `run.run_folder.load_model`.
         UsageError: an export, and other arguments than the folder: its weights, stride and single pass are fixed.
     """
     if not (Path(folder) / DESCRIPTION).exists():

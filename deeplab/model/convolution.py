@@ -19,7 +19,7 @@ class _EvenStridePadding(keras.layers.Layer):
     """A convolution that, at a stride of 2, pads images of odd size as "same" pads those of even size.
 
     TensorFlow's own "same" adds a row and a column at the top and left of odd ones only, which moves their features by
-    a pixel (docs/design.md, aligned upsampling).
+    a pixel (docs/design.md, which kernels are dilated).
     """
 
     padding: str

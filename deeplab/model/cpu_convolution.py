@@ -1,6 +1,6 @@
 """Convolutions on CPUs as one product for each tap of the kernel, without the taps that read only padding.
 
-TensorFlow's own dilated convolutions are fast on some processors only (docs/design.md, dilated convolutions on the
+TensorFlow's own dilated convolutions are fast on some processors only (docs/design.md, convolutions on the
 CPU). Where the dilation is large compared with the features, as in ASPP, most of what they compute is padding; here it
 is left out. All functions are for stride 1, odd kernels and "same" padding, in NHWC.
 """
