@@ -91,7 +91,7 @@ class Evaluator:
         self._viewers = viewers
 
         # The data. One iterator for all evaluations: in TensorFlow 2.21, dropping one can block for as long as it
-        # existed, up to a minute (docs/design.md, data).
+        # existed, up to a minute (docs/design.md, iterators are kept).
         self._num_steps = 0
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:

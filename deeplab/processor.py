@@ -1,9 +1,9 @@
 """The kernels of TensorFlow that fit this processor, chosen before TensorFlow is imported.
 
 TensorFlow's wheel for x86 uses oneDNN's operations by itself only on processors with instructions for 8-bit or bfloat16
-products (`IsMKLEnabled` in tensorflow/core/util/port.cc). Without them a training step of float32 takes up to 60 times
-as long (docs/measurements.md, processors), so `import deeplab` turns them on for all others, too. Not on a machine with
-a GPU: with oneDNN's operations on, TensorFlow's remapper leaves batch normalisation and ReLU apart on GPUs as well
+products (`IsMKLEnabled` in tensorflow/core/util/port.cc). Without them convolutions are slower (docs/measurements.md,
+processors), so `import deeplab` turns them on for all others, too. Not on a machine with a GPU: with oneDNN's
+operations on, TensorFlow's remapper leaves batch normalization and ReLU apart on GPUs as well
 (findings/remapper_pairs_gradients_wrongly.sh).
 """
 

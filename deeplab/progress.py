@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import ClassVar, TextIO
 
 FIRST_SIGN = 10.0
-"""Seconds after which work that has not shown anything says what it is doing."""
+"""Seconds until the first line about work that has shown nothing yet."""
 
 LONGEST_SILENCE = 30.0
-"""Seconds between two lines, however long a single unit takes."""
+"""The longest time in seconds between two lines, however long a single unit takes."""
 
 
 def duration(seconds: float) -> str:
@@ -143,7 +143,7 @@ class Progress:
 
 
 def _watch(progress: "weakref.ref[Progress]", ended: threading.Event) -> None:
-    """Lets a progress look at the time once a second, until it has ended or is gone."""
+    """Makes a `Progress` check the time once a second, until it has ended or nothing refers to it."""
     while not ended.wait(1.0):
         watched = progress()
         if watched is None:
@@ -154,7 +154,7 @@ def _watch(progress: "weakref.ref[Progress]", ended: threading.Event) -> None:
 
 @contextlib.contextmanager
 def shown(label: str) -> Iterator[None]:
-    """While it is entered: a line every half minute for work whose length is not known."""
+    """A context that writes a line every half minute, for work whose length is not known."""
     progress = Progress(label, 0, "")
     try:
         yield

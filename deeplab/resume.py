@@ -1,4 +1,4 @@
-"""The state that a run goes on from: its newest checkpoint, another run's weights, or ImageNet's."""
+"""The state from which a run starts or continues: its newest checkpoint, another run's weights, or ImageNet's."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def resume_or_start(
     val_split: Split | None,
     output_dir: Path,
 ) -> tuple[TrainState, Checkpoints]:
-    """The state at the step to go on from, and what saves it; records the splits of this start.
+    """The state at the step from which the run continues, and what saves it; records the splits of this start.
 
     The order matters: flags that contradict the run are refused before anything is built; slots exist before a restore;
     a state whose scores were forgotten is saved before the new splits are recorded, so that a run that is killed in
@@ -39,7 +39,7 @@ def resume_or_start(
     model_dir = require("model_dir", options[RunSettings].model_dir)
     init_checkpoint = options[InitSettings].init_checkpoint
 
-    # Does the run go on? Then its flags must fit.
+    # A run that continues: its flags must fit.
     resumes = run_folder.has_checkpoint(model_dir)
     if resumes:
         run_folder.check_run(

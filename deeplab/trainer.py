@@ -215,7 +215,7 @@ class Trainer:
         )
 
     def _fail(self, num_steps: int) -> NoReturn:
-        """Ends a run whose last `num_steps` steps were not finite; the weights are damaged since the first of them."""
+        """Ends a run whose last `num_steps` steps were not finite; names the images of the first of them."""
         step = self._step - num_steps + 1
         batch_size = self._plan.global_batch_size
         learning_rate = self._state.learning_rate(updates_ago=num_steps - 1)

@@ -36,7 +36,19 @@ A_FIGURE = re.compile(r"\d[\d.,]*(?:e-?\d+)?(?: to \d[\d.,]*)? ?(?:%|times\b|min
 OTHERS_FILES = {"service.py", "cross_device_utils.py", "strategy_combinations.py", "__main__.py"}
 """TensorFlow's, Python's, and one that a reader of serving.md writes."""
 
-OTHERS_NAMES = {"deeplab", "keras", "labelme", "math", "model", "os", "random", "strategy", "sys", "tf", "train_dataloader"}
+OTHERS_NAMES = {
+    "deeplab",
+    "keras",
+    "labelme",
+    "math",
+    "model",
+    "os",
+    "random",
+    "strategy",
+    "sys",
+    "tf",
+    "train_dataloader",
+}
 """The first words of dotted names that are not the package's; `deeplab.NAME` has a test of its own."""
 
 ENDINGS = (".csv", ".jpg", ".json", ".jsonl", ".html", ".md", ".onnx", ".py", ".tflite", ".txt", ".yaml")

@@ -30,7 +30,7 @@ ROUNDS = 5
 SIZE = 129
 STEP_SECONDS = {"published": 0.85, "assumed": 0.1}
 """On a single GPU. Published: 2 images of 1024x512 on a V100, DeepLabV3+ with ResNet-101 at stride 8 in float32
-(mmsegmentation, docs/en/model_zoo.md, "Training speed"). Assumed: a GPU that is several times as fast."""
+(the model_zoo.md of mmsegmentation, "Training speed"). Assumed: a GPU that is several times as fast."""
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 LINKS = {"NVLink, 300 GB/s": 300e9, "PCIe 4.0 x16, 25 GB/s": 25e9, "100 Gb/s Ethernet, 11 GB/s": 11e9}
 

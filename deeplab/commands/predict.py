@@ -124,8 +124,8 @@ def draw(
 def named_images(arguments: list[str], output_dir: Path | None = None) -> list[tuple[str, Path]]:
     """Names and images on the command line: files, folders, patterns, or `-` for standard input.
 
-    A folder stands for all images below it; the name of one in a subfolder starts with that, as in day1/img_0. What is
-    no image is left out and counted by its ending. Hidden files are skipped (macOS leaves `._photo.jpg` next to
+    A folder stands for all images below it; their names include subfolders, as in day1/img_0. Other files are left out
+    and counted by ending. Hidden files are skipped (macOS leaves `._photo.jpg` next to
     `photo.jpg`), and so is `output_dir`.
 
     Raises:

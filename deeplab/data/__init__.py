@@ -1,1 +1,1 @@
-"""The way of the data: files (`source`), TFRecord shards (`shards`), batches (`input`)."""
+"""From files to batches: `source` reads files, `shards` keeps examples as TFRecords, `input` makes batches."""

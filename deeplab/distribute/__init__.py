@@ -1,1 +1,1 @@
-"""The devices and processes that train together, and how they compute."""
+"""The devices and processes that train together; precision, seeds and determinism."""

@@ -1,4 +1,4 @@
-"""What TensorFlow says too quietly about GPUs: those that it does not see, and those that its wheel has no code for."""
+"""Problems with GPUs that TensorFlow hardly mentions: GPUs that it does not see, or that its wheel has no code for."""
 
 import contextlib
 import importlib.util
@@ -25,7 +25,7 @@ _DISPLAY = "0x03"
 
 
 def enable_memory_growth() -> None:
-    """Leaves memory of the GPUs to other programs: TensorFlow's default is to take all of it at its start.
+    """Leaves memory of the GPUs to other programs: by default TensorFlow takes all of it at its start.
 
     Changes nothing if TensorFlow already uses the GPUs, as it may in a program that uses this package as a library.
     """
@@ -113,7 +113,7 @@ def share_of_task(
 
 
 def count_used(num_gpus: int, is_asked_for: bool) -> int:
-    """How many of the visible GPUs TensorFlow uses: it leaves out small ones beside large ones, without a word.
+    """How many of the visible GPUs TensorFlow uses: it silently leaves out small ones beside large ones.
 
     Starts TensorFlow, so it comes last, and not before a strategy for several workers. Raises UsageError if that many
     were asked for.

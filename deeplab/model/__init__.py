@@ -1,1 +1,1 @@
-"""DeepLab v3: atrous backbones and the ASPP head."""
+"""DeepLab v3 and v3+: atrous backbones, ASPP, decoder; what a network costs, and how it segments an image."""

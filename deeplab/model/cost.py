@@ -76,7 +76,7 @@ def _kept(layer: keras.Layer) -> list[keras.KerasTensor]:
     if isinstance(layer, _LINEAR):
         return []
     inputs = keras.tree.flatten(layer.input)
-    # The outputs of a part are kept there.
+    # The outputs of a nested model are counted inside it.
     return [tensor for tensor in inputs if not isinstance(tensor._keras_history.operation, keras.Model)]
 
 

@@ -12,14 +12,14 @@ import tensorflow as tf
 
 
 class _Tap(NamedTuple):
-    """A place of a kernel, counted by rows, and how far from an output the pixel lies that it reads there."""
+    """One element of a kernel: its index, row by row, and the offset from an output to the pixel that it reads."""
 
     place: int
     down: int
     right: int
 
     def reversed(self) -> "_Tap":
-        """From the pixel that is read to the output: the way of the gradient by the inputs."""
+        """The offset from that pixel to the output, for the gradient with respect to the inputs."""
         return self._replace(down=-self.down, right=-self.right)
 
 
@@ -114,13 +114,13 @@ def _taps_inside(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -
 
 
 def _matrices(kernel: tf.Tensor) -> list[tf.Tensor]:
-    """The kernel's places in order, each [channels, filters]; no copies, as they lie one after the other."""
+    """The kernel's elements in order, each [channels, filters]; nothing is copied, since they are contiguous."""
     height, width, channels, filters = kernel.shape
     return tf.unstack(tf.reshape(kernel, [height * width, channels, filters]))
 
 
 def _window(features: tf.Tensor, down: int, right: int) -> tf.Tensor:
-    """The pixels that a tap with this offset reads: those of `features` less the edge that no output looks at."""
+    """The pixels that a tap with this offset reads: `features` without the edge that no output reads."""
     if not (down or right):
         return features
     _, height, width, _ = _sizes(features)
@@ -141,7 +141,7 @@ def _product(features: tf.Tensor, matrix: tf.Tensor, transpose_b: bool = False) 
 def _sum_of_shifted(
     features: tf.Tensor, taps: list[_Tap], contribution: Callable[[tf.Tensor, _Tap], tf.Tensor]
 ) -> tf.Tensor:
-    """The sum over taps of what each makes of the pixels it reads, placed where the outputs lie that read them."""
+    """The sum over taps: each one's result for the pixels that it reads, at the places of the outputs."""
     _, height, width, _ = _sizes(features)
     parts = []
     for tap in taps:
@@ -169,7 +169,7 @@ def _kernel_gradient(inputs: tf.Tensor, by_outputs: tf.Tensor, kernel: tf.Tensor
 
 
 def _for_each_place(kernel: tf.Tensor, taps: list[_Tap], gradient: Callable[[_Tap], tf.Tensor]) -> tf.Tensor:
-    """The gradient by the kernel, from that of each place; 0 where a tap reads only padding."""
+    """The gradient with respect to the kernel, from that of each tap; 0 where a tap reads only padding."""
     height, width, channels, filters = kernel.shape
     shape = [channels, filters]
     places = [tf.zeros(shape, kernel.dtype)] * (height * width)

@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions before it, for inference: as fast as it gets on every processor.
+"""Folds batch normalisation into the convolutions before it, for inference on CPUs.
 
 With given statistics a batch normalisation is a factor and an offset for each channel. A convolution whose kernel has
 the factor and whose bias is the offset computes both at once. TensorFlow's graph optimizer fuses the two operations as
@@ -50,7 +50,7 @@ class FoldedNetwork:
         self.read_weights()
 
     def read_weights(self) -> None:
-        """Takes over the original's current weights."""
+        """Copies the original's current weights."""
         for pair in self._pairs:
             pair.read_weights()
 

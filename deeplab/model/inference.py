@@ -59,7 +59,7 @@ class Predictor:
         self.network = self._folded.network if self._folded else model
 
     def read_weights(self) -> None:
-        """Takes over the network's current weights; due when they have changed since this object was created."""
+        """Copies the network's current weights; call it when they have changed since this object was created."""
         if self._folded:
             self._folded.read_weights()
 

@@ -79,7 +79,7 @@ def _without_bessel(variance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 def _frozen(
     x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tf.Tensor:
-    """`_affine` with a gradient by `x` only."""
+    """`_affine` with a gradient with respect to `x` only."""
     scale, offset, mean, variance = map(tf.convert_to_tensor, (scale, offset, mean, variance))
 
     @tf.custom_gradient
@@ -129,7 +129,7 @@ def _synchronized(
                 is_training=True,
             )
             by_gamma = ratio * by_own_scale - shift * by_beta
-            # The kernel subtracted the means over this replica of slopes and of slopes * z; due are those over all.
+            # The kernel subtracted this replica's means of slopes and of slopes * z; those of all replicas are needed.
             own_slope = by_own_scale / ratio
             subtracted = tf.stack([by_beta + shift * own_slope, own_slope])
             due = context.all_reduce("SUM", tf.stack([by_beta, by_gamma])) * (1.0 / context.num_replicas_in_sync)

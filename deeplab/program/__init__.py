@@ -1,1 +1,1 @@
-"""Shared by all programs: start and end, signals, a quiet stderr, and the reference of their flags."""
+"""Shared by all programs: start and end, signals, a quiet stderr, --help."""

@@ -4,8 +4,8 @@ TensorFlow 2.21 reads its log level only after its libraries have loaded, and it
 descriptor 2. Importing this module, which `deeplab.program.start` does before it imports TensorFlow, therefore puts a
 small process (`stderr_filter`) behind that descriptor for the rest of the program's life. It passes on all lines except
 notes, and outlives the program, so that the last output of a program that aborts or is killed still appears. Python's
-`sys.stderr` is the original one, unfiltered. From here on a signal ends the program with one line, until `run` sets
-other handlers.
+`sys.stderr` is the original one, unfiltered. From here on a signal ends the program with one line, until
+`program.start` sets other handlers.
 
 Nothing is filtered with TF_CPP_MIN_LOG_LEVEL=0 in the environment, or in process 1 of a container, which the filter
 would not outlive. If TensorFlow has already been imported, this is not one of our programs, and nothing is changed.

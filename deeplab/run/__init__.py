@@ -1,1 +1,1 @@
-"""The folder of a run: model, checkpoints, metrics, TensorBoard events."""
+"""The folder of a run: model, checkpoints, metrics, TensorBoard events, and what was recorded at each start."""

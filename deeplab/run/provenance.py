@@ -1,4 +1,4 @@
-"""What a run says of itself at each start: its size and cost; command line, versions, git commit, devices."""
+"""What is recorded at each start of a run: size and cost, command line, versions, git commit, devices."""
 
 import datetime
 import importlib.metadata

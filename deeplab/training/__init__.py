@@ -1,1 +1,1 @@
-"""Losses, metrics, schedules, the compiled step, checkpoints and summaries."""
+"""How a network is trained and scored: loss, optimizer, schedule, plan, compiled steps, metrics."""

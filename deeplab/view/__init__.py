@@ -1,1 +1,1 @@
-"""What people look at: pictures of masks, TensorBoard's panel, the report and its charts."""
+"""What people look at: pictures of masks, TensorBoard's panel, the report, the page of a data set."""

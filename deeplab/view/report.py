@@ -143,7 +143,7 @@ def _trained(trained: dict[str, str], records: Sequence[dict]) -> Markup:
 
 
 def _of_the_foreground(result: Scores) -> dict[str, str]:
-    """The tile for it, if class 0 is a background."""
+    """The tile of the foreground's mean IoU; none unless class 0 is a background."""
     mean_iou = result.foreground_mean_iou
     return {} if mean_iou is None else {"mean IoU of the foreground": _per_cent(mean_iou)}
 

@@ -22,7 +22,7 @@ class Repeats:
 
     @property
     def num_more(self) -> int:
-        """The number of examples that an epoch has more than the split."""
+        """How many more examples an epoch has than the split."""
         return len(self.names) * (self.times - 1)
 
 

@@ -76,7 +76,7 @@ def ordered() -> tf.data.Options:
     """The order is fixed: workers agree on which worker takes which record, and a restart continues where it stopped.
 
     tf.data's autotuning is off: the number of parallel calls is known, and ending the tuning thread can take long
-    (docs/design.md, data). Its threads are its own, so that a step's kernels do not wait for decoding.
+    (docs/design.md, order and position). Its threads are its own, so that a step's kernels do not wait for decoding.
     """
     options = tf.data.Options()
     options.deterministic = True
