@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions, in the form that this version restores.
+"""Checkpoints of 0.1.0, in the form that this version restores. To be deleted in 0.4 (CHANGELOG.md).
 
 ResNets used to have biases in front of batch normalisation, as in Keras. It subtracts them again, so they are folded
 into its moving means. Their momentum and averages are left out: they had no effect, unless batch normalisation was
