@@ -1,13 +1,13 @@
-"""The void label and the colours of the class indices."""
+"""The void label and the colors of the class indices."""
 
 import numpy as np
 
 VOID_LABEL = 255
-"""VOC's void: object borders and unlabelled pixels. Excluded from losses, metrics and class weights."""
+"""VOC's void: object borders and unlabeled pixels. Excluded from losses, metrics and class weights."""
 
 
 def palette() -> np.ndarray:
-    """VOC's colour map, uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
+    """VOC's color map, uint8 [256, 3] RGB; entry 255 (void) is VOC's cream.
 
     The bits of an index are spread over the channels, most significant bit first (VOC devkit, VOClabelcolormap.m).
     """

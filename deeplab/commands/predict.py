@@ -56,7 +56,7 @@ SETTINGS: Classes = (PredictSettings, LoadSettings, Inference)
 
 
 def main(argv: list[str]) -> None:
-    """Images -> masks/NAME.png (palettised class indices) and overlays/NAME.png (with a legend), and so on.
+    """Images -> masks/NAME.png (palettized class indices) and overlays/NAME.png (with a legend), and so on.
 
     A split of VOC -> only masks, in the folder that VOC's evaluation server expects; the images need no true masks.
     """

@@ -15,7 +15,7 @@ from deeplab.settings import setting
 logger = logging.getLogger("deeplab")
 
 PERSISTENT_BATCH_NORM = "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"
-"""TensorFlow reads this environment variable when it first runs a batch normalisation."""
+"""TensorFlow reads this environment variable when it first runs a batch normalization."""
 
 SLOWER_BY = 1.1
 """A half precision that takes longer than float32 by this factor is worth a warning: it has no other use on CPUs."""
@@ -40,9 +40,9 @@ class SeedSettings:
 
 
 def set_precision(settings: PrecisionSettings) -> None:
-    """Sets Keras's dtype policy, and for half precisions cuDNN's kernels of batch normalisation that read NHWC.
+    """Sets Keras's dtype policy, and for half precisions cuDNN's kernels of batch normalization that read NHWC.
 
-    Without those, TensorFlow transposes to NCHW and back around each batch normalisation on a GPU. The caveat is
+    Without those, TensorFlow transposes to NCHW and back around each batch normalization on a GPU. The caveat is
     cuDNN's: an input with a range too large for their scaled integer sums gives values that are not finite, which ends
     a run with an error. `TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT=0` in the environment keeps the slower kernels.
     Call it before the first operation on a GPU, and after the strategy is made. On CPUs it warns if the precision is

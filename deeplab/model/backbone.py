@@ -31,7 +31,7 @@ class Backbone:
     defined. `auxiliary_layer` is the last layer at a nominal stride of 16; an auxiliary head reads its features.
     `low_level_layer` is the one at stride 4 that a decoder reads.
     `first_center` maps an output stride to the pixel (in each dimension) on which the receptive field of feature 0 is
-    centred; the field of feature i is centred `output_stride * i` pixels further.
+    centered; the field of feature i is centerd `output_stride * i` pixels further.
     """
 
     build: Callable[..., keras.Model]
@@ -105,7 +105,7 @@ def atrous_backbone(
 
     A convolution that would exceed the output stride gets stride 1, and every spatial kernel that read the coarser
     grid reads the finer one with holes (arXiv 1706.05587, figure 3). Squeeze-and-excitation (MobileNetV3,
-    EfficientNetV2) averages over the finer grid. All batch normalisation is synchronised over replicas, and dropout
+    EfficientNetV2) averages over the finer grid. All batch normalization is synchronized over replicas, and dropout
     does not depend on their number. A convolution before it has no bias, which it would subtract again: that of the
     application is folded into the moving mean. Input: float [batch, height, width, 3] as the application's own
     preprocessing returns it. Outputs: the last features, float [batch, height / output_stride, width /
@@ -118,7 +118,7 @@ def atrous_backbone(
         weights: "imagenet" (Keras downloads and verifies them), None (random), or a path to a Keras weights file
             of this application without its top.
         multi_grid: factors for the dilation of the last stage's three units (section 3.1); ResNets only.
-        batch_norm_momentum: momentum of all batch normalisation.
+        batch_norm_momentum: momentum of all batch normalization.
 
     Raises:
         UsageError: multi-grid on a backbone without it.
@@ -176,7 +176,7 @@ def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Mod
 
 
 def _biases_to_fold(base: keras.Model) -> dict[str, str]:
-    """Convolutions with a bias that only a batch normalisation reads: names of both."""
+    """Convolutions with a bias that only a batch normalization reads: names of both."""
     pairs = {}
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -211,7 +211,7 @@ def _plan(
         if stride_out // stride_in != max(layer.strides):
             changes[layer.name]["strides"] = (1, 1)
             if max(layer.kernel_size) > 1:
-                # "same" keeps the output centred and as large as the input; the stride's own padding is removed.
+                # "same" keeps the output centered and as large as the input; the stride's own padding is removed.
                 changes[layer.name]["padding"] = "same"
                 if isinstance(base.get_layer(sources[0]), keras.layers.ZeroPadding2D):
                     changes[sources[0]] = {"padding": 0}

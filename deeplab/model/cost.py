@@ -41,7 +41,7 @@ def forward_flop(model: keras.Model, size: int) -> int:
 def activation_bytes(model: keras.Model, size: int) -> int:
     """Bytes that a training step keeps for each image of `size` x `size` pixels between forward and backward pass.
 
-    The tensors that gradients read: inputs of convolutions, of normalisation and of whatever else is not linear,
+    The tensors that gradients read: inputs of convolutions, of normalization and of whatever else is not linear,
     outputs of ReLUs; and `COPIES_OF_LOGITS` of each output. Scratch memory of the kernels is not included.
     """
     total = 0

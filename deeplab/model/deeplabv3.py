@@ -53,7 +53,7 @@ class ModelConfig:
     dropout_rate: float = 0.1
     batch_norm_epsilon: float = setting(
         1e-5,  # tensorflow/models, research/deeplab/core/utils.py
-        "Added to the variance in the head's batch normalisation.",
+        "Added to the variance in the head's batch normalization.",
         lower=1e-12,
     )
 
@@ -100,7 +100,7 @@ _EXAMPLE = ModelConfig(("background",))
 
 @dataclass(frozen=True)
 class InitSettings:
-    """Initial weights and batch normalisation."""
+    """Initial weights and batch normalization."""
 
     backbone_weights: str = setting(
         "imagenet",
@@ -111,11 +111,11 @@ class InitSettings:
         "Another run's folder (its best checkpoint) or checkpoint to start from; weights that do not fit are left out.",
     )
     freeze_batch_norm: bool = setting(
-        False, "Keep batch normalisation's statistics, scale and shift unchanged.", fixed=True
+        False, "Keep batch normalization's statistics, scale and shift unchanged.", fixed=True
     )
     sync_batch_norm: bool = setting(
         True,
-        "Take batch normalisation's statistics over all replicas. Without: each replica's own, which is faster and may "
+        "Take batch normalization's statistics over all replicas. Without: each replica's own, which is faster and may "
         "do with 8 or more images per GPU; the moving statistics are averaged over replicas.",
     )
     batch_norm_momentum: float = setting(
@@ -152,7 +152,7 @@ def build_deeplabv3(
     Args:
         config: what to build.
         backbone_weights: as for `atrous_backbone`.
-        batch_norm_momentum: momentum of all batch normalisation; it matters only in training.
+        batch_norm_momentum: momentum of all batch normalization; it matters only in training.
         auxiliary_head: add a small FCN on the features of the last stage but one, which only training needs (arXiv
             1612.01105, section 4, in the form of mmsegmentation's FCNHead: 3x3 to 256, dropout 0.1, 1x1).
 
@@ -239,7 +239,7 @@ def aspp_dilations(config: ModelConfig) -> list[int]:
 
 
 def freeze_batch_norm(model: keras.Model) -> None:
-    """Makes batch normalisation use its moving statistics in training and keep its scale and shift (section 4.1)."""
+    """Makes batch normalization use its moving statistics in training and keep its scale and shift (section 4.1)."""
     for layer in _batch_norm_layers(model):
         layer.trainable = False
 
@@ -250,13 +250,13 @@ def backbone_of(model: keras.Model) -> keras.Model:
 
 
 def unsynchronize_batch_norm(model: keras.Model) -> None:
-    """Makes batch normalisation use each replica's own statistics in training."""
+    """Makes batch normalization use each replica's own statistics in training."""
     for layer in _batch_norm_layers(model):
         layer.synchronized = False
     num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if num_replicas > 1:
         logger.info(
-            "batch normalisation: each of %d replicas uses its own statistics; the moving ones are averaged",
+            "batch normalization: each of %d replicas uses its own statistics; the moving ones are averaged",
             num_replicas,
         )
 

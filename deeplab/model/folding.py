@@ -1,6 +1,6 @@
-"""Folds batch normalisation into the convolutions before it, for inference on CPUs.
+"""Folds batch normalization into the convolutions before it, for inference on CPUs.
 
-With given statistics a batch normalisation is a factor and an offset for each channel. A convolution whose kernel has
+With given statistics a batch normalization is a factor and an offset for each channel. A convolution whose kernel has
 the factor and whose bias is the offset computes both at once. TensorFlow's graph optimizer fuses the two operations as
 well, but the fused operation takes up to 200 times as long where there is no AVX-512 (docs/design.md, processors).
 """
@@ -15,7 +15,7 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 @dataclass(frozen=True)
 class _Pair:
-    """A convolution, the batch normalisation that alone reads it, and the convolution in place of both."""
+    """A convolution, the batch normalization that alone reads it, and the convolution in place of both."""
 
     convolution: keras.layers.Layer
     norm: keras.layers.BatchNormalization
@@ -37,7 +37,7 @@ class _Pair:
 class FoldedNetwork:
     """A network that computes what another one does in inference, with fewer operations.
 
-    Batch normalisation that reads anything but a convolution of its own stays as it is. All other layers are shared
+    Batch normalization that reads anything but a convolution of its own stays as it is. All other layers are shared
     with the original. Create it in the scope of the strategy that runs it.
 
     Attributes:
@@ -75,7 +75,7 @@ class FoldedNetwork:
 
 
 def _foldable(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.BatchNormalization]]:
-    """Convolutions of this model, not of models in it, that only a batch normalisation reads, each with that."""
+    """Convolutions of this model, not of models in it, that only a batch normalization reads, each with that."""
     pairs = []
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):

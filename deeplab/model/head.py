@@ -24,7 +24,7 @@ class BroadcastLike(keras.layers.Layer):
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixels, in each dimension, on which features are centred: feature i on pixel `stride * i + first_center`."""
+    """The pixels, in each dimension, on which features are centered: feature i on pixel `stride * i + first_center`."""
 
     stride: int = 1
     first_center: int = 0
@@ -33,7 +33,7 @@ class Grid:
 class AlignedUpsampling(keras.layers.Layer):
     """Bilinear upsampling of features to a finer grid; each feature is placed on its central pixel.
 
-    Outside the outermost centres the edge repeats. The position of a feature therefore does not depend on the size of
+    Outside the outermost centers the edge repeats. The position of a feature therefore does not depend on the size of
     the image. If the features were stretched to the image instead, a network trained on crops would be off by up to
     half an output stride on whole images. Logits are upsampled in float32: set `dtype`.
     """
@@ -66,9 +66,9 @@ class AlignedUpsampling(keras.layers.Layer):
 
 @dataclass(frozen=True)
 class ConvBlock:
-    """Convolution without bias, batch normalisation and ReLU, with the given batch normalisation.
+    """Convolution without bias, batch normalization and ReLU, with the given batch normalization.
 
-    A separable one is a depthwise and a 1x1 convolution, each with its own batch normalisation and ReLU (arXiv
+    A separable one is a depthwise and a 1x1 convolution, each with its own batch normalization and ReLU (arXiv
     1802.02611, section 3.1, as in `split_separable_conv2d` of tensorflow/models, research/deeplab/core/utils.py).
     """
 

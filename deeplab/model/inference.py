@@ -43,7 +43,7 @@ MIN_SIDE = 33
 class Predictor:
     """Class scores of images by a network's weights; for use inside a `tf.function`.
 
-    On CPUs in float32 it computes with a copy of the network whose batch normalisation is folded into the kernels; all
+    On CPUs in float32 it computes with a copy of the network whose batch normalization is folded into the kernels; all
     programs that segment images do the same, so that they get the same bits. Create it in the scope of the strategy
     that runs it.
 
@@ -88,7 +88,7 @@ class Predictor:
         return _log_mean_of_windows(self._whole, images, self._inference.window_size, self._inference.window_overlap)
 
     def _at_scale(self, images: tf.Tensor, scale: float) -> tf.Tensor:
-        """Log-probabilities at the size of `images`; resized with half-pixel centres, as in training."""
+        """Log-probabilities at the size of `images`; resized with half-pixel centers, as in training."""
         size = tf.shape(images)[1:3]
         scaled_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), 1)
         scaled = tf.image.resize(images, scaled_size) if scale != 1 else images

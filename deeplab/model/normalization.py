@@ -1,4 +1,4 @@
-"""Batch normalisation by the fused kernels, synchronised over replicas by one all-reduce in each direction."""
+"""Batch normalization by the fused kernels, synchronized over replicas by one all-reduce in each direction."""
 
 from collections.abc import Callable
 
@@ -99,8 +99,8 @@ def _synchronized(
     """Outputs, mean and variance (of N) over all replicas, which have as many values each.
 
     One all-reduce here, one in the gradient. The gradient kernel is given what its forward kernel returned, so it sees
-    only local statistics. Vectors then correct its results: with z normalised by the statistics of all replicas, the
-    kernel's own normalised values are (z + shift) / ratio.
+    only local statistics. Vectors then correct its results: with z normalized by the statistics of all replicas, the
+    kernel's own normalized values are (z + shift) / ratio.
     """
     context = tf.distribute.get_replica_context()
     gamma, beta = map(tf.convert_to_tensor, (gamma, beta))

@@ -1,7 +1,7 @@
 """Checkpoints of 0.1.0, in the form that this version restores. To be deleted in 0.4 (CHANGELOG.md).
 
-ResNets used to have biases in front of batch normalisation, as in Keras. It subtracts them again, so they are folded
-into its moving means. Their momentum and averages are left out: they had no effect, unless batch normalisation was
+ResNets used to have biases in front of batch normalization, as in Keras. It subtracts them again, so they are folded
+into its moving means. Their momentum and averages are left out: they had no effect, unless batch normalization was
 frozen, where the biases were trained.
 """
 
@@ -39,7 +39,7 @@ def in_current_form(path: str) -> Iterator[str]:
     if not folded:
         yield path
         return
-    logger.info("%s: of an earlier version; biases are folded into the moving means of batch normalisation", path)
+    logger.info("%s: of an earlier version; biases are folded into the moving means of batch normalization", path)
 
     # The same checkpoint without the biases and their slots.
     dropped = {

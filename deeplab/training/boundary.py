@@ -11,7 +11,7 @@ TRIMAP_WIDTHS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 35, 40)
 class BoundaryScores:
     """An evaluation viewer that counts the pixels near true boundaries.
 
-    A boundary is where two 4-connected neighbours have different labels. In a data set with a void border between
+    A boundary is where two 4-connected neighbors have different labels. In a data set with a void border between
     objects, such as VOC, the boundaries are the two edges of that border. A trimap of width w contains the pixels at
     most w pixels, in height and in width, from the nearest boundary pixel; void is not counted.
     """
@@ -38,7 +38,7 @@ class BoundaryScores:
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:
-    """The pixels whose upper, lower, left or right neighbour has another label: bool [height, width]."""
+    """The pixels whose upper, lower, left or right neighbor has another label: bool [height, width]."""
     edge = np.zeros(labels.shape, bool)
     for near, far in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         differs = labels[near] != labels[far]

@@ -45,9 +45,9 @@ class Scores:
     Attributes:
         mean_iou: over all classes; VOC's score.
         foreground_mean_iou: over all classes but class 0, if that is called background; else None.
-        frequency_weighted_iou: each class's IoU weighted by its share of the labelled pixels.
+        frequency_weighted_iou: each class's IoU weighted by its share of the labeled pixels.
         mean_accuracy: mean recall.
-        pixel_accuracy: share of the labelled pixels that are predicted correctly.
+        pixel_accuracy: share of the labeled pixels that are predicted correctly.
         per_class_iou: one per class; likewise precision, recall, and F1, which is the Dice coefficient.
     """
 

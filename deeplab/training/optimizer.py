@@ -139,7 +139,7 @@ def skip_gradient_all_reduce(optimizer: keras.optimizers.Optimizer) -> None:
 def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> Iterator[None]:
     """Puts the moving averages, if the optimizer keeps them, into the variables, and restores the variables on exit.
 
-    Batch normalisation's moving statistics are averages already and are left unchanged.
+    Batch normalization's moving statistics are averages already and are left unchanged.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     before = [variable.numpy() for variable in variables] if inner.use_ema else []
@@ -152,5 +152,5 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: list) -> 
 
 
 def is_kernel(variable: keras.Variable) -> bool:
-    """Whether weight decay applies: to convolution kernels, but not to biases or batch normalisation."""
+    """Whether weight decay applies: to convolution kernels, but not to biases or batch normalization."""
     return variable.path.endswith("kernel")

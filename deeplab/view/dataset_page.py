@@ -99,7 +99,7 @@ def _classes(survey: Survey) -> Markup:
     heads = [f"{what} {split}" for split in survey.splits for what in ("pixels of", "images of")]
     total = np.sum([part.pixels for part in survey.splits.values()], 0)
 
-    # Shares of the labelled pixels; void's is of all pixels.
+    # Shares of the labeled pixels; void's is of all pixels.
     rows = []
     for index in (*range(len(survey.class_names)), VOID_LABEL):
         cells = []

@@ -42,7 +42,7 @@ def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
 
 
 def class_name(index: int, class_names: Sequence[str]) -> Markup:
-    """A square in the colour of a class, or of void, followed by the name."""
+    """A square in the color of a class, or of void, followed by the name."""
     red, green, blue = palette()[index]
     name = "void" if index == VOID_LABEL else class_names[index]
     return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=name)

@@ -1,4 +1,4 @@
-"""Pictures of masks: palette colouring, overlays, rows side by side, error maps, legends, confusion matrices."""
+"""Pictures of masks: palette coloring, overlays, rows side by side, error maps, legends, confusion matrices."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from deeplab.files import atomic_write
 from deeplab.labels import VOID_LABEL, palette
 
 OPACITY = 0.6
-"""Of the colours in an overlay, unless another is asked for."""
+"""Of the colors in an overlay, unless another is asked for."""
 
 _GAP = 4  # pixels of white between adjacent pictures
 # pixels
@@ -24,7 +24,7 @@ _NUMBERED_CLASSES = 30
 
 
 def color_mask(mask: np.ndarray) -> Image.Image:
-    """uint8 class indices [height, width] -> a palettised image: shows VOC colours, reads back as indices."""
+    """uint8 class indices [height, width] -> a palettized image: shows VOC colors, reads back as indices."""
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())
     return image
@@ -38,9 +38,9 @@ def colored(mask: np.ndarray) -> Image.Image:
 def overlay(
     image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY, shown: Collection[int] | None = None
 ) -> Image.Image:
-    """The colours of a mask's `shown` classes (default: all but background, index 0) over an image, which stays clear.
+    """The colors of a mask's `shown` classes (default: all but background, index 0) over an image, which stays clear.
 
-    image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]; `opacity`, of the colours, is in [0, 1].
+    image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]; `opacity`, of the colors, is in [0, 1].
     """
     colors = palette()[mask]
     is_shown = mask != 0 if shown is None else np.isin(mask, [*shown])
@@ -49,14 +49,14 @@ def overlay(
 
 
 def heat_map(probabilities: np.ndarray) -> Image.Image:
-    """Probabilities, float [height, width] in [0, 1], in colours from black (0) by red and orange to white (1)."""
+    """Probabilities, float [height, width] in [0, 1], in colors from black (0) by red and orange to white (1)."""
     stops = [stop for stop, _ in _HEAT]
     channels = [np.interp(probabilities, stops, [color[channel] for _, color in _HEAT]) for channel in range(3)]
     return Image.fromarray(np.round(np.stack(channels, -1)).astype(np.uint8))
 
 
 def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
-    """The image in pale grey, with wrong pixels red and void white. Masks: uint8 [height, width]."""
+    """The image in pale gray, with wrong pixels red and void white. Masks: uint8 [height, width]."""
     gray = 128 + np.array(Image.fromarray(image).convert("L")) // 2
     pixels = np.repeat(gray[..., None], 3, 2)
     pixels[truth != prediction] = _WRONG
@@ -96,7 +96,7 @@ def panel(
 
 
 def legend(entries: dict[int, str], width: int) -> Image.Image:
-    """A square in the colour of each class index with its text; lines of `width` pixels, or of the longest text."""
+    """A square in the color of each class index with its text; lines of `width` pixels, or of the longest text."""
     font = ImageFont.load_default(_TEXT_SIZE)
     advances = {index: _LINE + round(font.getlength(text)) + 12 for index, text in entries.items()}
     width = max([width, *advances.values()])
@@ -130,7 +130,7 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.I
     """A confusion matrix (integers [classes, classes], rows true) as shares of each row; names on both sides.
 
     The darker a cell, the larger its share; up to 30 classes the cell shows the share in per cent. The row of a class
-    without pixels is grey.
+    without pixels is gray.
     """
     count = len(class_names)
     cell = 32 if count <= _NUMBERED_CLASSES else max(900 // count, 7)
@@ -210,7 +210,7 @@ def save(picture: Image.Image, path: Path) -> None:
 
 
 class PictureWriter:
-    """A viewer that writes masks/NAME.png (the prediction, palettised) and side_by_side/NAME.png (as `panel` draws it).
+    """A viewer that writes masks/NAME.png (the prediction, palettized) and side_by_side/NAME.png (as `panel` draws it).
 
     Args:
         output_dir: folder for both.

@@ -16,7 +16,7 @@ SMALL_AREA = 256
 """Pixels: one cell of the network's output at stride 16. The network hardly sees a class with fewer pixels."""
 
 FEW_IMAGES = 5
-"""A class in fewer training images than this can hardly be learnt."""
+"""A class in fewer training images than this can hardly be learned."""
 
 # of pictures in the page, in pixels
 _LARGEST_SIDE = 480

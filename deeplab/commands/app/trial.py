@@ -65,9 +65,9 @@ class Trial:
         return [index for index in self.texts if index]
 
     def layers(self, shown: Collection[int]) -> tuple[np.ndarray, list[tuple[np.ndarray, str]], dict[str, str]]:
-        """The picture, and the `shown` classes in the mask, as pixels that are 1 and a text; the colours of the texts.
+        """The picture, and the `shown` classes in the mask, as pixels that are 1 and a text; the colors of the texts.
 
-        All at the size on the page: uint8 RGB [height, width, 3], float [height, width]. Colours are `#rrggbb`.
+        All at the size on the page: uint8 RGB [height, width, 3], float [height, width]. Colors are `#rrggbb`.
         """
         mask = self.mask[:: self.step, :: self.step]
         shown_texts = {index: text for index, text in self.texts.items() if index in shown}

@@ -1,4 +1,4 @@
-"""Augmentation of training images: geometry on the host, colours on the device that trains."""
+"""Augmentation of training images: geometry on the host, colors on the device that trains."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Augmentation:
             raise UsageError(f"--resize_size={self.resize_size}: smaller than --crop_size={self.crop_size}")
 
     def __call__(self, image: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Image and label of any size -> the crop, and in `shifts` (float32 [3]) the colour shifts for `finish`.
+        """Image and label of any size -> the crop, and in `shifts` (float32 [3]) the color shifts for `finish`.
 
         seed: int [2]; the same seed gives the same result.
         """
@@ -54,7 +54,7 @@ class Augmentation:
         return {"image": image, "label": label[..., 0], "shifts": shifts}
 
     def finish(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Shifts the colours of a batch of crops; the images are float32 afterwards.
+        """Shifts the colors of a batch of crops; the images are float32 afterwards.
 
         Runs in the compiled step: on an accelerator it costs next to nothing, on the host more than making the crop.
         """
@@ -65,7 +65,7 @@ class Augmentation:
 
 
 def _shift_together(images: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-    """Colours of a batch by a few kernels; on GPUs, a loop over images would run on the host."""
+    """Colors of a batch by a few kernels; on GPUs, a loop over images would run on the host."""
     return transforms.shift_colors(images, *tf.unstack(shifts[:, tf.newaxis, tf.newaxis, tf.newaxis], axis=-1))
 
 

@@ -85,7 +85,7 @@ def training_names(
 def first_crops(
     split: Split, augmentation: Augmentation, number: int, seed: int, repeats: Repeats = NO_REPEATS
 ) -> list[Crop]:
-    """The first crops of a run with this seed, with shifted colours, as the network sees them."""
+    """The first crops of a run with this seed, with shifted colors, as the network sees them."""
     names = training_names(split, seed, 0, number, repeats)
     batch = augmentation.finish(next(iter(training_batches(split, augmentation, number, seed, repeats=repeats))))
     images = np.round(batch["image"].numpy()).astype(np.uint8)

@@ -16,7 +16,7 @@ MEAN_COLOR = (124, 117, 104)
 
 
 def pad(image: tf.Tensor, label: tf.Tensor, height: int, width: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Extends both at bottom and right to `height` x `width`: mean colour in the image, void in the label."""
+    """Extends both at bottom and right to `height` x `width`: mean color in the image, void in the label."""
     # tf.concat copies rows; tf.pad computes each value's place, which takes several times as long.
     rows, columns = tf.unstack(tf.shape(image)[:2])
 
@@ -34,7 +34,7 @@ def resize(
     width: tf.Tensor | int,
     mirrored: tf.Tensor | bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Resizes the image bilinearly (half-pixel centres, rounded), the label by nearest neighbour (no new indices).
+    """Resizes the image bilinearly (half-pixel centers, rounded), the label by nearest neighbor (no new indices).
 
     Both are mirrored from left to right if `mirrored`.
     """
@@ -42,7 +42,7 @@ def resize(
     values = tf.cast(tf.reverse(image, [1]) if mirrored else image, tf.float32) + 0.5
     values = tf.raw_ops.ResizeBilinear(images=values[tf.newaxis], size=[height, width], half_pixel_centers=True)
     image = tf.cast(values[0], tf.uint8)
-    # Copies whole rows, in a sixth of the time of TensorFlow's nearest-neighbour resize.
+    # Copies whole rows, in a sixth of the time of TensorFlow's nearest-neighbor resize.
     columns = _nearest_rows(tf.transpose(label[..., 0]), width)
     columns = tf.reverse(columns, [0]) if mirrored else columns
     label = _nearest_rows(tf.transpose(columns), height)[..., tf.newaxis]
@@ -107,7 +107,7 @@ def shift_colors(images: tf.Tensor, hue: tf.Tensor, brightness: tf.Tensor, contr
     # Both work for values of any scale.
     values = tf.image.adjust_hue(values, hue) if hue.shape.rank == 0 else _turn_hues(values, hue)
     values = tf.clip_by_value(values + 255.0 * brightness, 0.0, 255.0)
-    # tf.image.adjust_contrast fails on GPUs with deterministic kernels. Mean by rows, then columns: vectorised.
+    # tf.image.adjust_contrast fails on GPUs with deterministic kernels. Mean by rows, then columns: vectorized.
     means = tf.reduce_mean(tf.reduce_mean(values, -3, keepdims=True), -2, keepdims=True)
     return tf.clip_by_value(values + contrast * (values - means), 0.0, 255.0)
 

@@ -1,6 +1,6 @@
 """A record of a shard: how an image and its mask are written, and how they are read back.
 
-A record holds the image as a JPEG or an 8-bit RGB PNG, as `images.stored_form` says, and the mask as an 8-bit greyscale
+A record holds the image as a JPEG or an 8-bit RGB PNG, as `images.stored_form` says, and the mask as an 8-bit grayscale
 PNG of class indices, so that reading needs only `tf.io`.
 """
 
@@ -34,7 +34,7 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """A serialized record, its mask, and how many bands of the image beside the colours are not in it."""
+    """A serialized record, its mask, and how many bands of the image beside the colors are not in it."""
 
     record: bytes
     mask: Mask

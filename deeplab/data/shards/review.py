@@ -66,7 +66,7 @@ def warn(jobs: list[Job], reports: list[list[ShardReport]]) -> None:
         sum(report.num_examples for report in all_reports),
     )
     classes = jobs[0].classes
-    # A table of values or colours says outright what a mask means; plain names do not.
+    # A table of values or colors says outright what a mask means; plain names do not.
     if classes.is_plain and (odd := find_other_order(_palettes(reports), classes.names)):
         logger.warning("%s", odd)
     for job, of_job in zip(jobs, reports, strict=True):

@@ -46,7 +46,7 @@ class Shard:
 class Split:
     """The shards of one split and their contents.
 
-    `class_pixels[c]` counts the pixels of class c over the whole split, `void_pixels` the pixels labelled 255.
+    `class_pixels[c]` counts the pixels of class c over the whole split, `void_pixels` the pixels labeled 255.
     `max_height` and `max_width` are in pixels. `source` is a fingerprint of the files that the shards were made from;
     `num_bad_examples` is the number of examples that were left out.
     """
@@ -127,7 +127,7 @@ class Split:
         logger.info("%s: %d shards of %s verified", self.folder, len(self.shards), self.name)
 
     def check_two_classes(self) -> None:
-        """Raises DataError if all pixels are of one class or void, so that nothing can be learnt."""
+        """Raises DataError if all pixels are of one class or void, so that nothing can be learned."""
         if sum(pixels > 0 for pixels in self.class_pixels) < 2:
             raise DataError(
                 f"{self.manifest_path}: all pixels are of one class or void (255); "

@@ -1,10 +1,10 @@
-"""The class table: the names of the classes, and which values or colours of a mask mean which class.
+"""The class table: the names of the classes, and which values or colors of a mask mean which class.
 
 A class file has one of these forms:
 
 - Names, one per line. The first is class 0, and the values of masks are class indices; 255 is void.
-- A table with one line per class, in the order of the indices: the name, a colon, and the values or colours that masks
-  use for the class, separated by commas. `*` means all values or colours that are not listed. A background in any
+- A table with one line per class, in the order of the indices: the name, a colon, and the values or colors that masks
+  use for the class, separated by commas. `*` means all values or colors that are not listed. A background in any
   spelling is class 0, whichever line it is on. `void` is not a class: its pixels become 255, which is neither trained
   on nor scored:
 
@@ -13,9 +13,9 @@ A class file has one of these forms:
       dog: 255                       void: *
       void: 3, *
 
-  A value is a whole number from 0 to 255: a palette index or a grey value. A value without a class is an error.
-- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its colour; `ignored` also means void.
-  Datumaro omits the colours (`cat:::`) if they are VOC's, in the order of the lines.
+  A value is a whole number from 0 to 255: a palette index or a gray value. A value without a class is an error.
+- `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its color; `ignored` also means void.
+  Datumaro omits the colors (`cat:::`) if they are VOC's, in the order of the lines.
 - `_classes.csv`, as Roboflow writes it next to its masks: `Pixel Value, Class`, and then `1, cat`.
 """
 
@@ -55,9 +55,9 @@ class ClassTable:
 
     Attributes:
         names: class 0 first.
-        values: label (a class index, or 255) of each value that masks may have; None if the table has colours.
-        colours: label of each colour; None if the table has values.
-        rest: label of all other values or colours; None if others are errors.
+        values: label (a class index, or 255) of each value that masks may have; None if the table has colors.
+        colors: label of each color; None if the table has values.
+        rest: label of all other values or colors; None if others are errors.
         is_plain: whether masks hold class indices, and 255 for void, as VOC's do.
         source: the file, for messages; empty if the names are not from a file.
     """

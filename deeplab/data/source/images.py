@@ -2,7 +2,7 @@
 
 Preparation, the converters, predict and the Python API read images only through this module. A file's content decides,
 not its ending: JPEG, PNG, BMP, WebP, TIFF (the first page), GIF (the first frame) and PPM. All kinds of pixels
-(greyscale, a palette, alpha, CMYK) become 8-bit RGB; alpha is dropped, and so are further bands of a TIFF, which is
+(grayscale, a palette, alpha, CMYK) become 8-bit RGB; alpha is dropped, and so are further bands of a TIFF, which is
 said. Images of more than 8 bits per channel are
 refused: it is unknown which of their values is white, and clipped images would be white all over.
 """
@@ -40,7 +40,7 @@ _TIFF_SAMPLE_FORMAT = 339
 _TIFF_FLOAT = 3
 _TIFF_UNSIGNED = (1, 4)
 _TIFF_PHOTOMETRIC = 262
-_TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # samples that are colours, by photometric interpretation
+_TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # samples that are colors, by photometric interpretation
 _TIFF_SAMPLES = 277
 _TIFF_EXTRA_SAMPLES = 338
 _TIFF_ALPHA = (1, 2)
@@ -67,7 +67,7 @@ _BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 def read_image(source: Path | BinaryIO) -> np.ndarray:
     """An image's pixels: uint8 RGB [height, width, 3], turned according to its EXIF orientation.
 
-    `source` is a file's path or a binary stream such as `sys.stdin.buffer`. Bands beside the colours are left out,
+    `source` is a file's path or a binary stream such as `sys.stdin.buffer`. Bands beside the colors are left out,
     with a warning.
 
     Raises:
@@ -92,7 +92,7 @@ def stored_form(path: Path) -> tuple[bytes, int, int]:
 
 
 def warn_of_other_bands(other_bands: Mapping[Path, int], num_images: int) -> None:
-    """One line for all images of a data set with bands beside the colours: their number of bands, by path."""
+    """One line for all images of a data set with bands beside the colors: their number of bands, by path."""
     if other_bands:
         path, number = next(iter(other_bands.items()))
         logger.warning(
@@ -120,7 +120,7 @@ class ImageFile:
         name: for messages.
         orientation: EXIF's, 1 (upright) to 8.
         size: (width, height) of the pixels as stored, before any turn.
-        other_bands: number of a TIFF's bands that are neither colours nor alpha, such as near infrared; left out.
+        other_bands: number of a TIFF's bands that are neither colors nor alpha, such as near infrared; left out.
     """
 
     def __init__(self, source: Path | BinaryIO) -> None:
@@ -219,7 +219,7 @@ def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
 
 
 def _other_bands(image: Image.Image) -> int:
-    """The bands of a TIFF that are neither colours nor alpha; without the tag ExtraSamples, no band is alpha."""
+    """The bands of a TIFF that are neither colors nor alpha; without the tag ExtraSamples, no band is alpha."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return 0
     samples = image.tag_v2.get(_TIFF_SAMPLES, 1)

@@ -1,7 +1,7 @@
 """Masks: reads their pixels according to the class table, and names what is wrong with them.
 
-A mask is a PNG, or a BMP or TIFF, whose pixels are indices (of a palette, greyscale of 8 or more bits, or one bit) or
-colours (of a palette, RGB, RGBA). A GIF is read by its colours only, since programs renumber its indices. JPEG and WebP
+A mask is a PNG, or a BMP or TIFF, whose pixels are indices (of a palette, grayscale of 8 or more bits, or one bit) or
+colors (of a palette, RGB, RGBA). A GIF is read by its colors only, since programs renumber its indices. JPEG and WebP
 smear the edges, so masks in these formats are refused.
 """
 
@@ -45,10 +45,10 @@ class _Pixels:
     """The content of a mask file.
 
     Attributes:
-        stored: indices or grey values, uint8 [height, width], or RGB [height, width, 3].
+        stored: indices or gray values, uint8 [height, width], or RGB [height, width, 3].
         palette: 0xrrggbb of each index, uint32 [256]; None without a palette.
         is_one_bit: whether `stored` holds 0 for black and 1 for white.
-        is_renumbered: whether programs change `stored` when they save the file, and keep only the colours.
+        is_renumbered: whether programs change `stored` when they save the file, and keep only the colors.
     """
 
     stored: np.ndarray
@@ -73,7 +73,7 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     """Reads a mask according to the class table.
 
     Raises:
-        DataError: missing, unreadable, an unsupported kind of image, or a value or colour without a class.
+        DataError: missing, unreadable, an unsupported kind of image, or a value or color without a class.
     """
     pixels = _read_pixels(path)
     if classes.colors is not None:
@@ -110,7 +110,7 @@ def _read_pixels(path: Path) -> _Pixels:
         is_png = image.format == "PNG"
         bits = None if mode in _WIDE_MODES else images.more_than_8_bits(image, content)
         if is_png and mode == "L" and content[_PNG_BIT_DEPTH] < 8:
-            # Pillow stretches greyscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
+            # Pillow stretches grayscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
             bits = f"{content[_PNG_BIT_DEPTH]} bits"
         if bits or mode not in (*_MODES, *_WIDE_MODES):
             raise DataError(
@@ -189,7 +189,7 @@ def _by_colors(path: Path, colors: np.ndarray, classes: ClassTable) -> np.ndarra
 
 @lru_cache(maxsize=1)
 def _color_table(colors: tuple[tuple[tuple[int, int, int], int], ...], rest: int | None) -> np.ndarray:
-    """The label of each colour 0xrrggbb: int16 [2 ** 24], 32 MB."""
+    """The label of each color 0xrrggbb: int16 [2 ** 24], 32 MB."""
     table = np.full(1 << 24, _NO_CLASS if rest is None else rest, np.int16)
     for (red, green, blue), label in colors:
         table[red << 16 | green << 8 | blue] = label
@@ -197,7 +197,7 @@ def _color_table(colors: tuple[tuple[tuple[int, int, int], int], ...], rest: int
 
 
 def _gray(path: Path, rgb: np.ndarray) -> np.ndarray:
-    """The values of a greyscale mask that was saved as RGB."""
+    """The values of a grayscale mask that was saved as RGB."""
     values = rgb[..., 0]
     if (rgb != values[..., None]).any():
         raise DataError(
@@ -221,7 +221,7 @@ def _codes(rgb: np.ndarray) -> np.ndarray:
 
 
 def _color_lines(pixels: _Pixels) -> str:
-    """Lines of a class table for the most frequent colours."""
+    """Lines of a class table for the most frequent colors."""
     return ", ".join(f"`NAME: {hex_of(color)}`" for color in _most_frequent(pixels.colors()))
 
 

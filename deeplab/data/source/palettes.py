@@ -1,4 +1,4 @@
-"""Palettes of masks: whether their colours contradict each other, or the class names.
+"""Palettes of masks: whether their colors contradict each other, or the class names.
 
 An editor or optimiser that saves a mask again may put the palette into another order. The picture looks the same, but
 its indices, which are the classes of plain names, are others.
@@ -11,16 +11,16 @@ from deeplab.data.source.classes import BACKGROUND, look
 from deeplab.labels import VOID_LABEL, palette
 
 Palette = tuple[tuple[int, int], ...]
-"""(index, colour 0xrrggbb) of the palette entries that a mask uses."""
+"""(index, color 0xrrggbb) of the palette entries that a mask uses."""
 
 _BLACK = 0
 _SHOWN_LINES = 12
 
 
 def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
-    """A message that names two masks whose palettes give an index different colours; None if all agree.
+    """A message that names two masks whose palettes give an index different colors; None if all agree.
 
-    Palettes of greys alone are left out: programs write index 1 as #010101 or as white.
+    Palettes of grays alone are left out: programs write index 1 as #010101 or as white.
     """
     first: dict[int, tuple[int, Path]] = {}
     for path, entries in palettes:
@@ -38,9 +38,9 @@ def find_disagreement(palettes: Iterable[tuple[Path, Palette]]) -> str | None:
 
 
 def find_other_order(palettes: Iterable[tuple[Path, Palette]], names: tuple[str, ...]) -> str | None:
-    """A message that names a mask whose colours belong to other classes than its indices; None if there is none.
+    """A message that names a mask whose colors belong to other classes than its indices; None if there is none.
 
-    Colours that tell a class are VOC's, if a mask has no others, and in all palettes VOC's void and black: the
+    Colors that tell a class are VOC's, if a mask has no others, and in all palettes VOC's void and black: the
     background, if a class is called so. `names` are plain, so that masks should hold indices.
     """
     listed = list(palettes)
@@ -48,7 +48,7 @@ def find_other_order(palettes: Iterable[tuple[Path, Palette]], names: tuple[str,
     for path, entries in listed:
         expected = _expected([color for _, color in entries], names)
         moved = [(index, color) for index, color in entries if expected.get(color, index) != index]
-        # Colours that occur twice tell nothing, as in a palette that is black throughout.
+        # Colors that occur twice tell nothing, as in a palette that is black throughout.
         if not moved or len({color for _, color in entries}) < len(entries):
             continue
         index, color = moved[0]
@@ -62,16 +62,16 @@ def find_other_order(palettes: Iterable[tuple[Path, Palette]], names: tuple[str,
 
 
 def hex_of(color: int) -> str:
-    """A colour 0xrrggbb as class tables write it."""
+    """A color 0xrrggbb as class tables write it."""
     return f"#{color:06x}"
 
 
 def _expected(colors: list[int], names: tuple[str, ...]) -> dict[int, int]:
-    """The label that a colour usually stands for."""
+    """The label that a color usually stands for."""
     codes = [int.from_bytes(bytes(color), "big") for color in palette()]
     background = [index for index, name in enumerate(names) if look(name) == BACKGROUND]
     of_voc = {codes[index]: index for index in (*range(len(names)), VOID_LABEL)}
-    # Without a background, VOC's order says something only about its colours.
+    # Without a background, VOC's order says something only about its colors.
     if set(colors) <= set(of_voc) and background in ([0], []):
         return of_voc
     return {codes[VOID_LABEL]: VOID_LABEL} | ({_BLACK: background[0]} if background else {})
@@ -84,7 +84,7 @@ def _name(label: int, names: tuple[str, ...]) -> str:
 
 
 def _color_lines(colors: dict[int, int], expected: dict[int, int], names: tuple[str, ...]) -> str:
-    """The lines of a table for the colours by index, in the order of the classes as far as colours tell them."""
+    """The lines of a table for the colors by index, in the order of the classes as far as colors tell them."""
     labels = [(expected.get(color, VOID_LABEL + 1), index, color) for index, color in colors.items()]
     lines = []
     for label, _, color in sorted(labels)[:_SHOWN_LINES]:

@@ -49,7 +49,7 @@ def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: i
 
 
 def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """One RGB image and its palettised mask: one to three objects, later ones in front."""
+    """One RGB image and its palettized mask: one to three objects, later ones in front."""
     width, height = (int(side) for side in rng.integers(SIZE - SIZE // 8, SIZE + SIZE // 8 + 1, 2))
     image = _texture(rng, (width, height), rng.integers(60, 200, 3))
     mask = Image.new("L", (width, height), 0)
@@ -83,7 +83,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, shape: str,
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], color: np.ndarray) -> Image.Image:
-    """Noise of two scales around a colour."""
+    """Noise of two scales around a color."""
     width, height = size
     coarse = rng.normal(0, 30, (height // 8 + 1, width // 8 + 1, 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
     fine = rng.normal(0, 12, (height, width, 3))

@@ -1,4 +1,4 @@
-"""COCO's instances files: outlines and run lengths, rasterised by pycocotools, which the extra `coco` installs."""
+"""COCO's instances files: outlines and run lengths, rasterized by pycocotools, which the extra `coco` installs."""
 
 import functools
 import itertools

@@ -169,7 +169,7 @@ def _draw(path: Path, shapes: list[_Shape], indices: dict[str, int], height: int
             raise DataError(f"{path}: a {shape.kind} of {shape.label!r}: {error}") from error
         if shape.kind == "mask":
             _paste_mask(canvas, shape, index, path)
-        elif shape.kind == "circle":  # its centre, and a point on it
+        elif shape.kind == "circle":  # its center, and a point on it
             (x, y), edge = points
             radius = math.dist((x, y), edge)
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=index, fill=index)

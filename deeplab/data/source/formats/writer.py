@@ -127,7 +127,7 @@ def _names(examples: list[Example], splits: list[str], problems: Problems) -> li
 
 
 def _safe_name(name: str) -> str:
-    """A name for split lists: normalised Unicode, no control characters, and no ending of an image."""
+    """A name for split lists: normalized Unicode, no control characters, and no ending of an image."""
     parts = unicodedata.normalize("NFC", name).split("/")
     name = "/".join("".join(each if each.isprintable() else "_" for each in part.strip()) for part in parts)
     stem, dot, ending = name.rpartition(".")

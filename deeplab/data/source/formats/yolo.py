@@ -45,7 +45,7 @@ def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
 
     Args:
         path: data.yaml.
-        boxes: the meaning of a line with a box (class, centre, size), one of `boxes.MEANINGS`; None refuses boxes.
+        boxes: the meaning of a line with a box (class, center, size), one of `boxes.MEANINGS`; None refuses boxes.
 
     Raises:
         DataError: unreadable files, unknown classes, coordinates that are not fractions, boxes if `boxes` is None.
