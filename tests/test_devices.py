@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab import api
-from deeplab.commands import export
+from deeplab.commands.export import program as export
 from deeplab.distribute import devices, gpus
 from deeplab.distribute.cluster import Cluster
 from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy

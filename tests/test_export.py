@@ -11,7 +11,9 @@ import tensorflow as tf
 from PIL import Image
 
 import deeplab
-from deeplab.commands import export
+from deeplab.commands.export.lite import TFLITE, TFLITE_INT8, write_tflite, write_tflite_int8
+from deeplab.commands.export.onnx import write_onnx
+from deeplab.commands.export.saved_model import Segmenter
 from deeplab.data.source.images import read_image
 from deeplab.errors import DataError, UsageError
 from deeplab.labels import palette
@@ -118,10 +120,10 @@ def test_an_export_is_not_overwritten(model_dir, exported):
 
 def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
-    segmenter = export.Segmenter(load_model(model_dir)[0])
-    export.write_tflite(segmenter, tmp_path)
+    segmenter = Segmenter(load_model(model_dir)[0])
+    write_tflite(segmenter, tmp_path)
     image = _pixels(jpeg)[np.newaxis]
-    run = litert.Interpreter(str(tmp_path / export.TFLITE)).get_signature_runner()
+    run = litert.Interpreter(str(tmp_path / TFLITE)).get_signature_runner()
     _assert_same_classes(run(images=image)["classes"], _expected(model_dir, image))
 
 
@@ -137,8 +139,8 @@ def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_p
     model.get_layer("strided").kernel.assign(np.broadcast_to(by_color.T / 9, (3, 3, 3, 32)))
     model.get_layer("dilated").kernel.assign(np.broadcast_to(by_color, (3, 3, 32, 3)))
     photo = _pixels(jpeg)
-    export.write_tflite_int8(export.Segmenter(model), tmp_path, [photo, photo[:80, ::-1]])
-    interpreter = litert.Interpreter(str(tmp_path / export.TFLITE_INT8))
+    write_tflite_int8(Segmenter(model), tmp_path, [photo, photo[:80, ::-1]])
+    interpreter = litert.Interpreter(str(tmp_path / TFLITE_INT8))
     tensors = [tensor for tensor in interpreter.get_tensor_details() if 32 in tensor["shape"]]
     assert len(tensors) > 2 and {tensor["dtype"] for tensor in tensors} <= {np.int8, np.int32}  # int32: biases
     for image in (photo[np.newaxis], photo[np.newaxis, 5:, 10:], np.tile(photo, (3, 4, 1))[np.newaxis]):
@@ -151,7 +153,7 @@ def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_p
 def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    export.write_onnx(export.Segmenter(load_model(model_dir)[0]), tmp_path / "model.onnx")
+    write_onnx(Segmenter(load_model(model_dir)[0]), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     image = _pixels(jpeg)[np.newaxis]
     classes = session.run(["classes"], {"images": image})[0]

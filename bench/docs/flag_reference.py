@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for train.py and
 
 import eval as eval_program
 import train
-from deeplab.commands import convert, export, look, predict, sbd
+from deeplab.commands import convert, look, predict, sbd
 from deeplab.commands.app import program as app
+from deeplab.commands.export import program as export
 from deeplab.errors import EXIT_STATUSES
 from deeplab.program.help import default_of, flags_by_class, title
 from deeplab.settings import Classes

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab.commands.export import ONNX, QUANTIZED, TFLITE
+from deeplab.commands.export.lite import QUANTIZED, TFLITE
+from deeplab.commands.export.onnx import ONNX
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
 from deeplab.training.metrics import confusion_counts, scores

@@ -50,7 +50,8 @@ def torch(setting: Mapping[str, str], batch_size: int) -> Measure | None:
 
 def exported(backbone: str, folder: Path) -> Path:
     """An export of this network to ONNX, from random weights."""
-    from deeplab.commands.export import Segmenter, write_onnx  # noqa: PLC0415
+    from deeplab.commands.export.onnx import write_onnx  # noqa: PLC0415
+    from deeplab.commands.export.saved_model import Segmenter  # noqa: PLC0415
 
     path = folder / f"{backbone}.onnx"
     write_onnx(Segmenter(deeplab.build_deeplabv3(deeplab.ModelConfig(CLASSES, backbone))), path)

@@ -1,0 +1,1 @@
+"""Models for other programs: `python -m deeplab.export`."""

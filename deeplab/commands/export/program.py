@@ -1,0 +1,126 @@
+"""Writes a trained model as a SavedModel that needs only TensorFlow; on request also as ONNX and TensorFlow Lite.
+
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tflite photo1.jpg photo2.jpg
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite_int8 --tfrecord_dir=data/voc_shards
+
+Images on the command line are segmented with the written files and with the model; the share of equal pixels is logged.
+"""
+
+from deeplab.program.start import start_program
+
+import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab.commands.export.comparison import compare
+from deeplab.commands.export.lite import TFLITE, TFLITE_INT8, write_tflite, write_tflite_int8
+from deeplab.commands.export.onnx import ONNX, write_onnx
+from deeplab.commands.export.saved_model import Segmenter, write_saved_model
+from deeplab.data.input.stored import sample_images
+from deeplab.data.shards.split import Split, SplitSettings
+from deeplab.data.source.images import read_image
+from deeplab.distribute.devices import log_kernels
+from deeplab.distribute.gpus import enable_memory_growth
+from deeplab.errors import UsageError
+from deeplab.files import atomic_folder
+from deeplab.progress import shown
+from deeplab.run import run_folder
+from deeplab.run.run_folder import LoadSettings
+from deeplab.settings import Classes, Options, require, setting
+
+logger = logging.getLogger("deeplab")
+
+CALIBRATION_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to export, and in which formats."""
+
+    model_dir: Path | None = setting(None, "Folder of the run whose model is exported.")
+    checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
+    export_dir: Path | None = setting(None, "Folder to write; it must not exist.")
+    onnx: bool = setting(False, "Also write model.onnx.")
+    tflite: bool = setting(False, "Also write model.tflite and model_dynamic_range.tflite.")
+    tflite_int8: bool = setting(
+        False, "Also write model_int8.tflite, whose network computes in 8-bit integers; needs --tfrecord_dir."
+    )
+    split: str = setting(
+        "train", f"Split of --tfrecord_dir; {CALIBRATION_IMAGES} of its images give the ranges of --tflite_int8."
+    )
+
+
+SETTINGS: Classes = (ExportSettings, SplitSettings, LoadSettings)
+
+
+def main(argv: list[str]) -> None:
+    """Checkpoint -> folder with the SavedModel, `deeplab.json` and, on request, the other formats, all compared."""
+    options = Options(SETTINGS)
+    wanted = options[ExportSettings]
+    model_dir = require("model_dir", wanted.model_dir)
+    export_dir = require("export_dir", wanted.export_dir)
+
+    # What is missing is said before the work begins.
+    if export_dir.exists():
+        raise UsageError(f"--export_dir={export_dir}: exists already; choose another folder")
+    _require_extras(wanted)
+    calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
+    images = [read_image(Path(argument)) for argument in argv[1:]]
+
+    enable_memory_growth()
+    log_kernels()
+    output_stride = options[LoadSettings].output_stride
+    model, config, checkpoint = run_folder.load_model(model_dir, wanted.checkpoint, output_stride)
+    segmenter = Segmenter(model)
+
+    # A folder that is incomplete, or differs from the model, is never left behind.
+    with atomic_folder(export_dir) as folder:
+        with shown("writing the SavedModel"):
+            write_saved_model(segmenter, config, checkpoint, folder)
+        if wanted.onnx:
+            with shown(f"writing {ONNX}"):
+                write_onnx(segmenter, folder / ONNX)
+        if wanted.tflite:
+            with shown(f"writing {TFLITE}"):
+                write_tflite(segmenter, folder)
+        if calibration:
+            _write_calibrated(segmenter, folder, calibration)
+        with shown("comparing the formats with the model"):
+            compare(segmenter, folder, images)
+    logger.info("%s -> %s", checkpoint, export_dir)
+
+
+def _require_extras(wanted: ExportSettings) -> None:
+    modules = []
+    if wanted.onnx:
+        modules += ["tf2onnx", "onnxruntime"]
+    if wanted.tflite or wanted.tflite_int8:
+        modules += ["ai_edge_litert.interpreter"]
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"{module} is not installed: pip install '.[export]'") from error
+
+
+def _calibration_split(source: SplitSettings, name: str) -> Split:
+    if not source.tfrecord_dir:
+        raise UsageError("--tflite_int8: needs --tfrecord_dir, the folder of the shards that the model was trained on")
+    split = Split.read(source.tfrecord_dir, name)
+    if source.verify:
+        split.verify()
+    return split
+
+
+def _write_calibrated(segmenter: Segmenter, folder: Path, calibration: Split) -> None:
+    images = [image for _, image in sample_images(calibration, CALIBRATION_IMAGES)]
+    logger.info("%s: %d images of %s give the ranges", TFLITE_INT8, len(images), calibration.name)
+    with shown(f"writing {TFLITE_INT8}"):
+        write_tflite_int8(segmenter, folder, images)
+
+
+def command() -> None:
+    """The program as `deeplab-export` starts it."""
+    start_program(main, SETTINGS, __doc__)

@@ -1,0 +1,80 @@
+"""The SavedModel: the network with all that it needs, and a description of it."""
+
+import json
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from deeplab.api import DESCRIPTION, make_segmenter
+from deeplab.commands.export.encoded import decode
+from deeplab.files import write_text
+from deeplab.labels import VOID_LABEL, palette
+from deeplab.model.convolution import for_other_runtimes
+from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.inference import Predictor, segmentation
+
+IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
+_FILES = tf.TensorSpec([None], tf.string, "image_bytes")
+_SEVERAL_SIZES = "images of several sizes in one request; send each size by itself; height, width and channels are"
+
+
+class Segmenter(tf.Module):
+    """The network with pre- and postprocessing: takes uint8 or encoded images, returns classes and probabilities."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self._predictor = Predictor(model)
+        self.weights = [variable.value for variable in self._predictor.network.variables]
+        self.segment = make_segmenter(self._predictor)
+
+    @tf.function(input_signature=[IMAGES])
+    def segment_batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """As `segment`, without a loop over the images and with one operation for each convolution."""
+        with for_other_runtimes():
+            return segmentation(self._predictor(images))
+
+    @tf.function(input_signature=[_FILES])
+    def segment_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Files [batch] as `decode` takes them, whose images have one size -> as `segment`."""
+        return self.segment(decode_all(image_bytes))
+
+
+def decode_all(files: tf.Tensor) -> tf.Tensor:
+    """Files [batch], at least one -> uint8 RGB [batch, height, width, 3].
+
+    Raises, when the graph runs:
+        tf.errors.InvalidArgumentError: no file, images of several sizes, and as `decode`.
+    """
+    tf.debugging.Assert(tf.size(files) > 0, ["no image in this request"])
+    images = tf.TensorArray(tf.uint8, tf.size(files), element_shape=[None, None, 3], infer_shape=False)
+    size = tf.zeros([3], tf.int32)
+    for index in tf.range(tf.size(files)):
+        image = decode(files[index])
+        if index == 0:
+            size = tf.shape(image)
+        is_alike = tf.reduce_all(tf.shape(image) == size)
+        tf.debugging.Assert(is_alike, [_SEVERAL_SIZES, size, tf.shape(image)])
+        images = images.write(index, image)
+    return images.stack()
+
+
+def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str, export_dir: Path) -> None:
+    """Writes the SavedModel and, next to it, `deeplab.json`: class names, palette, inputs and outputs.
+
+    Signatures: `serving_default` takes `image_bytes` (string [batch]), `images` takes `images` (uint8). Both return
+    `classes` (uint8 [batch, height, width]) and `probabilities` (float32 [batch, height, width, classes]).
+    """
+    signatures = {"serving_default": segmenter.segment_bytes, "images": segmenter.segment}
+    tf.saved_model.save(segmenter, str(export_dir), signatures)
+    description = {
+        "class_names": config.class_names,
+        "palette": palette()[: config.num_classes].tolist(),
+        "void": VOID_LABEL,
+        "preprocessing": "none: uint8 RGB of any size, as decoded; the graph does what the backbone expects. "
+        "Encoded images are turned upright by their EXIF orientation.",
+        "outputs": {"classes": "index into class_names and palette", "probabilities": "by pixel and class"},
+        "checkpoint": checkpoint,
+        "model": config.to_json(),
+    }
+    write_text(export_dir / DESCRIPTION, json.dumps(description, indent=1) + "\n")
