@@ -10,6 +10,10 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import tensorflow as tf
+
+from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.stored import names_in_list_order
 from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard
 from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
@@ -25,7 +29,8 @@ from deeplab.settings import Classes, Options, require, setting
 from deeplab.training.boundary import BoundaryScores
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, table
-from deeplab.view import report
+from deeplab.view import page, report
+from deeplab.view.image_scores import PER_IMAGE, ImageScores
 from deeplab.view.pictures import PictureWriter
 from deeplab.view.report import ImageRanking
 
@@ -86,26 +91,46 @@ def main(argv: list[str]) -> None:
         run_folder.check_classes(split.folder, split.class_names, config.class_names)
         predict = Predictor(model, options[Inference])
     logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
+    score(options, strategy, predict, batches, config, checkpoint)
 
-    # ---- Scores, while viewers see each prediction.
+
+def score(
+    options: Options,
+    strategy: tf.distribute.Strategy,
+    predict: Predictor,
+    batches: EvaluationBatches,
+    config: ModelConfig,
+    checkpoint: str,
+) -> None:
+    """Scores the split, prints the table, writes metrics.json, per_image.csv, pictures and the report."""
+    scoring = options[ScoreSettings]
+    split = batches.split
+    model_dir = require("model_dir", options[RunSettings].model_dir)
     output_dir = scoring.output_dir or model_dir / "eval" / split.name
+
+    # Viewers see each prediction.
     ranking = ImageRanking(config.num_classes)
-    viewers: list[Viewer] = []
+    image_scores = ImageScores(config.class_names)
+    viewers: list[Viewer] = [image_scores]
     if scoring.output_dir:
         viewers.append(PictureWriter(scoring.output_dir, config.class_names))
     if scoring.report:
         viewers.append(ranking)
     if scoring.boundaries:
         viewers.append(BoundaryScores(config.num_classes))
+
     evaluator = Evaluator(strategy, predict, Loss(config.num_classes), batches, viewers=viewers)
     with name_damaged_shard([split]):
         evaluation = evaluator()
 
-    # ---- What is left: the table, metrics.json, the report.
+    # What is left of it.
     print(table(config.class_names, evaluation.scores))
     write_record(output_dir, options, split, config, checkpoint, evaluation)
+    write_text(output_dir / PER_IMAGE, image_scores.as_csv(names_in_list_order(split)))
+    files = ["metrics.json", PER_IMAGE, *(["masks/", "side_by_side/"] if scoring.output_dir else [])]
+    logger.info("wrote to %s: %s", output_dir, ", ".join(files))
     if scoring.report:
-        write_report(scoring.report, options, split, config, checkpoint, evaluation, ranking)
+        write_report(scoring.report, output_dir, options, split, config, checkpoint, evaluation, ranking)
 
 
 def write_record(
@@ -122,12 +147,11 @@ def write_record(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "metrics.json", json.dumps(record) + "\n")
-    has_pictures = options[ScoreSettings].output_dir is not None
-    logger.info("wrote %s", f"metrics.json and pictures to {folder}" if has_pictures else folder / "metrics.json")
 
 
 def write_report(
     folder: Path,
+    output_dir: Path,
     options: Options,
     split: Split,
     config: ModelConfig,
@@ -137,7 +161,7 @@ def write_report(
 ) -> None:
     """Writes report.html: the evaluation, beside the curves of the training run."""
     model_dir = require("model_dir", options[RunSettings].model_dir)
-    page = report.render(
+    text = report.render(
         title=f"{model_dir.name} on {split.name}",
         class_names=config.class_names,
         evaluation=evaluation,
@@ -148,11 +172,12 @@ def write_report(
             "checkpoint": f"{checkpoint} (step {checkpoint_step(checkpoint):,})",
             "network": f"{config.architecture} on {config.backbone}, output stride {config.output_stride}",
             **asdict(options[Inference]),
+            "each image": page.link(output_dir / PER_IMAGE, folder),
         },
         trained=provenance.read_description(model_dir),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.html", page)
+    write_text(folder / "report.html", text)
     logger.info("wrote %s", folder / "report.html")
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import os
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +35,12 @@ def facts(items: Mapping[str, object]) -> Markup:
     return _TEMPLATE.fill(
         "facts", items=Markup.joined(_TEMPLATE.fill("fact", name=name, value=value) for name, value in items.items())
     )
+
+
+def link(target: Path, folder: Path) -> Markup:
+    """A link to a file, for a page in `folder`."""
+    address = urllib.parse.quote(os.path.relpath(target, folder).replace(os.sep, "/"))
+    return _TEMPLATE.fill("link", address=address, text=target.name)
 
 
 def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
