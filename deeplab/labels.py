@@ -1,4 +1,6 @@
-"""The void label and the colors of the class indices."""
+"""Class indices: void, the background, and the colors."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,3 +19,13 @@ def palette() -> np.ndarray:
         for channel in range(3):
             colors[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
     return colors
+
+
+def has_background(class_names: Sequence[str]) -> bool:
+    """Whether class 0 is a background by its name, in any spelling: not in CamVid, where it is sky."""
+    return bool(class_names) and class_names[0].strip(" _").casefold() == "background"
+
+
+def foreground(class_names: Sequence[str]) -> range:
+    """The indices of all classes but a background: what is drawn over an image."""
+    return range(int(has_background(class_names)), len(class_names))

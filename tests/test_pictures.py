@@ -1,8 +1,10 @@
 """Pictures of masks, and the viewers that draw them."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from deeplab import labels
 from deeplab.view import pictures
 from deeplab.view.panel import Panel
 
@@ -21,8 +23,22 @@ def test_color_mask_shows_colors_and_keeps_indices(tmp_path):
 
 def test_overlay_mixes_and_leaves_background_clear():
     image = np.full((1, 2, 3), 100, np.uint8)
-    mixed = np.array(pictures.overlay(image, np.array([[0, 1]], np.uint8), opacity=0.5))
+    mixed = np.array(
+        pictures.overlay(image, np.array([[0, 1]], np.uint8), labels.foreground(("background", "plane")), opacity=0.5)
+    )
     np.testing.assert_array_equal(mixed, [[[100, 100, 100], [114, 50, 50]]])  # aeroplane is (128, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "drawn"),
+    [
+        (("background", "cat"), [1]),
+        (("_background_", "cat"), [1]),
+        (("sky", "road", "car"), [0, 1, 2]),  # CamVid's class 0 is a class as any other
+    ],
+)
+def test_only_a_class_0_that_is_called_background_is_left_clear(names, drawn):
+    assert list(labels.foreground(names)) == drawn
 
 
 def test_side_by_side_keeps_each_picture_whole():

@@ -27,6 +27,7 @@ from deeplab.data.source.masks import read_mask
 from deeplab.data.source.voc import split_images
 from deeplab.distribute.devices import log_kernels
 from deeplab.errors import DataError, UsageError
+from deeplab.labels import foreground
 from deeplab.model.inference import Inference
 from deeplab.progress import Progress
 from deeplab.run.run_folder import LoadSettings
@@ -109,7 +110,7 @@ def draw(
     """The pictures of an image by folder below --output_dir; for a split of VOC, those for its evaluation server."""
     if wanted.voc_dir is not None:
         return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.color_mask(mask)}
-    overlay = pictures.overlay(image, mask)
+    overlay = pictures.overlay(image, mask, foreground(class_names))
     drawn = {
         "masks": pictures.color_mask(mask),
         "coloured": pictures.colored(mask),

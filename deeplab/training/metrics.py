@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deeplab.labels import VOID_LABEL
+from deeplab.labels import VOID_LABEL, has_background
 
 
 def confusion_matrix(
@@ -110,11 +110,6 @@ def scores(matrix: np.ndarray, class_names: Sequence[str] = ()) -> Scores:
         per_class_recall=recall,
         per_class_f1=_ratios(2 * correct, truth + predicted),
     )
-
-
-def has_background(class_names: Sequence[str]) -> bool:
-    """Whether class 0 is a background by its name, in any spelling: not in CamVid, where it is sky."""
-    return bool(class_names) and class_names[0].strip(" _").casefold() == "background"
 
 
 def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:

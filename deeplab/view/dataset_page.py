@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.input.training import Crop
-from deeplab.labels import VOID_LABEL
+from deeplab.labels import VOID_LABEL, foreground, has_background
 from deeplab.view import page, pictures
 from deeplab.view.survey import Shown, Survey, fit, most_common_sizes
 from deeplab.view.template import Markup, Template
@@ -31,8 +31,8 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
             _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="None were found.")
         ),
         "Images and masks": _sheet(
-            "The largest and smallest images, some random ones, those with most void, and every class at least once. "
-            f"{survey.class_names[0].capitalize()} (class 0) is not coloured.",
+            "The largest and smallest images, some random ones, those with most void, and every class at least once."
+            f"{' Background is not colored.' * has_background(survey.class_names)}",
             [_example(shown, survey.class_names) for shown in survey.examples()],
         ),
         "What the network sees": _sheet(
@@ -81,15 +81,16 @@ def _figure(
         f"{'void' if index == VOID_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
         for index in indices
     )
+    drawn = [*foreground(class_names), VOID_LABEL]
     shown = (
         page.image(Image.fromarray(image), f"The image {name}", "JPEG"),
-        page.image(pictures.overlay(image, mask), f"Its mask over it: {words}", "JPEG"),
+        page.image(pictures.overlay(image, mask, drawn), f"Its mask over it: {words}", "JPEG"),
     )
     return _TEMPLATE.fill(
         "example",
         name=name,
         about=about,
-        legend=page.legend(filter(None, indices), class_names),
+        legend=page.legend([index for index in indices if index in drawn], class_names),
         pictures=Markup.joined(_TEMPLATE.fill("picture", image=image) for image in shown),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.input.training import Crop
+from deeplab.labels import VOID_LABEL, foreground
 from deeplab.view import pictures
 
 LARGEST_PANEL = 8
@@ -14,8 +15,9 @@ LARGEST_PANEL = 8
 def first_batch(crops: Iterable[Crop], class_names: Sequence[str]) -> dict[str, np.ndarray]:
     """TensorBoard's pictures of training crops, by tag: the image, and next to it the image with its mask on top."""
     drawn = {}
+    drawn_indices = [*foreground(class_names), VOID_LABEL]
     for name, image, mask in crops:
-        row = pictures.side_by_side(Image.fromarray(image), pictures.overlay(image, mask))
+        row = pictures.side_by_side(Image.fromarray(image), pictures.overlay(image, mask, drawn_indices))
         entries = {index: class_names[index] for index, _ in pictures.class_shares(mask)}
         drawn[f"pictures/first_batch/{name}"] = np.array(pictures.stack(row, pictures.legend(entries, row.width)))
     return drawn

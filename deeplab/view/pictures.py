@@ -35,16 +35,14 @@ def colored(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(palette()[mask])
 
 
-def overlay(
-    image: np.ndarray, mask: np.ndarray, opacity: float = OPACITY, shown: Collection[int] | None = None
-) -> Image.Image:
-    """The colors of a mask's `shown` classes (default: all but background, index 0) over an image, which stays clear.
+def overlay(image: np.ndarray, mask: np.ndarray, shown: Collection[int], opacity: float = OPACITY) -> Image.Image:
+    """The colors of a mask's `shown` indices over an image, which stays clear elsewhere.
 
     image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]; `opacity`, of the colors, is in [0, 1].
     """
     colors = palette()[mask]
-    is_shown = mask != 0 if shown is None else np.isin(mask, [*shown])
-    mixed = np.where(is_shown[..., None], opacity * colors + (1 - opacity) * image, image)
+    is_shown = np.isin(mask, [*shown])[..., np.newaxis]
+    mixed = np.where(is_shown, opacity * colors + (1 - opacity) * image, image)
     return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 

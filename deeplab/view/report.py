@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.errors import DataError
-from deeplab.labels import VOID_LABEL
+from deeplab.labels import VOID_LABEL, foreground
 from deeplab.training.metrics import Evaluation, Scores, confusion_counts, per_cent, scores
 from deeplab.view import charts, page, pictures
 from deeplab.view.template import Markup, Template
@@ -211,8 +211,8 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
 def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
     shown = {
         "image": Image.fromarray(item.image),
-        "truth": pictures.overlay(item.image, np.where(item.truth == VOID_LABEL, 0, item.truth)),
-        "prediction": pictures.overlay(item.image, item.prediction),
+        "truth": pictures.overlay(item.image, item.truth, foreground(class_names)),
+        "prediction": pictures.overlay(item.image, item.prediction, foreground(class_names)),
         "errors (red)": pictures.error_map(item.image, item.truth, item.prediction),
     }
     texts = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.labels import palette
+from deeplab.labels import foreground, palette
 from deeplab.view import pictures
 
 _LARGEST_SIDE = 1280
@@ -61,8 +61,8 @@ class Trial:
 
     @property
     def foreground(self) -> list[int]:
-        """The classes in the mask except background (index 0)."""
-        return [index for index in self.texts if index]
+        """The classes in the mask except a background."""
+        return [index for index in self.texts if index in foreground(self.class_names)]
 
     def layers(self, shown: Collection[int]) -> tuple[np.ndarray, list[tuple[np.ndarray, str]], dict[str, str]]:
         """The picture, and the `shown` classes in the mask, as pixels that are 1 and a text; the colors of the texts.
@@ -91,7 +91,7 @@ class Trial:
 
     def save_overlay(self, shown: Collection[int], opacity: float) -> str:
         """Writes the picture with the `shown` classes over it, and a legend; returns the file's path."""
-        overlay = pictures.overlay(self.image, self.mask, opacity, shown)
+        overlay = pictures.overlay(self.image, self.mask, shown, opacity)
         legend = pictures.legend({index: text for index, text in self.texts.items() if index in shown}, overlay.width)
         return self._save(pictures.stack(overlay, legend), "overlay")
 
