@@ -18,7 +18,11 @@ TEXTS = [
 ]
 EACH_TEXT = pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 
-PROGRAMS = {path.name for folder in (ROOT, PACKAGE, ROOT / "bench", ROOT / "tests") for path in folder.rglob("*.py")}
+PROGRAMS = {
+    path.name
+    for pattern in ("*.py", "bench/**/*.py", "deeplab/**/*.py", "tests/**/*.py")
+    for path in ROOT.glob(pattern)
+}
 MODULES = {path.stem: path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
 ROOMS = {path.parent.name: path.parent for path in PACKAGE.rglob("__init__.py")}
 
@@ -31,7 +35,10 @@ A_MODULE = re.compile(r"(?<![\w/.@-])deeplab\.(?!json)([a-z_]\w*(?:\.\w+)*)")
 A_NAME = re.compile(r"`([a-z_]+(?:\.\w+)+)(?:\([^`]*)?`")
 A_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 A_SECTION = re.compile(r"docs/(\w+\.md), ([^();:]+)\)")
-A_FIGURE = re.compile(r"\d[\d.,]*(?:e-?\d+)?(?: to \d[\d.,]*)? ?(?:%|times\b|minutes?\b|million \w+|of the \w+)")
+A_FIGURE = re.compile(
+    r"\d[\d.,]*(?:e-?\d+)?(?: to \d[\d.,]*)? ?(?:%|times\b|minutes?\b|million \w+|of the \w+)|\d+,\d{3}\b"
+)
+A_COMMAND = re.compile(r"^python (?:-m )?(train\.py|eval\.py|deeplab\.[\w.]+) (.*)$", re.MULTILINE)
 
 OTHERS_FILES = {"service.py", "cross_device_utils.py", "strategy_combinations.py", "__main__.py"}
 """TensorFlow's, Python's, and one that a reader of serving.md writes."""
@@ -128,6 +135,16 @@ def test_links_resolve(path):
         file = path.parent / target if target else path
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+@EACH_TEXT
+def test_flags_of_commands_exist(path):
+    flags = (ROOT / "flags.md").read_text(encoding="utf-8")
+    for program, arguments in A_COMMAND.findall(path.read_text(encoding="utf-8").replace("\\\n", " ")):
+        section = re.search(rf"^## (?:python -m )?{re.escape(program)}\n(.*?)(?=^## |\Z)", flags, re.M | re.S)
+        known = {"flagfile", *re.findall(r"^\| `--(\w+)`", section[1] if section else "", re.MULTILINE)}
+        for name in re.findall(r"(?<!\S)--(\w+)", arguments.partition("#")[0]):
+            assert name in known or name.removeprefix("no") in known, f"{program} --{name}"
 
 
 def test_figures_of_the_readme_stand_in_the_measurements():

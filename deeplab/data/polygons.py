@@ -1,8 +1,4 @@
-"""The old name of `deeplab.data.convert`, with the same flags. To be deleted in 0.4 (CHANGELOG.md).
-
-python -m deeplab.data.polygons --labelme_dir=drawn --voc_dir=mydata
-python -m deeplab.data.polygons --coco_json=instances.json --image_dir=images --voc_dir=mydata
-"""
+"""The old name of `deeplab.data.convert`, with the same flags. To be deleted in 0.4 (CHANGELOG.md)."""
 
 from deeplab.commands.convert import command
 
