@@ -38,7 +38,7 @@ def enable_memory_growth() -> None:
 
 @contextlib.contextmanager
 def untimed_algorithms() -> Iterator[None]:
-    """While it is entered, cuDNN's algorithms are chosen by its heuristics for kernels that run for the first time.
+    """A context in which cuDNN's heuristics choose the algorithms of kernels that run for the first time.
 
     Otherwise TensorFlow times all of them for each new size of an image, which takes longer than the images, and two
     processes may choose differently, so that their masks differ in ties. Kernels read the environment variable when

@@ -92,7 +92,7 @@ _of_others = False
 
 @contextlib.contextmanager
 def for_other_runtimes() -> Iterator[None]:
-    """While it is entered, each convolution is traced as one operation on every device, as other runtimes know it."""
+    """A context in which each convolution is traced as one operation on every device, as other runtimes expect."""
     global _of_others  # noqa: PLW0603
     _of_others = True
     try:

@@ -15,7 +15,7 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 @dataclass(frozen=True)
 class _Pair:
-    """A convolution, the batch normalization that alone reads it, and the convolution in place of both."""
+    """A convolution, the batch normalization that is its only reader, and the convolution that replaces both."""
 
     convolution: keras.layers.Layer
     norm: keras.layers.BatchNormalization
@@ -75,7 +75,7 @@ class FoldedNetwork:
 
 
 def _foldable(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.BatchNormalization]]:
-    """Convolutions of this model, not of models in it, that only a batch normalization reads, each with that."""
+    """This model's convolutions, not those of nested models, whose only reader is a batch normalization; with it."""
     pairs = []
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):

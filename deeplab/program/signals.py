@@ -57,7 +57,7 @@ def interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class StopRequest:
-    """The wish that training stops after the step that runs, made by a signal to any of the workers.
+    """A request to stop training after the current step, made by a signal to any of the workers.
 
     Args:
         any_worker: whether a flag is set in any worker; all of them call it at the same point.
@@ -90,7 +90,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """While it is entered, a signal to a process that trains alone raises Interrupted at once.
+        """A context in which a signal to a process that trains alone raises Interrupted at once.
 
         Several workers finish their evaluation, since the others would wait for the one that leaves.
         """

@@ -221,7 +221,7 @@ def _with_columns(own: np.ndarray, other: np.ndarray, columns: dict[int, int]) -
 
 
 def _log_classes(names: Sequence[str], other_names: Sequence[str], columns: dict[int, int]) -> None:
-    """Says which classes keep their part of the classifier, which are new, and which are gone."""
+    """Logs which classes keep their part of the classifier, which are new, and which are gone."""
     if len(columns) == len(names) == len(other_names):
         moved = any(index != place for index, place in columns.items())
         logger.info("classes: the same %d%s", len(names), ", in another order: taken by name" if moved else "")

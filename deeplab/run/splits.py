@@ -45,7 +45,7 @@ def write_splits_of_run(model_dir: Path, splits: dict[str, SplitRecord]) -> None
 
 
 def forget_scores_of_other_data(state: TrainState, before: dict[str, SplitRecord], now: dict[str, SplitRecord]) -> bool:
-    """Says which splits changed; if the validation split did, its best score, patience and plateau start anew.
+    """Logs which splits changed; if the validation split did, best score, patience and plateau are reset.
 
     Returns:
         Whether the state changed, so that it must be saved before the new splits are recorded.

@@ -82,5 +82,5 @@ def _accumulators(variables: list[keras.Variable]) -> list[tf.Variable]:
 
 
 def _on_device(values: Nested) -> Nested:
-    """The same values, on a device, as all_reduce requires; the results of a loop over `strategy.run` are on none."""
+    """The same values, on a device, as all_reduce requires; results of a loop over `strategy.run` have no device."""
     return tf.nest.map_structure(tf.identity, values)

@@ -1,4 +1,4 @@
-"""One replica's part of a training step: its gradients, and the update that all replicas make alike."""
+"""One replica's part of a training step: its gradients, and the update, which is the same on all replicas."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What steps add up: totals of training steps and of evaluation batches, and their sums over replicas."""
+"""Totals of training steps and of evaluation batches, and their sums over replicas."""
 
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ class StepTotals(NamedTuple):
         confusion: int64 [classes, classes], of the predictions in training.
         non_finite: number of steps whose loss or gradient was not finite.
         skipped: number of updates that loss scaling (float16) skipped because a gradient overflowed; their losses and
-            norms are not added up. It is no failure.
+            norms are not added up. This is not a failure.
         data_wait_seconds: time between the end of a step and the arrival of the next batch; NaN if it is not measured.
     """
 
