@@ -26,7 +26,7 @@ class UsageError(DeepLabError):
 
 
 class NothingToDo(DeepLabError):
-    """There is nothing to do for this process, which is no failure. Exit status 0."""
+    """There is nothing to do for this process; not a failure. Exit status 0."""
 
     exit_status = 0
 

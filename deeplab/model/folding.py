@@ -75,7 +75,7 @@ class FoldedNetwork:
 
 
 def _foldable(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.BatchNormalization]]:
-    """This model's convolutions, not those of nested models, whose only reader is a batch normalization; with it."""
+    """The convolutions of a model, not of models in it, whose only reader is a batch normalization; with it."""
     pairs = []
     for norm in model.layers:
         if not isinstance(norm, keras.layers.BatchNormalization):

@@ -75,7 +75,7 @@ def _is_slot(name: str, biases: dict[str, str]) -> bool:
 
 
 def _without(graph: TrackableObjectGraph, dropped: set[int]) -> TrackableObjectGraph:
-    """The objects that are left, numbered anew, as are the items of their lists."""
+    """The remaining objects, renumbered, as are the items of their lists."""
     kept = [number for number in range(len(graph.nodes)) if number not in dropped]
     new_number = {number: index for index, number in enumerate(kept)}
     result = TrackableObjectGraph()

@@ -168,7 +168,7 @@ class Profiler:
         self._is_tracing = False
 
     def after(self, step: int) -> None:
-        """Starts or ends the trace if it is due; call it after step `step`, when the devices are idle."""
+        """Starts or ends the trace at its first or last step; call it after step `step`, when the devices are idle."""
         if self._is_tracing and step >= self._last:
             tf.profiler.experimental.stop()
             self._is_tracing = False

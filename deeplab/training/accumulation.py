@@ -73,7 +73,7 @@ def make_accumulated_update(
 
 
 def _accumulators(variables: list[keras.Variable]) -> list[tf.Variable]:
-    """For each variable one of its shape, with a value of its own on each replica.
+    """For each variable a new one of the same shape, which has its own value on each replica.
 
     Tensors that a loop carries would all be kept on the first device.
     """

@@ -1,4 +1,4 @@
-"""What is said about a data set when its shards are written: what is wrong with it, and what is odd."""
+"""Errors and warnings about a whole data set when its shards are written."""
 
 import logging
 from dataclasses import dataclass
