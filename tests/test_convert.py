@@ -16,7 +16,8 @@ from PIL import Image
 from deeplab.data.source import voc
 from deeplab.data.source.classes import read_classes
 from deeplab.data.source.formats.coco import InstancesFile, instances_files, read_coco
-from deeplab.data.source.formats.dataset import class_table, clean_label, name_in_voc, split_name
+from deeplab.data.source.formats.dataset import class_table, name_in_voc, split_name
+from deeplab.data.source.formats.findings import clean_label
 from deeplab.data.source.formats.labelme import read_labelme
 from deeplab.data.source.formats.masks import CITYSCAPES_CLASSES, read_ade20k, read_cityscapes, read_roboflow
 from deeplab.data.source.formats.writer import write_voc
@@ -226,9 +227,14 @@ def test_all_problems_are_reported_and_nothing_is_written(drawn, tmp_path, caplo
     (drawn / "d.json").write_text("{}")
     (drawn / "e.json").write_text("{")
     _annotate(drawn / "f.json", "one.png", _square("", 0, 0, 9))
-    with pytest.raises(DataError, match=r"c\.json: not an annotation of labelme \(shape 'cuboid'.*5 problems in all"):
+    _annotate(drawn / "g.json", "one.png", {"label": "x", "shape_type": "polygon"})
+    with pytest.raises(DataError, match=r"e\.json: cannot be read as JSON.*4 problems in all"):
         read_labelme(drawn)
-    assert "d.json: not an annotation of labelme (no 'shapes')" in caplog.text
+    assert "g.json: not an annotation of labelme (no 'points')" in caplog.text
+    with pytest.raises(DataError, match=r"e\.json: cannot be read as JSON.*6 problems in all"):
+        read_labelme(drawn, strict=True)
+    assert "--strict: 1 cuboid: not a shape of labelme (c.json)" in caplog.text
+    assert "--strict: 1 *.json of another tool (d.json)" in caplog.text
     for words in (r"e.json: cannot be read as JSON", "f.json: not an annotation of labelme (the label '' is empty"):
         assert words in caplog.text
     assert f"2 missing files: {drawn / 'a.jpg'} (of a.json), {drawn / 'b.jpg'} (of b.json)" in caplog.text
@@ -370,18 +376,17 @@ def test_boxes_mean_what_is_said(tmp_path, mask_api, caplog, boxes, label, behin
 def test_coco_problems_name_the_annotation(tmp_path, mask_api, caplog):
     annotations = [
         _object([[0, 0, 6, 0, 6, 4]], 77),
-        _object([[0, 0, 6, 0, 6, 4]], image=55),
+        _object([[0, 0, 6, 0, 6, 4]]),
         _object([[0, 0, 6, 0, 6]]),
         _object({"size": [4, 7], "counts": COUNTS}),
         _object({"size": [4, 6], "counts": [-1]}),
         {"image_id": 0, "segmentation": []},
         _object([[0, 0, 6, "x", 6, 4]]),
     ]
-    with pytest.raises(DataError, match="7 problems in all"):
+    with pytest.raises(DataError, match="6 problems in all"):
         read_coco(_coco(tmp_path, annotations))
     for words in (
         "annotation 100: unknown category 77; the file has 7 'small', 9 'large'",
-        "annotation 101: unknown image 55",
         "annotation 102 of 0.jpg: a polygon with an odd number of coordinates",
         "annotation 103 of 0.jpg: its run lengths are for 7x4 pixels, but the stated image size is 6x4",
         "annotation 104 of 0.jpg: its run lengths are neither",

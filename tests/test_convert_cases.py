@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.commands.convert import CocoSettings, SourceSettings, read
+from deeplab.commands.convert import CocoSettings, ReadingSettings, SourceSettings, read
 from deeplab.data.source.classes import read_classes
 from deeplab.data.source.formats.writer import write_voc
 from deeplab.errors import DataError
@@ -24,18 +24,19 @@ def convert(tmp_path):
     def convert_case(case, **options):
         pytest.importorskip("pycocotools")
         folder = CASES / case
+        coco = CocoSettings()
         if case.startswith("lm_"):
             source = SourceSettings(labelme_dir=folder / "drawn")
         elif case == "coco_roboflow":
             source = SourceSettings(coco_dir=folder)
         elif case.startswith("coco_"):
             source = SourceSettings(coco_json=folder / "instances.json")
-            options["image_dir"] = folder / "images"
+            coco = CocoSettings(image_dir=folder / "images")
         elif case == "yolo_seg":
             source = SourceSettings(yolo_yaml=folder / "data.yaml")
         else:
             source = SourceSettings(**{f"{case.split('_')[0]}_dir": folder})
-        write_voc(read(source, CocoSettings(**options)), tmp_path / "voc", 0.2)
+        write_voc(read(source, ReadingSettings(**options), coco), tmp_path / "voc", 0.2)
         masks = tmp_path / "voc" / "SegmentationClass"
         return tmp_path / "voc", {
             str(path.relative_to(masks).with_suffix("")): np.array(Image.open(path)) for path in masks.rglob("*.png")

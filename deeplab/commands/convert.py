@@ -45,20 +45,31 @@ class SourceSettings:
 
 
 @dataclass(frozen=True)
-class CocoSettings:
-    """Options for --coco_json, and for boxes."""
+class ReadingSettings:
+    """How to read them."""
 
-    image_dir: Path | None = setting(None, "Folder of the images that --coco_json names.")
-    coco_val_json: Path | None = setting(None, "Instances file of val, if val is not in --coco_json.")
-    val_image_dir: Path | None = setting(None, "Folder of the images of --coco_val_json. Default: --image_dir.")
-    coco_test_json: Path | None = setting(None, "Instances file of test.")
-    test_image_dir: Path | None = setting(None, "Folder of the images of --coco_test_json. Default: --image_dir.")
     boxes: str | None = setting(
         None,
         "Meaning of a box without an outline (COCO, YOLO): all its pixels are the object, or void, or nothing (the "
         "box is left out). Without this flag, such data is refused.",
         choices=boxes.MEANINGS,
     )
+    strict: bool = setting(
+        False,
+        "Refuse what would be left out with a warning: shapes that cover no area or are of an unknown kind, files of "
+        "other tools, objects of images that the file does not list, images without annotations.",
+    )
+
+
+@dataclass(frozen=True)
+class CocoSettings:
+    """Options for --coco_json."""
+
+    image_dir: Path | None = setting(None, "Folder of the images that --coco_json names.")
+    coco_val_json: Path | None = setting(None, "Instances file of val, if val is not in --coco_json.")
+    val_image_dir: Path | None = setting(None, "Folder of the images of --coco_val_json. Default: --image_dir.")
+    coco_test_json: Path | None = setting(None, "Instances file of test.")
+    test_image_dir: Path | None = setting(None, "Folder of the images of --coco_test_json. Default: --image_dir.")
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ class TargetSettings:
     )
 
 
-SETTINGS: Classes = (SourceSettings, CocoSettings, TargetSettings)
+SETTINGS: Classes = (SourceSettings, ReadingSettings, CocoSettings, TargetSettings)
 
 
 def main(argv: list[str]) -> None:
@@ -80,10 +91,11 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     target = settings.read(TargetSettings)
     voc_dir = settings.require("voc_dir", target.voc_dir)
-    write_voc(read(settings.read(SourceSettings), settings.read(CocoSettings)), voc_dir, target.val_share)
+    dataset = read(settings.read(SourceSettings), settings.read(ReadingSettings), settings.read(CocoSettings))
+    write_voc(dataset, voc_dir, target.val_share)
 
 
-def read(source: SourceSettings, options: CocoSettings) -> Dataset:
+def read(source: SourceSettings, reading: ReadingSettings, options: CocoSettings) -> Dataset:
     """The data set that the flags name.
 
     Raises:
@@ -96,15 +108,15 @@ def read(source: SourceSettings, options: CocoSettings) -> Dataset:
         raise UsageError(f"give exactly one of {names}")
     name = given[0]
     path: Path = getattr(source, name)
-    unused = [field.name for field in fields(options) if getattr(options, field.name) and field.name != "boxes"]
+    unused = [field.name for field in fields(options) if getattr(options, field.name)]
     if unused and name != "coco_json":
         raise UsageError(f"--{unused[0]}: only with --coco_json")
     readers: dict[str, Callable[[], Dataset]] = {
-        "labelme_dir": lambda: labelme.read_labelme(path),
-        "coco_json": lambda: coco.read_coco(_coco_files(path, options), options.boxes),
-        "coco_dir": lambda: coco.read_coco(coco.instances_files(path), options.boxes),
-        "yolo_yaml": lambda: yolo.read_yolo(path, options.boxes),
-        "roboflow_dir": lambda: _read_roboflow(path, options.boxes),
+        "labelme_dir": lambda: labelme.read_labelme(path, reading.strict),
+        "coco_json": lambda: coco.read_coco(_coco_files(path, options), reading.boxes, reading.strict),
+        "coco_dir": lambda: coco.read_coco(coco.instances_files(path), reading.boxes, reading.strict),
+        "yolo_yaml": lambda: yolo.read_yolo(path, reading.boxes, reading.strict),
+        "roboflow_dir": lambda: _read_roboflow(path, reading),
         "cityscapes_dir": lambda: masks.read_cityscapes(path),
         "ade20k_dir": lambda: masks.read_ade20k(path),
     }
@@ -125,12 +137,12 @@ def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
     return [InstancesFile(path, image_dir, "train" if others else ""), *others]
 
 
-def _read_roboflow(folder: Path, boxes: str | None) -> Dataset:
+def _read_roboflow(folder: Path, reading: ReadingSettings) -> Dataset:
     """An export of Roboflow; its files show the format."""
     if (folder / "data.yaml").is_file():
-        return yolo.read_yolo(folder / "data.yaml", boxes)
+        return yolo.read_yolo(folder / "data.yaml", reading.boxes, reading.strict)
     if any((place / "_annotations.coco.json").is_file() for place in split_folders(folder).values()):
-        return coco.read_coco(coco.instances_files(folder), boxes)
+        return coco.read_coco(coco.instances_files(folder), reading.boxes, reading.strict)
     return masks.read_roboflow(folder)
 
 

@@ -5,20 +5,35 @@ from pathlib import Path
 
 from deeplab.errors import DataError
 
+_OTHER_ENCODINGS = ("GBK", "CP1252", "SHIFT_JIS", "EUC-KR")
+"""What a file that is not UTF-8 may be, by the names of iconv: editors on Windows write the system's encoding."""
+
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file in UTF-8 or UTF-16, with or without a byte order mark; surrounding blanks are removed.
+    """The lines of a text file as `read_text` reads it; surrounding blanks are removed.
 
     Raises:
-        DataError: missing, unreadable or not text; the message says `what` the file is.
+        DataError: as `read_text`.
+    """
+    return [line.strip() for line in read_text(path, what).splitlines()]
+
+
+def read_text(path: Path, what: str) -> str:
+    """The content of a text file in UTF-8 or UTF-16, with or without a byte order mark.
+
+    Raises:
+        DataError: missing, unreadable or in another encoding; the message says `what` the file is, and what the line
+            would be in the encodings that it may be in.
     """
     try:
         content = path.read_bytes()
-        return [line.strip() for line in content.decode(_encoding(content)).splitlines()]
+        return content.decode(_encoding(content))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file ({what})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({what}): {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({what}): {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read ({what}): {_not_utf8(content, error.start)}") from error
 
 
 def _encoding(content: bytes) -> str:
@@ -27,3 +42,24 @@ def _encoding(content: bytes) -> str:
     if content[1:2] == b"\0" and content[3:4] in (b"\0", b""):  # the same without a mark, in ASCII
         return "utf-16-le"
     return "utf-8-sig"
+
+
+def _not_utf8(content: bytes, place: int) -> str:
+    """What the line of the first byte that is not UTF-8 would be in other encodings, and how to convert the file."""
+    number = content.count(b"\n", 0, place) + 1
+    line = content.splitlines()[number - 1] if b"\0" not in content else b""
+    readings = []
+    for encoding in _OTHER_ENCODINGS:
+        try:
+            text = line.decode(encoding).strip()
+            content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if text.isprintable() and text:
+            readings.append(f"{text[:40]!r} in {encoding}")
+    if not readings:
+        return "it is neither UTF-8 nor UTF-16 text"
+    return (
+        f"line {number} is not UTF-8; it would be {' or '.join(readings)}; convert the file from the right one, "
+        "for example: iconv -f GBK -t UTF-8 OLD > NEW"
+    )

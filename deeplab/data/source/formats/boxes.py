@@ -1,7 +1,7 @@
 """Objects that have a box but no outline: the user decides what the box means."""
 
 from deeplab.data.source.classes import VOID
-from deeplab.data.source.formats.dataset import LeftOut, Problems
+from deeplab.data.source.formats.findings import Findings
 
 MEANINGS = ("object", "void", "nothing")
 """All pixels in a box are the object, or are void, or the box is left out."""
@@ -10,9 +10,9 @@ MEANINGS = ("object", "void", "nothing")
 class BoxRule:
     """Decides the label that boxes are drawn with, and counts boxes; without a meaning they are a problem."""
 
-    def __init__(self, meaning: str | None, left_out: LeftOut) -> None:
+    def __init__(self, meaning: str | None, findings: Findings) -> None:
         self._meaning = meaning
-        self._left_out = left_out
+        self._findings = findings
         self._number = 0
 
     @property
@@ -24,13 +24,13 @@ class BoxRule:
         """The label to draw a box of `label` in the image `name` with; None if it is not drawn."""
         self._number += 1
         if self._meaning == "nothing":
-            self._left_out.setdefault("box without an outline", []).append(name)
+            self._findings.omit("box without an outline", name, chosen=True)
         return {"object": label, "void": VOID}.get(self._meaning or "")
 
-    def check(self, num_objects: int, problems: Problems) -> None:
+    def check(self, num_objects: int) -> None:
         """Adds a problem if there are boxes without a chosen meaning; `num_objects` is the number of all objects."""
         if self._number and self._meaning is None:
-            problems.add(
+            self._findings.add(
                 f"{self._number:,} of {num_objects:,} objects have a box but no outline: --boxes=object makes all "
                 "pixels in a box the object, --boxes=void makes them void (neither trained on nor scored), and "
                 "--boxes=nothing leaves these objects out"

@@ -1,9 +1,7 @@
-"""The result of every reader: classes, examples that can draw their masks, and a record of what was left out."""
+"""The result of every reader: classes, examples that can draw their masks, and what else the reader found."""
 
 import json
 import logging
-import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,19 +10,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from deeplab.data.source.classes import BACKGROUND, VOID, look
+from deeplab.data.source.formats.findings import Findings
+from deeplab.data.source.formats.recognition import recognized
 from deeplab.data.source.images import ENDINGS, Folder, ImageFile
+from deeplab.data.source.text import read_text
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
 
 logger = logging.getLogger("deeplab")
 
-_VOID_WORDS = (VOID, "ignore", "ignored")
-_NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # characters that distinguish a class table from plain names
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-_MAX_SHOWN = 200
-
-LeftOut = dict[str, list[str]]
-"""Reason why objects were left out -> their files, one entry per object."""
 
 
 @dataclass(frozen=True)
@@ -58,61 +53,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All examples of a data set, and a record of what was left out."""
+    """All examples of a data set; what was left out and what renamed, as in `Findings`."""
 
     class_names: tuple[str, ...]
     examples: list[Example]
-    left_out: LeftOut = field(default_factory=dict)
-
-
-class Problems:
-    """Collects everything that is wrong with a data set, to report it all at once."""
-
-    def __init__(self) -> None:
-        self._found: list[str] = []
-        self._missing: list[str] = []
-
-    def add(self, text: str) -> None:
-        """Adds one problem; the text names the file."""
-        self._found.append(text)
-
-    def add_missing(self, path: Path, named_by: str) -> None:
-        """Adds a file that `named_by` needs; all missing files together are one problem."""
-        self._missing.append(f"{path} (of {named_by})")
-
-    def raise_if_any(self) -> None:
-        """Logs all problems; raises DataError with the first one and their number."""
-        if number := len(self._missing):
-            rest = f" and {number - _MAX_SHOWN:,} more" if number > _MAX_SHOWN else ""
-            self.add(f"{number:,} missing file{'s' * (number > 1)}: {', '.join(self._missing[:_MAX_SHOWN])}{rest}")
-            self._missing.clear()
-        if not self._found:
-            return
-        if len(self._found) == 1:
-            raise DataError(f"{self._found[0]}; nothing was written")
-        for text in self._found[:_MAX_SHOWN]:
-            logger.error("%s", text)
-        shown = "all listed above" if len(self._found) <= _MAX_SHOWN else f"the first {_MAX_SHOWN} are listed above"
-        raise DataError(f"{self._found[0]} ({len(self._found):,} problems in all, {shown}; nothing was written)")
-
-
-def clean_label(label: object) -> str:
-    """The label as the name of a class; unifies the spellings of background, and the spellings of void.
-
-    Removes surrounding blanks, normalizes Unicode, and replaces characters reserved for class tables by `_`.
-
-    Raises:
-        ValueError: not text, or only blanks.
-    """
-    if isinstance(label, bool) or not isinstance(label, str | int):
-        raise ValueError(f"the label {label!r} is not text")
-    text = unicodedata.normalize("NFC", str(label)).strip()
-    if not text or not text.isprintable():
-        raise ValueError(f"the label {label!r} is empty or contains control characters")
-    word = text.strip("_ ").casefold()
-    if word == BACKGROUND:
-        return BACKGROUND
-    return VOID if word in _VOID_WORDS else _NOT_IN_NAMES.sub("_", text)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
 
 
 def class_table(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -186,8 +132,8 @@ def name_in_voc(path: str) -> str:
 class ImageFinder:
     """Finds images by the paths in annotations."""
 
-    def __init__(self, problems: Problems) -> None:
-        self._problems = problems
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
         self._folders: dict[Path, Folder] = {}
 
     def find(self, folder: Path, path: str, named_by: str, needed: bool = True) -> Path | None:
@@ -207,10 +153,10 @@ class ImageFinder:
                 try:
                     return listed.find(stem)
                 except DataError as error:
-                    self._problems.add(f"{named_by}: {error}")
+                    self._findings.add(f"{named_by}: {error}")
                     return None
         if needed:
-            self._problems.add_missing(folder / path, named_by)
+            self._findings.add_missing(folder / path, named_by)
         return None
 
 
@@ -228,7 +174,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     Raises:
         DataError: unreadable, or not JSON.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not a JSON file{recognized(path)}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+        return json.loads(read_text(path, "JSON"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}{recognized(path)}") from error

@@ -16,16 +16,15 @@ from deeplab.data.source.formats.dataset import (
     Dataset,
     Example,
     ImageFinder,
-    LeftOut,
-    Problems,
     check_near_image,
     class_table,
-    clean_label,
     images_in,
     name_in_voc,
     read_json,
     visible,
 )
+from deeplab.data.source.formats.findings import Findings, lines_of_left_out
+from deeplab.data.source.formats.recognition import kind_of, recognized
 from deeplab.errors import DataError
 
 _NUM_POINTS = {
@@ -63,43 +62,55 @@ class _Annotation:
     shapes: list[_Shape]
 
 
-def read_labelme(folder: Path) -> Dataset:
+def read_labelme(folder: Path, strict: bool = False) -> Dataset:
     """All *.json in a folder and its subfolders; later shapes lie in front, as labelme draws them.
 
-    The image is the file named in the annotation, else the image inside it (`imageData`). Shapes without an area are
-    left out.
+    The image is the file named in the annotation, else the image inside it (`imageData`). Left out are shapes without
+    an area or of an unknown kind, and files of other tools; with `strict` they are refused.
 
     Raises:
-        DataError: no *.json, files that are not annotations, or missing images.
+        DataError: no *.json of labelme, damaged ones, or missing images.
     """
-    problems = Problems()
+    findings = Findings(strict)
     annotations = []
-    left_out: LeftOut = {}
     for path in visible(folder, "**/*.json"):
         try:
-            annotations.append(_read_annotation(path, str(path.relative_to(folder)), left_out))
+            if annotation := _read_annotation(path, str(path.relative_to(folder)), findings):
+                annotations.append(annotation)
         except DataError as error:
-            problems.add(str(error))
+            findings.add(str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
-            problems.add(f"{path}: not an annotation of labelme ({reason})")
+            findings.add(f"{path}: not an annotation of labelme ({reason})")
     class_names, indices = class_table(sorted({shape.label for each in annotations for shape in each.shapes}))
-    finder = ImageFinder(problems)
+    finder = ImageFinder(findings)
     found = [_example(annotation, folder, indices, finder) for annotation in annotations]
     examples = [example for example in found if example is not None]
-    problems.raise_if_any()
+
+    # The path in an annotation may lead through `..` to a file that the folder's own listing names otherwise.
+    annotated = {example.image.resolve() for example in examples}
+    for image in images_in(folder) if annotations else ():
+        if image.resolve() not in annotated:
+            findings.omit("image without a *.json", str(image.relative_to(folder)))
+
+    findings.raise_if_any()
     if not any(annotation.shapes for annotation in annotations):
-        raise DataError(f"{folder}: no *.json contains a shape that covers an area")
-    annotated = {example.image for example in examples}
-    if unused := [str(image.relative_to(folder)) for image in images_in(folder) if image not in annotated]:
-        left_out["image without a *.json"] = unused
-    return Dataset(class_names, examples, left_out)
+        left_out = "".join(f"; left out: {line}" for line in lines_of_left_out(findings.left_out))
+        raise DataError(f"{folder}: no *.json contains a shape that covers an area{left_out}{recognized(folder)}")
+    return Dataset(class_names, examples, findings.left_out, findings.renamed)
 
 
-def _read_annotation(path: Path, name: str, left_out: LeftOut) -> _Annotation:
-    """Raises DataError; or KeyError, TypeError, ValueError or AttributeError if it is not an annotation."""
+def _read_annotation(path: Path, name: str, findings: Findings) -> _Annotation | None:
+    """The annotation in a file, None for a file of another tool (noted).
+
+    Raises DataError; or KeyError, TypeError, ValueError or AttributeError if it is damaged.
+    """
     content = read_json(path)
-    shapes = _shapes(content["shapes"], left_out, name)
+    if not isinstance(content, dict) or not {"shapes", "imagePath"} & set(content):
+        kind = kind_of(content)
+        findings.omit("*.json of another tool", f"{name}: {kind.name}" if kind else name)
+        return None
+    shapes = _shapes(content["shapes"], findings, name)
     image_path = content.get("imagePath") or path.stem
     if not isinstance(image_path, str) or not name_in_voc(image_path):
         raise ValueError(f"imagePath is {image_path!r}")
@@ -126,24 +137,25 @@ def _example(annotation: _Annotation, folder: Path, indices: dict[str, int], fin
     )
 
 
-def _shapes(content: list[dict[str, Any]], left_out: LeftOut, name: str) -> list[_Shape]:
-    """The shapes that cover an area; adds the others to `left_out`."""
+def _shapes(content: list[dict[str, Any]], findings: Findings, name: str) -> list[_Shape]:
+    """The shapes that cover an area; the others are left out."""
     shapes = []
     for entry in content:
         kind = entry.get("shape_type") or "polygon"  # version 3 has only polygons
+        if kind not in (*_NUM_POINTS, *_NO_AREA):
+            findings.omit(f"{kind}: not a shape of labelme", name)
+            continue
         points = [(float(x), float(y)) for x, y in entry["points"]]
         if not all(math.isfinite(value) for point in points for value in point):
             raise ValueError(f"a {kind} with a point that is not finite")
         if kind in _NO_AREA:
-            left_out.setdefault(f"{kind}: covers no area", []).append(name)
-        elif kind not in _NUM_POINTS:
-            raise ValueError(f"shape {kind!r} is unknown; known: {', '.join((*_NUM_POINTS, *_NO_AREA))}")
+            findings.omit(f"{kind}: covers no area", name)
         elif len(points) not in _NUM_POINTS[kind]:
-            left_out.setdefault(f"{kind} with {len(points)} points", []).append(name)
+            findings.omit(f"{kind} with {len(points)} points", name)
         elif kind == "mask" and not entry.get("mask"):
-            left_out.setdefault("mask without pixels", []).append(name)
+            findings.omit("mask without pixels", name)
         else:
-            shapes.append(_Shape(clean_label(entry["label"]), kind, points, entry.get("mask")))
+            shapes.append(_Shape(findings.label(entry["label"]), kind, points, entry.get("mask")))
     return shapes
 
 

@@ -10,15 +10,15 @@ from deeplab.data.source.classes import ClassTable, read_classes
 from deeplab.data.source.formats.dataset import (
     Dataset,
     Example,
-    LeftOut,
-    Problems,
-    clean_label,
     images_in,
     name_in_voc,
     split_folders,
 )
+from deeplab.data.source.formats.findings import Findings
+from deeplab.data.source.formats.recognition import recognized
 from deeplab.data.source.images import ImageFile
 from deeplab.data.source.masks import read_mask
+from deeplab.data.source.text import read_lines
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
 
@@ -56,8 +56,11 @@ def read_roboflow(folder: Path) -> Dataset:
     Raises:
         DataError: not such an export, a missing mask or class list, or class lists that differ.
     """
-    problems = Problems()
+    findings = Findings()
     folders: Mapping[str, Path] = split_folders(folder) or {"": folder}
+    for place in folders.values():
+        if not (place / ROBOFLOW_CLASSES).is_file():
+            raise DataError(f"{place / ROBOFLOW_CLASSES}: no such file (class names){recognized(folder)}")
     tables = {split: read_classes(place / ROBOFLOW_CLASSES) for split, place in folders.items()}
     classes = next(iter(tables.values()))
     for split, table in tables.items():
@@ -72,9 +75,10 @@ def read_roboflow(folder: Path) -> Dataset:
             if mask.is_file():
                 examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, classes, split))
             else:
-                problems.add_missing(mask, image.name)
-    problems.raise_if_any()
-    return Dataset(tuple(map(clean_label, classes.names)), examples)
+                findings.add_missing(mask, image.name)
+    findings.raise_if_any()
+    class_names = tuple(map(findings.label, classes.names))
+    return Dataset(class_names, examples, renamed=findings.renamed)
 
 
 def read_cityscapes(folder: Path) -> Dataset:
@@ -89,26 +93,25 @@ def read_cityscapes(folder: Path) -> Dataset:
     ids = dict.fromkeys(_CITYSCAPES_IDS, VOID_LABEL)
     ids |= {number: index for index, number in enumerate(CITYSCAPES_CLASSES.values())}
     tables = {"labelTrainIds": ClassTable.of_names(class_names), "labelIds": ClassTable(class_names, ids)}
-    problems = Problems()
+    findings = Findings()
     examples = []
-    left_out: LeftOut = {}
     for image in images_in(folder / "leftImg8bit"):
         split, city = image.relative_to(folder / "leftImg8bit").parts[:2]
         stem = image.stem.removesuffix("_leftImg8bit")
         if split == "test":
-            left_out.setdefault("test: its labels are not public", []).append(image.name)
+            findings.omit("test: its labels are not public", image.name)
             continue
         masks = folder / "gtFine" / split / city
         found = {kind: masks / f"{stem}_gtFine_{kind}.png" for kind in tables}
         kind = next((kind for kind, mask in found.items() if mask.is_file()), None)
         if kind is None:
-            problems.add_missing(found["labelIds"], image.name)
+            findings.add_missing(found["labelIds"], image.name)
         else:
             examples.append(_example(stem, image, found[kind], tables[kind], split))
-    problems.raise_if_any()
+    findings.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no images in leftImg8bit/train/CITY")
-    return Dataset(class_names, examples, left_out)
+    return Dataset(class_names, examples, findings.left_out)
 
 
 def read_ade20k(folder: Path) -> Dataset:
@@ -119,7 +122,7 @@ def read_ade20k(folder: Path) -> Dataset:
     """
     class_names = _ade20k_classes(folder / "objectInfo150.txt")
     classes = ClassTable(class_names, {0: VOID_LABEL} | {index + 1: index for index in range(len(class_names))})
-    problems = Problems()
+    findings = Findings()
     examples = []
     for name, split in _ADE20K_SPLITS.items():
         place = folder / "images" / name
@@ -128,8 +131,8 @@ def read_ade20k(folder: Path) -> Dataset:
             if mask.is_file():
                 examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, classes, split))
             else:
-                problems.add_missing(mask, image.name)
-    problems.raise_if_any()
+                findings.add_missing(mask, image.name)
+    findings.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no images in images/training or images/validation")
     return Dataset(class_names, examples)
@@ -138,11 +141,11 @@ def read_ade20k(folder: Path) -> Dataset:
 def _ade20k_classes(path: Path) -> tuple[str, ...]:
     """The first name of each class: the last column of a table, `wall` or `building, edifice`."""
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        rows = [line.split("\t") for line in read_lines(path, "class names of ADE20K, which its archive has") if line]
         names = [row[-1].split(",")[0].strip() for row in rows[1:]]
         numbers = [int(row[0]) for row in rows[1:]]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: class names of ADE20K cannot be read (the archive has them): {error}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not the class names of ADE20K: {error}") from error
     if numbers != [*range(1, len(names) + 1)] or not names:
         raise DataError(f"{path}: not the class names of ADE20K: the first column is not 1, 2, 3, ...")
     full = [row[-1].split(",") for row in rows[1:]]

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.source import voc
-from deeplab.data.source.formats.dataset import Dataset, Example, Problems
+from deeplab.data.source.formats.dataset import Dataset, Example
+from deeplab.data.source.formats.findings import Findings, lines_of_left_out
 from deeplab.data.source.images import ENDINGS, ImageFile, warn_of_other_bands
 from deeplab.errors import DataError, UsageError
 from deeplab.files import atomic_folder, is_relative_name, write_text
@@ -21,7 +22,6 @@ from deeplab.progress import Progress
 logger = logging.getLogger("deeplab")
 
 _SPLITS = ("train", "val", "test")
-_SHOWN_NAMES = 5
 _PNG_SIGNATURE = b"\x89PNG"
 
 
@@ -51,7 +51,7 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
     if voc_dir.exists():
         raise UsageError(f"--voc_dir={voc_dir}: exists already; choose another folder, or delete it")
     plans = _plan(dataset, val_share, seed)
-    problems = Problems()
+    findings = Findings()
     pixels = np.zeros(256, np.int64)
     with atomic_folder(voc_dir) as partial:
         progress = Progress("writing masks", len(plans), "masks")
@@ -59,10 +59,10 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
             try:
                 pixels += _write_example(plan, partial)
             except DataError as error:
-                problems.add(str(error))
+                findings.add(str(error))
             progress.update(number)
         progress.close()
-        problems.raise_if_any()
+        findings.raise_if_any()
         for split in _SPLITS:
             members = sorted(plan.name for plan in plans if plan.split == split)
             if members:
@@ -75,18 +75,18 @@ def write_voc(dataset: Dataset, voc_dir: Path, val_share: float, seed: int = 0) 
 
 
 def _plan(dataset: Dataset, val_share: float, seed: int) -> list[_Plan]:
-    """Plans all examples; raises DataError with all their problems."""
+    """Plans all examples; raises DataError with all their findings."""
     splits = _splits(dataset.examples, val_share, seed)
-    problems = Problems()
-    names = _names(dataset.examples, splits, problems)
+    findings = Findings()
+    names = _names(dataset.examples, splits, findings)
     plans = []
     for example, name, split in zip(dataset.examples, names, splits, strict=True):
         try:
             image = example.open_image()
             plans.append(_Plan(example, name, split, _is_turned(example, image), image.other_bands))
         except DataError as error:
-            problems.add(str(error))
-    problems.raise_if_any()
+            findings.add(str(error))
+    findings.raise_if_any()
     return plans
 
 
@@ -104,7 +104,7 @@ def _splits(examples: list[Example], val_share: float, seed: int) -> list[str]:
     return splits
 
 
-def _names(examples: list[Example], splits: list[str], problems: Problems) -> list[str]:
+def _names(examples: list[Example], splits: list[str], findings: Findings) -> list[str]:
     """A unique name for each example: its own, in a folder named after its split if other splits also have it."""
     names = [_safe_name(example.name) for example in examples]
     splits_of: dict[str, set[str]] = {}
@@ -114,15 +114,16 @@ def _names(examples: list[Example], splits: list[str], problems: Problems) -> li
     by_name: dict[str, Example] = {}
     by_image: dict[str, Example] = {}
     for name, example in zip(names, examples, strict=True):
+        file = str(example.image.resolve())
         if not is_relative_name(name):
-            problems.add(f"{example.image}: {name!r} cannot be the name of a file")
+            findings.add(f"{example.image}: {name!r} cannot be the name of a file")
         if name in by_name:
-            problems.add(f"{example.image}: would have the same name in JPEGImages as {by_name[name].image}: {name}")
-        elif str(example.image) in by_image:
-            other = by_image[str(example.image)]
+            findings.add(f"{example.image}: would have the same name in JPEGImages as {by_name[name].image}: {name}")
+        elif file in by_image:
+            other = by_image[file]
             places = [f"{each.name}{f' of {each.split}' if each.split else ''}" for each in (other, example)]
-            problems.add(f"{example.image}: annotated twice, as {' and '.join(places)}")
-        by_name[name] = by_image[str(example.image)] = example
+            findings.add(f"{example.image}: annotated twice, as {' and '.join(places)}")
+        by_name[name] = by_image[file] = example
     return names
 
 
@@ -193,9 +194,10 @@ def _report(dataset: Dataset, voc_dir: Path, num_images: Counter[str], pixels: n
     num_objects = sum(example.num_objects for example in dataset.examples)
     objects = f", {num_objects:,} objects" if num_objects else ""
     logger.info("%s: %s images (%s)%s", voc_dir, f"{len(dataset.examples):,}", counts, objects)
-    for reason, names in dataset.left_out.items():
-        shown = ", ".join(dict.fromkeys(names[:_SHOWN_NAMES])) + (", ..." if len(names) > _SHOWN_NAMES else "")
-        logger.warning("left out: %s %s (%s)", f"{len(names):,}", reason, shown)
+    for line in lines_of_left_out(dataset.left_out):
+        logger.warning("left out: %s", line)
+    for line in dataset.renamed:
+        logger.warning("%s: names of classes cannot have : , # { or }", line)
     total = max(int(pixels.sum()), 1)
     shares = [(name, int(pixels[index])) for index, name in enumerate(dataset.class_names)]
     shares.append(("void", int(pixels[VOID_LABEL])))

@@ -17,13 +17,13 @@ from deeplab.data.source.formats.boxes import BoxRule
 from deeplab.data.source.formats.dataset import (
     Dataset,
     Example,
-    LeftOut,
-    Problems,
     class_table,
-    clean_label,
     images_in,
     name_in_voc,
 )
+from deeplab.data.source.formats.findings import Findings
+from deeplab.data.source.formats.recognition import recognized
+from deeplab.data.source.text import read_lines, read_text
 from deeplab.errors import DataError, UsageError
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -38,7 +38,7 @@ class _Outline:
     is_box: bool = False
 
 
-def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
+def read_yolo(path: Path, boxes: str | None = None, strict: bool = False) -> Dataset:
     """The data set that a data.yaml describes; its classes follow background, and later lines lie in front.
 
     Images without a text file, or with an empty one, are only background, as in Ultralytics.
@@ -46,29 +46,29 @@ def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
     Args:
         path: data.yaml.
         boxes: the meaning of a line with a box (class, center, size), one of `boxes.MEANINGS`; None refuses boxes.
+        strict: refuse what would be left out.
 
     Raises:
         DataError: unreadable files, unknown classes, coordinates that are not fractions, boxes if `boxes` is None.
         UsageError: PyYAML is not installed.
     """
     content = _read_yaml(path)
-    labels = _labels(path, content)
+    findings = Findings(strict)
+    labels = _labels(path, content, findings)
     class_names, indices = class_table(labels)
-    problems = Problems()
-    left_out: LeftOut = {}
-    rule = BoxRule(boxes, left_out)
+    rule = BoxRule(boxes, findings)
     examples = []
     num_objects = 0
     for key, split in _SPLIT_KEYS.items():
         for root, image in _images(path, content, key):
             if not image.is_file():
-                problems.add_missing(image, path.name)
+                findings.add_missing(image, path.name)
                 continue
             text = _label_path(image)
-            outlines = _read_outlines(text, labels, rule, problems, left_out)
+            outlines = _read_outlines(text, labels, rule, findings)
             num_objects += len(outlines)
             if not text.is_file():
-                left_out.setdefault("no label file: image taken as background only", []).append(str(image))
+                findings.omit("no label file: image taken as background only", str(image))
             examples.append(
                 Example(
                     name=name_in_voc(str(image.relative_to(root))),
@@ -78,31 +78,34 @@ def read_yolo(path: Path, boxes: str | None = None) -> Dataset:
                     split=split,
                 )
             )
-    rule.check(num_objects, problems)
-    problems.raise_if_any()
+    rule.check(num_objects)
+    findings.raise_if_any()
     if not num_objects:
         where = f"no outline in {_label_path(examples[0].image)} and the like" if examples else "no images"
         raise DataError(f"{path}: {len(examples)} images, {where}")
-    return Dataset(class_names, examples, left_out)
+    return Dataset(class_names, examples, findings.left_out, findings.renamed)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, not a data.yaml{recognized(path)}")
     try:
         import yaml  # noqa: PLC0415  an extra, which only this format needs
     except ImportError as error:
         raise UsageError("PyYAML is needed to read data.yaml: pip install '.[yolo]'") from error
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        content = yaml.safe_load(read_text(path, "YAML"))
+    except (ValueError, yaml.YAMLError) as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as YAML: {words}{recognized(path)}") from error
     if isinstance(content, dict) and content.get("kpt_shape"):
         raise DataError(f"{path}: kpt_shape: labels for poses, not for outlines")
     if not isinstance(content, dict) or "names" not in content:
-        raise DataError(f"{path}: not a data.yaml of YOLO: no `names`")
+        raise DataError(f"{path}: not a data.yaml of YOLO: no `names`{recognized(path)}")
     return content
 
 
-def _labels(path: Path, content: dict[str, Any]) -> list[str]:
+def _labels(path: Path, content: dict[str, Any], findings: Findings) -> list[str]:
     """Label by class number; `names` is a list, or a dictionary from number to name."""
     names = content["names"]
     if isinstance(names, dict):
@@ -112,7 +115,7 @@ def _labels(path: Path, content: dict[str, Any]) -> list[str]:
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names: neither a list nor a dictionary of class names")
     try:
-        labels = [clean_label(name) for name in names]
+        labels = [findings.label(name) for name in names]
     except ValueError as error:  # YAML reads yes, no, on and off as true and false
         raise DataError(f"{path}: names: {error}; put it into quotes") from error
     repeated = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
@@ -130,11 +133,7 @@ def _images(path: Path, content: dict[str, Any], key: str) -> list[tuple[Path, P
         if place.is_dir():
             found += [(place, image) for image in images_in(place)]
             continue
-        try:
-            lines = place.read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{place}: cannot be read as a list of images: {error}") from error
-        for line in filter(None, map(str.strip, lines)):
+        for line in filter(None, read_lines(place, "list of images")):
             image = Path(line.replace("\\", "/"))
             image = image if image.is_absolute() else place.parent / image
             parts = image.parts
@@ -171,27 +170,25 @@ def _label_path(image: Path) -> Path:
     return image.with_suffix(".txt")
 
 
-def _read_outlines(
-    path: Path, labels: list[str], rule: BoxRule, problems: Problems, left_out: LeftOut
-) -> list[_Outline]:
+def _read_outlines(path: Path, labels: list[str], rule: BoxRule, findings: Findings) -> list[_Outline]:
     if not path.is_file():
         return []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        problems.add(f"{path}: cannot be read: {error}")
+        lines = read_lines(path, "outlines")
+    except DataError as error:
+        findings.add(str(error))
         return []
     outlines = []
     for number, line in enumerate(lines, 1):
         try:
-            if line.strip():
-                outlines += _outline(line.split(), labels, rule, left_out, path.name)
+            if line:
+                outlines += _outline(line.split(), labels, rule, findings, path.name)
         except ValueError as error:
-            problems.add(f"{path}: line {number}: {error}")
+            findings.add(f"{path}: line {number}: {error}")
     return outlines
 
 
-def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: LeftOut, name: str) -> list[_Outline]:
+def _outline(fields: list[str], labels: list[str], rule: BoxRule, findings: Findings, name: str) -> list[_Outline]:
     """The outline of a line; none if it covers no area (noted)."""
     number = float(fields[0])
     if number not in range(len(labels)):
@@ -214,7 +211,7 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, left_out: Left
     if len(values) % 2:
         raise ValueError(f"{len(values)} coordinates; an outline has two per point, a box four")
     if len(values) < 6:
-        left_out.setdefault("outline with fewer than 3 points", []).append(name)
+        findings.omit("outline with fewer than 3 points", name)
         return []
     return [_Outline(label, list(zip(values[::2], values[1::2], strict=True)))]
 
