@@ -313,6 +313,38 @@ def test_unused_and_gray_entries_of_palettes_may_differ(tiny_voc, tmp_path):
     assert prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES).num_examples == 2
 
 
+@pytest.mark.parametrize(
+    ("names", "values", "present"),
+    [
+        (NAMES, [255], "void"),
+        (
+            NAMES,
+            [1, 255],
+            "one or void",
+        ),
+        (
+            ("alone",),
+            [0],
+            "alone or void",
+        ),
+        (NAMES, [0, 2], None),
+    ],
+)
+def test_preparation_says_what_training_will_refuse(tiny_voc, tmp_path, caplog, names, values, present):
+    for name in "ab":
+        write_mask(tiny_voc / "SegmentationClass" / f"{name}.png", np.resize(values, (20, 30)))
+    settings = ShardSettings(voc_dir=tiny_voc)
+    split = prepare(settings, tmp_path / "shards", "train", names)
+    said = [record.getMessage() for record in caplog.records if "will refuse" in record.getMessage()]
+    line = f"train: all pixels are {present}: train.py will refuse it, since there is nothing to learn"
+    assert said == ([line] if present else [])
+    if present:
+        with pytest.raises(DataError, match="all pixels are of one class or void"):
+            split.check_two_classes()
+    else:
+        split.check_two_classes()
+
+
 def _turn(path, orientation):
     exif = Image.Exif()
     exif[274] = orientation

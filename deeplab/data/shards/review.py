@@ -58,8 +58,11 @@ def refuse(wrong: list[str]) -> NoReturn:
     raise DataError(wrong[0] + count)
 
 
-def warn(jobs: list[Job], reports: list[list[ShardReport]]) -> None:
-    """Warns about what is odd in a data set that is not refused: bands, palettes in another order, absent classes."""
+def warn(jobs: list[Job], reports: list[list[ShardReport]], train_split: str) -> None:
+    """Warns about what is odd in a data set that is not refused.
+
+    That is bands left out, palettes in another order, absent classes, and a `train_split` that train.py will refuse.
+    """
     all_reports = [report for of_job in reports for report in of_job]
     images.warn_of_other_bands(
         {path: number for report in all_reports for path, number in report.other_bands.items()},
@@ -72,6 +75,11 @@ def warn(jobs: list[Job], reports: list[list[ShardReport]]) -> None:
     for job, of_job in zip(jobs, reports, strict=True):
         pixels = np.sum([report.class_pixels for report in of_job], 0)
         absent = [name for name, number in zip(classes.names, pixels, strict=True) if not number]
+        if job.name == train_split and len(absent) >= len(classes.names) - 1:
+            present = "".join(f"{name} or " for name in classes.names if name not in absent)
+            logger.warning(
+                "%s: all pixels are %svoid: train.py will refuse it, since there is nothing to learn", job.name, present
+            )
         if absent:
             logger.warning("%s has no pixel of %s%s", job.name, ", ".join(absent), classes.if_first_is_other())
 

@@ -179,7 +179,7 @@ def _write(settings: ShardSettings, jobs: list[Job]) -> None:
         review.refuse(problems)
     for job, of_job in zip(jobs, reports, strict=True):
         _finish(job, of_job)
-    review.warn(jobs, reports)
+    review.warn(jobs, reports, settings.train_split)
 
 
 def _tasks(job: Job, num_shards: int) -> list[_Task]:
