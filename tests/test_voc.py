@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import voc
 from deeplab.errors import DataError
 from deeplab.labels import palette
@@ -105,7 +106,9 @@ def test_lists_as_tools_write_them(tiny_voc, content):
         ("a 1\nb -1\n", "line 1: 2 columns \\('a 1'\\); expected one name per line"),
         ("a\nb,1\n", "line 2: 2 columns"),
         ("a\na.jpg b.png c.png\n", "line 2: 3 columns"),
-        ("a\nJPEGImages/a.jpg SegmentationClass/none.png\n", "line 2: 2 columns"),
+        ("a\nJPEGImages/a.jpg SegmentationClass/none.png\n", "duplicate name 'a', examples 1 and 2 of it"),
+        ("a\nother/x.jpg other/x.png\n", r"line 2: 2 columns \(.*the paths of an image and its mask from .*voc, which"),
+        ("a\nno such 1.0 picture.jpg\n", r"JPEGImages/no such 1\.0 picture\.jpg: missing"),
         ("# of Tuesday\na\n", "line 1: '# of Tuesday': comments"),
         ("a\na.jpg\n", "duplicate name 'a'"),
         ("day1/../../a\n", "not a plain file name"),
@@ -118,6 +121,30 @@ def test_lines_that_are_no_names_are_refused_by_number(tiny_voc, content, reason
         for pair in voc.pairs(tiny_voc, "train"):
             if pair.problem:
                 raise DataError(pair.problem)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ", ", ";", "  "])
+def test_pairs_of_paths_with_blanks_are_read(tiny_voc, separator):
+    images = tiny_voc / "JPEGImages"
+    masks = tiny_voc / "SegmentationClass"
+    (images / "a.jpg").rename(images / "plot 1, of 2.jpg")
+    (masks / "a.png").rename(masks / "mask of plot 1.png")
+    (masks / "b.png").rename(masks / "b c.png")
+    left = f"JPEGImages/plot 1, of 2.jpg{separator}SegmentationClass/mask of plot 1.png"
+    _write_list(tiny_voc, f"{left}\nJPEGImages/b.jpg{separator}SegmentationClass/b c.png\n")
+    assert [(pair.name, pair.image, pair.mask, pair.problem) for pair in voc.pairs(tiny_voc, "train")] == [
+        ("plot 1, of 2", images / "plot 1, of 2.jpg", masks / "mask of plot 1.png", ""),
+        ("b", images / "b.jpg", masks / "b c.png", ""),
+    ]
+
+
+def test_the_missing_half_of_a_pair_is_named(tiny_voc, tmp_path):
+    (tiny_voc / "JPEGImages" / "a.jpg").rename(tiny_voc / "JPEGImages" / "a b.jpg")
+    (tiny_voc / "JPEGImages" / "b.jpg").unlink()
+    _write_list(tiny_voc, "JPEGImages/a b.jpg SegmentationClass/a b.png\nJPEGImages/b.jpg SegmentationClass/b.png\n")
+    settings = ShardSettings(voc_dir=tiny_voc)
+    with pytest.raises(DataError, match=r"SegmentationClass/a b\.png: no such file \(2 problems in all"):
+        prepare(settings, tmp_path / "shards", "train", ("background", "one", "two"))
 
 
 def test_names_in_subfolders_are_kept(tiny_voc):

@@ -2,7 +2,8 @@
 
 A list has one name per line, like VOC's: `2007_000032`. To accept lists of other tools unchanged, a name may have an
 image's ending (`img_004.jpg`) or subfolders (`day1/img_000`, which is then the example's name), or a line may give two
-paths from the data set's folder, of an image and its mask (`/JPEGImages/a.jpg /SegmentationClass/a.png`).
+paths from the data set's folder, of an image and its mask (`/JPEGImages/a.jpg /SegmentationClass/a.png`), which may
+contain blanks.
 """
 
 import logging
@@ -49,6 +50,7 @@ MASK_FOLDER = "SegmentationClass"
 MASK_ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 """Endings of mask files, in lower or upper case."""
 
+_SEPARATOR = re.compile(r"[\s,;]+")
 _SPLIT_HALVES = {"val_half": 0, "test_half": 1}
 
 
@@ -162,13 +164,14 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
 def _check_names(path: Path, names: list[str]) -> None:
     if not names:
         raise DataError(f"{path}: the split is empty")
-    seen = set()
-    for name in names:
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
         if normal_form(name) in seen:
-            raise DataError(f"{path}: duplicate name {name!r}")
+            places = f"{seen[normal_form(name)]} and {number}"
+            raise DataError(f"{path}: duplicate name {name!r}, examples {places} of it")
         if not is_relative_name(name):
             raise DataError(f"{path}: {name!r} is not a plain file name or one in a subfolder")
-        seen.add(normal_form(name))
+        seen[normal_form(name)] = number
 
 
 class _ListLine:
@@ -183,17 +186,34 @@ class _ListLine:
         """The entry of this line; raises DataError if the line is neither a name nor two paths."""
         if entry := self._named(self._text):
             return entry
-        columns = re.split(r"[\s,;]+", self._text)
-        if len(columns) == 2 and (files := self._files(columns, voc_dir)):
+        if files := self._pair(voc_dir):
             return _Entry(self._name_of(files[0], voc_dir), *files)
         if self._text.startswith("#"):
             raise DataError(f"{self._where}: {self._text!r}: comments are not supported; write one name per line")
-        if len(columns) > 1 and self._named(columns[0]):
+        columns = _SEPARATOR.split(self._text)
+        looks_like_pair = any(_is_image_and_mask(Path(left), Path(right)) for left, right in self._halves())
+        if len(columns) > 1 and (looks_like_pair or self._named(columns[0])):
             raise DataError(
                 f"{self._where}: {len(columns)} columns ({self._text!r}); expected one name per line, or the paths of "
-                "an image and its mask, which must exist"
+                f"an image and its mask from {voc_dir}, which must exist"
             )
         return _Entry(_without_ending(self._text))
+
+    def _pair(self, voc_dir: Path) -> tuple[Path, Path] | None:
+        """The image and mask that the line names; None if it names none, or it is unclear which.
+
+        Paths may contain blanks, so that any separator may be the one between them: that where both files exist, else
+        that where one does and the other has the ending of its kind, so that it is named as missing.
+        """
+        pairs = [(_path(left, voc_dir), _path(right, voc_dir)) for left, right in self._halves()]
+        both = [pair for pair in pairs if all(file.is_file() for file in pair)]
+        one = [pair for pair in pairs if any(file.is_file() for file in pair) and _is_image_and_mask(*pair)]
+        found = both or one
+        return found[0] if len(found) == 1 else None
+
+    def _halves(self) -> list[tuple[str, str]]:
+        """The text before and after each separator."""
+        return [(self._text[: each.start()], self._text[each.end() :]) for each in _SEPARATOR.finditer(self._text)]
 
     def _named(self, text: str) -> _Entry | None:
         """The entry if the text names an image that exists; else None."""
@@ -208,19 +228,21 @@ class _ListLine:
                 return _Entry(stem, file if file.is_file() else None)
         return None
 
-    def _files(self, columns: list[str], voc_dir: Path) -> list[Path] | None:
-        """The files at the columns' paths, from the data set's folder or the root; None if one does not exist."""
-        files = []
-        for column in columns:
-            candidates = [voc_dir / column.lstrip("/"), Path(column)][: 2 if column.startswith("/") else 1]
-            files += [candidate for candidate in candidates if candidate.is_file()][:1]
-        return files if len(files) == len(columns) else None
-
     def _name_of(self, image: Path, voc_dir: Path) -> str:
         for folder in (self._images.path, voc_dir):
             if image.is_relative_to(folder):
                 return _without_ending(image.relative_to(folder).as_posix())
         return image.stem
+
+
+def _path(text: str, voc_dir: Path) -> Path:
+    """The path that a list means: from the data set's folder, even with a slash in front, unless it is absolute."""
+    from_folder = voc_dir / text.lstrip("/")
+    return Path(text) if text.startswith("/") and not from_folder.is_file() and Path(text).is_file() else from_folder
+
+
+def _is_image_and_mask(image: Path, mask: Path) -> bool:
+    return image.suffix.lower() in images.ENDINGS and mask.suffix.lower() in MASK_ENDINGS
 
 
 def _without_ending(name: str) -> str:
