@@ -38,6 +38,30 @@ def test_plain_names_have_their_indices_and_void(tmp_path):
     assert _labels(tmp_path, _gray(0, 1, 255), classes) == [[0, 1, 255]]
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding", "readings"),
+    [
+        ("道路", "gbk", ["'道路' in GBK", "'µÀÂ·' in CP1252"]),
+        ("café noir", "cp1252", ["'café noir' in CP1252"]),
+        ("空", "shift_jis", ["'空' in SHIFT_JIS"]),
+    ],
+)
+def test_another_encoding_is_named_with_what_the_line_would_be(tmp_path, text, encoding, readings):
+    (tmp_path / "names.txt").write_bytes(f"background\n{text}\n".encode(encoding))
+    with pytest.raises(DataError) as error:
+        read_classes(tmp_path / "names.txt")
+    start, would_be = str(error.value).split("; it would be ")
+    assert start == f"{tmp_path / 'names.txt'}: cannot be read (class names): line 2 is not UTF-8"
+    assert would_be.endswith("; convert the file from the right one, for example: iconv -f GBK -t UTF-8 OLD > NEW")
+    assert set(readings) <= set(would_be.split(";")[0].split(" or "))
+
+
+def test_what_is_no_text_is_said_to_be_none(tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xff")
+    with pytest.raises(DataError, match=r"names\.txt: cannot be read \(class names\): it is neither UTF-8 nor UTF-16"):
+        read_classes(tmp_path / "names.txt")
+
+
 def test_the_same_file_in_the_encodings_of_windows(tmp_path):
     for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
         (tmp_path / "names.txt").write_bytes("road\r\nsky \r\n\r\n".encode(encoding))
@@ -133,6 +157,16 @@ def test_roboflows_classes(tmp_path):
         ("a\nb, c\n", "line 2: 'b, c' is not a class name"),
         ("0\tcat\n", "line 1: .* is not a class name"),
         ("0 background\n1 cat\n", "line 1: .*begins with a number"),
+        (
+            "background\nroad: wet\ncat\n",
+            "line 1: 'background' has no value, but the colon in line 2, 'road: wet', makes the file a table; .* in a "
+            "list of names, no name has a colon",
+        ),
+        ("road: wet\nroad: dry\n", "line 1: 'wet' is neither .* in a list of names, no name has a colon"),
+        (
+            "sky:0,0,0::\nroad:0,0,0::\n",
+            "lines 1 and 2 both have #000000, so that masks do not tell sky and road apart; .* such as `sky: #000000`",
+        ),
         ("background\ncat::\n", "line 1: 'background' has no value"),
         ("background:0,0,0::\ncat:x,0,0::\n", "line 2: 'cat:x,0,0::' is not `name:red,green,blue::`"),
         ("background: 0\ncat\n", "line 2: 'cat' has no value"),

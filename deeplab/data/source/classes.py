@@ -166,7 +166,11 @@ def _table_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
         if name.startswith("#"):
             raise DataError(f"{path}: line {number}: {line!r}: comments are not supported; {_EXAMPLE}")
         if not colon or not values:
-            raise DataError(f"{path}: line {number}: {line!r} has no value, but other lines do; {_EXAMPLE}")
+            other_number, other = next(each for each in numbered if ":" in each[1])
+            raise DataError(
+                f"{path}: line {number}: {line!r} has no value, but the colon in line {other_number}, {other!r}, makes "
+                f"the file a table; {_EXAMPLE}; in a list of names, no name has a colon"
+            )
         rows.append((number, name, [value.strip() for value in values.split(",")]))
     return rows
 
@@ -200,6 +204,8 @@ class _Builder:
 
     def of_values(self, rows: list[Row]) -> ClassTable:
         """The table of these rows; raises DataError that names the line."""
+        # Values first: names with a colon, `road: wet` and `road: dry`, are no table whose names occur twice.
+        values_of = {number: [self._value(number, text) for text in texts] for number, _, texts in rows}
         _check_names(self._path, [(number, name) for number, name, _ in rows])
         rows = sorted(rows, key=lambda row: look(row[1]) != BACKGROUND)  # moves it to the front
         names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
@@ -207,14 +213,18 @@ class _Builder:
             raise DataError(f"{self._path}: no class except void")
         labels: dict[int | Color, int] = {}
         rest = None
-        lines: dict[int | Color | None, int] = {}
+        lines: dict[int | Color | None, tuple[int, str]] = {}
         for number, name, texts in rows:
             label = VOID_LABEL if name.casefold() in self._void_names else names.index(name)
-            for text in texts:
-                value = None if text == _REST else self._value(number, text)
+            for text, value in zip(texts, values_of[number], strict=True):
                 if value in lines:
-                    raise DataError(f"{self._path}: lines {lines[value]} and {number} both have {text}")
-                lines[value] = number
+                    other_number, other = lines[value]
+                    raise DataError(
+                        f"{self._path}: lines {other_number} and {number} both have {text}, so that masks do not tell "
+                        f"{other} and {name} apart; write a table (class_names.txt or --class_names) with one line for "
+                        f"it, such as `{other}: {text}`"
+                    )
+                lines[value] = (number, name)
                 if value is None:
                     rest = label
                 else:
@@ -227,14 +237,18 @@ class _Builder:
             raise DataError(f"{self._path}: no value except *; {_EXAMPLE}")
         return ClassTable(names, values or None, colors or None, rest, source=str(self._path))
 
-    def _value(self, number: int, text: str) -> int | Color:
+    def _value(self, number: int, text: str) -> int | Color | None:
+        """None for all other values."""
+        if text == _REST:
+            return None
         if color := _COLOR.fullmatch(text):
             red, green, blue = (int(channel, 16) for channel in color.groups())
             return red, green, blue
         if text.isascii() and text.isdigit() and int(text) <= 255:
             return int(text)
         raise DataError(
-            f"{self._path}: line {number}: {text!r} is neither a value from 0 to 255 nor a colour; {_EXAMPLE}"
+            f"{self._path}: line {number}: {text!r} is neither a value from 0 to 255 nor a colour; {_EXAMPLE}; in a "
+            "list of names, no name has a colon"
         )
 
 
