@@ -20,7 +20,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`; on a clean exit it is fsynced and renamed to `path`.
 
     After an exception or a crash, `path` is unchanged. The temporary name contains the process id, so that two
-    processes never write to the same file.
+    processes never write to the same file. An `OSError` names `path` if it names no file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -28,6 +28,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -36,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new, empty folder next to `path`; on a clean exit it is renamed to `path`, otherwise deleted.
 
-    A leftover from a killed process is deleted first.
+    A leftover from a killed process is deleted first. An `OSError` names `path` if it names no file.
     """
     temporary = path.with_name(path.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -44,8 +47,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.rename(path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Gives an error of the system a file's name; writing to a full disk raises one without."""
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
 
 
 def sync(path: Path) -> None:

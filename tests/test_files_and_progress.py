@@ -1,5 +1,6 @@
 """Files are written completely or not at all; progress suits terminals and files."""
 
+import errno
 import io
 import math
 import os
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from deeplab.errors import UsageError
-from deeplab.files import digest, is_plain_name, is_relative_name, locked
+from deeplab.files import atomic_folder, atomic_write, digest, is_plain_name, is_relative_name, locked
 from deeplab.progress import Progress, duration, shown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,19 @@ def test_killed_while_writing_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", program, path], cwd=ROOT).returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
+def test_a_full_disk_is_told_with_the_path_and_leaves_nothing(tmp_path, write):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/wanted'"), write(tmp_path / "wanted") as temporary:
+        (temporary / "a" if temporary.is_dir() else temporary).write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_that_name_a_file_keep_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'.*/other'"), atomic_write(tmp_path / "wanted"):
+        (tmp_path / "other").read_text()
 
 
 HOLDER = """

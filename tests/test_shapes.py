@@ -1,5 +1,8 @@
 """The synthetic data set."""
 
+import errno
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def _files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def draw(rng):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shapes, "draw_example", draw)
+    monkeypatch.setattr(sys, "argv", ["shapes", str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match=r"^deeplab\.data\.shapes: \[Errno 28\] No space left on device: '.*/new'$"):
+        shapes.command()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_shapes_are_the_same_every_time_and_in_voc_layout(shapes_dir, tmp_path):

@@ -389,6 +389,20 @@ def test_turns_that_the_size_does_not_decide_need_a_flag(tiny_voc, tmp_path, ori
         prepare(ShardSettings(voc_dir=tiny_voc, exif="turn"), tmp_path / "ignore", "train", NAMES)
 
 
+def test_shards_of_a_failed_preparation_are_deleted(tiny_voc, tmp_path, monkeypatch):
+    real = records.encode_example
+
+    def encode(pair, *others):
+        if pair.name == "b":
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        return real(pair, *others)
+
+    monkeypatch.setattr(shards_module, "encode_example", encode)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        prepare(ShardSettings(voc_dir=tiny_voc, num_shards=2), tmp_path / "shards", "train", NAMES)
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == [".lock"]
+
+
 def _die(task):
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -170,16 +170,26 @@ def _write(settings: ShardSettings, jobs: list[Job]) -> None:
     tasks = [_tasks(job, settings.num_shards) for job in jobs]
     names = " and ".join(job.name for job in jobs)
     all_tasks = [task for of_job in tasks for task in of_job]
-    all_reports = iter(_run_tasks(all_tasks, sum(len(job.pairs) for job in jobs), f"writing {names} shards"))
+    try:
+        written = _run_tasks(all_tasks, sum(len(job.pairs) for job in jobs), f"writing {names} shards")
+    except BaseException:
+        # Without a manifest they are of no use; on a full disk they would stay in the way.
+        _delete_shards(all_tasks)
+        raise
+    all_reports = iter(written)
     reports = [[next(all_reports) for _ in of_job] for of_job in tasks]
     problems = review.problems(jobs, reports, settings.max_bad_examples)
     if problems:
-        for task in all_tasks:
-            task.path.unlink()
+        _delete_shards(all_tasks)
         review.refuse(problems)
     for job, of_job in zip(jobs, reports, strict=True):
         _finish(job, of_job)
     review.warn(jobs, reports, settings.train_split)
+
+
+def _delete_shards(tasks: list[_Task]) -> None:
+    for task in tasks:
+        task.path.unlink(missing_ok=True)
 
 
 def _tasks(job: Job, num_shards: int) -> list[_Task]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from deeplab.files import atomic_folder
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.progress import Progress
 
@@ -31,21 +32,20 @@ def write_shapes(voc_dir: Path, num_train: int = 240, num_val: int = 60, seed: i
     """
     if voc_dir.exists():
         return
-    partial = voc_dir.with_name(voc_dir.name + ".part")
     progress = Progress("drawing shapes", num_train + num_val, "images")
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (partial / folder).mkdir(parents=True, exist_ok=True)
     names = [f"shapes_{index:04d}" for index in range(num_train + num_val)]
-    for index, name in enumerate(names):
-        image, mask = draw_example(np.random.default_rng((seed, index)))
-        image.save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
-        mask.save(partial / "SegmentationClass" / f"{name}.png")
-        progress.update(index + 1)
-    progress.close()
-    for split, members in (("train", names[:num_train]), ("val", names[num_train:])):
-        (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
-    (partial / "class_names.txt").write_text("\n".join(CLASS_NAMES) + "\n")
-    partial.rename(voc_dir)
+    with atomic_folder(voc_dir) as partial:
+        for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (partial / folder).mkdir(parents=True)
+        for index, name in enumerate(names):
+            image, mask = draw_example(np.random.default_rng((seed, index)))
+            image.save(partial / "JPEGImages" / f"{name}.jpg", quality=92)
+            mask.save(partial / "SegmentationClass" / f"{name}.png")
+            progress.update(index + 1)
+        progress.close()
+        for split, members in (("train", names[:num_train]), ("val", names[num_train:])):
+            (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
+        (partial / "class_names.txt").write_text("\n".join(CLASS_NAMES) + "\n")
 
 
 def draw_example(rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
@@ -94,4 +94,7 @@ def command() -> None:
     """The program as `python -m deeplab.data.shapes` starts it."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m deeplab.data.shapes FOLDER")
-    write_shapes(Path(sys.argv[1]))
+    try:
+        write_shapes(Path(sys.argv[1]))
+    except OSError as error:
+        sys.exit(f"deeplab.data.shapes: {error}")
