@@ -1,6 +1,6 @@
 """What does not belong to a data set does not stop it: left out, counted and named; by --strict an error.
 
-And annotations given to the reader of another format are recognised, with the way to read them.
+And annotations given to the reader of another format are recognized, with the way to read them.
 """
 
 import json
@@ -222,7 +222,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_what_is_given_for_coco_is_recognised(tmp_path, name):
+def test_what_is_given_for_coco_is_recognized(tmp_path, name):
     pytest.importorskip("pycocotools")
     content, words = GIVEN[name]
     path = _write(tmp_path / name, content)
@@ -231,7 +231,7 @@ def test_what_is_given_for_coco_is_recognised(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [name for name in GIVEN if not name.endswith((".ndjson", ".csv"))])
-def test_what_is_given_for_yolo_is_recognised(tmp_path, name):
+def test_what_is_given_for_yolo_is_recognized(tmp_path, name):
     pytest.importorskip("yaml")
     content, words = GIVEN[name]
     path = _write(tmp_path / name, content)
@@ -240,7 +240,7 @@ def test_what_is_given_for_yolo_is_recognised(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_a_folder_without_annotations_of_labelme_is_recognised(tmp_path, name):
+def test_a_folder_without_annotations_of_labelme_is_recognized(tmp_path, name):
     if name == "labelme.json":
         pytest.skip("its own")
     content, words = GIVEN[name]
@@ -250,7 +250,7 @@ def test_a_folder_without_annotations_of_labelme_is_recognised(tmp_path, name):
         read_labelme(tmp_path / "set")
 
 
-def test_data_for_yolo_is_recognised_wherever_it_is_given(tmp_path):
+def test_data_for_yolo_is_recognized_wherever_it_is_given(tmp_path):
     pytest.importorskip("pycocotools")
     _write(tmp_path / "set" / "data.yaml", "train: images\nnames:\n  0: car\n")
     for read in (read_labelme, read_roboflow, lambda folder: read_coco(instances_files(folder))):

@@ -26,8 +26,8 @@ def test_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     program = (
-        "import os, signal, sys; from pathlib import Path; from deeplab.files import written_whole\n"
-        "with written_whole(Path(sys.argv[1])) as temporary:\n"
+        "import os, signal, sys; from pathlib import Path; from deeplab.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('new, half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", program, path], cwd=ROOT).returncode == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Palettes that were reordered, so that the colours of a mask are right and its indices are not, are named."""
+"""Palettes that were reordered, so that the colors of a mask are right and its indices are not, are named."""
 
 import logging
 from pathlib import Path
@@ -27,7 +27,7 @@ RIGHT = {
     "no mask with a palette": [],
 }
 ODD = {
-    # palettes, index, its colour, the class of the colour, the class of the index, lines of the table
+    # palettes, index, its color, the class of the color, the class of the index, lines of the table
     "class 0 is index 2": (
         [((0, MAROON), (1, GREEN), (2, BLACK))],
         (0, "#800000", "class 1, cat", "class 0, background"),

@@ -1,6 +1,6 @@
 """Palettes of masks: whether their colors contradict each other, or the class names.
 
-An editor or optimiser that saves a mask again may put the palette into another order. The picture looks the same, but
+An editor or optimizer that saves a mask again may put the palette into another order. The picture looks the same, but
 its indices, which are the classes of plain names, are others.
 """
 

@@ -1,4 +1,4 @@
-"""Rasterises COCO's outlines and run lengths by pycocotools, which the extra `coco` installs."""
+"""Rasterizes COCO's outlines and run lengths by pycocotools, which the extra `coco` installs."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -84,7 +84,7 @@ class Findings:
 def clean_label(label: object) -> str:
     """The label as the name of a class; unifies the spellings of background, and the spellings of void.
 
-    Removes surrounding blanks, normalises Unicode, and replaces characters reserved for class tables by `_`.
+    Removes surrounding blanks, normalizes Unicode, and replaces characters reserved for class tables by `_`.
 
     Raises:
         ValueError: not text, or only blanks.

@@ -1,4 +1,4 @@
-"""Recognises annotations that were given to the reader of another format, and says how to read them."""
+"""Recognizes annotations that were given to the reader of another format, and says how to read them."""
 
 import json
 import re
