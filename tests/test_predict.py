@@ -1,6 +1,12 @@
 """The pictures that the command line names, and the names under which their masks are written."""
 
+import logging
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+from conftest import write_mask
+from PIL import Image
 
 from deeplab.commands import predict
 from deeplab.errors import DataError, UsageError
@@ -46,3 +52,26 @@ def test_subfolders_are_kept_and_what_is_no_image_is_said(folder, caplog):
     assert names == ["a", "b", "c", "day1/img_0", "day2/img_0"]
     (record,) = caplog.records
     assert record.message.endswith("1 .heic, 1 .mp4, 1 .txt, 1 without an ending")
+
+
+def test_images_without_a_true_mask_are_segmented_and_listed(tmp_path, caplog):
+    """`a` has a mask, `b` none, and that of `c` is of another size."""
+    caplog.set_level(logging.INFO)
+    for name in "abc":
+        Image.new("RGB", (30, 20)).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "truth").mkdir()
+    write_mask(tmp_path / "truth" / "a.png", np.zeros((20, 30)))
+    write_mask(tmp_path / "truth" / "c.png", np.zeros((20, 20)))
+    model = SimpleNamespace(class_names=("one", "two"), segment=lambda image: np.ones(image.shape[:2], np.uint8))
+    wanted = predict.PredictSettings(model_dir=tmp_path, output_dir=tmp_path / "out", truth_dir=tmp_path / "truth")
+    images = [(name, tmp_path / f"{name}.jpg") for name in "abc"]
+    with pytest.raises(DataError, match=r"b\.png: no such file; 2 of 3 images without a true mask beside them$"):
+        predict.segment(images, model, wanted, tmp_path / "out")
+    assert sorted(path.stem for path in (tmp_path / "out" / "masks").iterdir()) == ["a", "b", "c"]
+    assert [path.stem for path in (tmp_path / "out" / "side_by_side").iterdir()] == ["a"]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == [
+        f"{tmp_path / 'truth' / 'b.png'}: no such file",
+        f"{tmp_path / 'truth' / 'c.png'}: 20x20 pixels, its image is 30x20",
+    ]
+    assert "3 of 3 images segmented" in caplog.text

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.api import load
+from deeplab.api import Model, load
 from deeplab.data.source.classes import ClassTable
 from deeplab.data.source.images import ENDINGS, read_image
 from deeplab.data.source.masks import read_mask
@@ -73,20 +73,40 @@ def main(argv: list[str]) -> None:
         images = split_images(wanted.voc_dir, wanted.split)
     log_kernels()
     model = load(model_dir, wanted.checkpoint, options[LoadSettings].output_stride, options[Inference])
+    segment(images, model, wanted, output_dir)
+
+
+def segment(images: list[tuple[str, Path]], model: Model, wanted: PredictSettings, output_dir: Path) -> None:
+    """Writes the pictures of the named images; what cannot be read is named, and the others go on.
+
+    Raises:
+        DataError: at the end, if images or true masks could not be read; the message says how many.
+    """
     progress = Progress("segmenting", len(images), "images", first="the first takes longer")
     unread: list[DataError] = []
+    untrue: list[DataError] = []
+
+    def note(error: DataError, errors: list[DataError]) -> None:
+        errors.append(error)
+        if len(images) > 1:
+            progress.clear()
+            logger.error("%s", error)
+
     for number, (name, path) in enumerate(images, 1):
         try:
             image = read_image(sys.stdin.buffer if path == STANDARD_INPUT else path)
         except DataError as error:
-            unread.append(error)
-            if len(images) > 1:
-                progress.clear()
-                logger.error("%s", error)
+            note(error, unread)
             continue
         mask = model.segment(image)
+        truth = None
+        if wanted.truth_dir is not None and wanted.voc_dir is None:
+            try:
+                truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, tuple(model.class_names))
+            except DataError as error:
+                note(error, untrue)
         shares = {index: f"{model.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
-        for folder, picture in draw(name, image, mask, shares, wanted, model.class_names).items():
+        for folder, picture in draw(image, mask, truth, shares, wanted, model.class_names).items():
             pictures.save(picture, output_dir / folder / f"{name}.png")
         progress.clear()
         logger.info("%s: %s", path, ", ".join(shares.values()))
@@ -94,15 +114,16 @@ def main(argv: list[str]) -> None:
     progress.end()
     if len(unread) < len(images):
         logger.info("%d of %d images segmented: %s", len(images) - len(unread), len(images), output_dir)
-    if unread:
-        left_out = f"; {len(unread)} of {len(images)} images left out" if len(images) > 1 else ""
-        raise DataError(f"{unread[0]}{left_out}")
+    if unread or untrue:
+        left_out = f"; {len(unread)} of {len(images)} images left out" if unread and len(images) > 1 else ""
+        alone = f"; {len(untrue)} of {len(images)} images without a true mask beside them" if untrue else ""
+        raise DataError(f"{[*unread, *untrue][0]}{left_out}{alone}")
 
 
 def draw(
-    name: str,
     image: np.ndarray,
     mask: np.ndarray,
+    truth: np.ndarray | None,
     shares: dict[int, str],
     wanted: PredictSettings,
     class_names: Sequence[str],
@@ -116,8 +137,7 @@ def draw(
         "coloured": pictures.colored(mask),
         "overlays": pictures.stack(overlay, pictures.legend(shares, overlay.width)),
     }
-    if wanted.truth_dir is not None:
-        truth = read_truth(wanted.truth_dir / f"{name}.png", mask.shape, tuple(class_names))
+    if truth is not None:
         drawn["side_by_side"] = pictures.panel(image, truth, mask, class_names, max(mask.shape))
     return drawn
 
