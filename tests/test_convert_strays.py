@@ -104,6 +104,7 @@ OTHER_TOOLS = {
     "via.json": ({"_via_settings": {}, "_via_img_metadata": {}}, "a project of VIA"),
     "coco.json": ({"images": [], "annotations": [], "categories": []}, "COCO instances"),
     "list.json": ([1, 2], None),
+    "rows.json": ('{"data_row": {}}\n{"data_row": {}}\n', "Labelbox's export"),
     "settings.json": ({"editor.fontSize": 12}, None),
 }
 
@@ -217,6 +218,8 @@ GIVEN = {
         "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes\n",
         "a project of VIA",
     ),
+    "a.txt": ("0 0.1 0.2 0.3 0.4 0.5 0.6\n", "labels of YOLO for one image: --yolo_yaml=FILE"),
+    "set.zip": ("PK\x03\x04\0\0", "a ZIP archive: unpack it first"),
     "boxes.csv": ("filename,width,height,class,xmin,ymin,xmax,ymax\n", "a table of boxes"),
 }
 
@@ -230,7 +233,7 @@ def test_what_is_given_for_coco_is_recognized(tmp_path, name):
         read_coco([InstancesFile(path, tmp_path)])
 
 
-@pytest.mark.parametrize("name", [name for name in GIVEN if not name.endswith((".ndjson", ".csv"))])
+@pytest.mark.parametrize("name", [name for name in GIVEN if not name.endswith((".ndjson", ".csv", ".zip"))])
 def test_what_is_given_for_yolo_is_recognized(tmp_path, name):
     pytest.importorskip("yaml")
     content, words = GIVEN[name]
@@ -239,7 +242,7 @@ def test_what_is_given_for_yolo_is_recognized(tmp_path, name):
         read_yolo(path)
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", [name for name in GIVEN if not name.endswith((".txt", ".zip"))])
 def test_a_folder_without_annotations_of_labelme_is_recognized(tmp_path, name):
     if name == "labelme.json":
         pytest.skip("its own")
@@ -260,6 +263,18 @@ def test_data_for_yolo_is_recognized_wherever_it_is_given(tmp_path):
         read_coco([InstancesFile(tmp_path / "set", tmp_path)])
     with pytest.raises(DataError, match=r"set: a folder, not a data\.yaml; .*data\.yaml looks like"):
         read_yolo(tmp_path / "set")
+
+
+def test_json_that_was_cut_short_is_damaged_and_nothing_else(tmp_path, drawn):
+    pytest.importorskip("pycocotools")
+    path = _coco(tmp_path / "coco.json")
+    path.write_text(path.read_text()[:-1])
+    with pytest.raises(DataError, match=r"coco\.json: cannot be read as JSON: Expecting.*\)$"):
+        read_coco([InstancesFile(path, tmp_path)])
+    _labelme(drawn / "a.json", "a.jpg", label="rle")
+    (drawn / "a.json").write_text((drawn / "a.json").read_text()[:-1])
+    with pytest.raises(DataError, match=r"a\.json: cannot be read as JSON: Expecting"):
+        read_labelme(drawn)
 
 
 def test_what_nobody_knows_is_not_guessed(tmp_path):

@@ -178,5 +178,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
         raise DataError(f"{path}: a folder, not a JSON file{recognized(path)}")
     try:
         return json.loads(read_text(path, "JSON"))
+    except DataError as error:
+        raise DataError(f"{error}{recognized(path)}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}{recognized(path)}") from error

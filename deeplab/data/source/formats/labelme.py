@@ -24,7 +24,7 @@ from deeplab.data.source.formats.dataset import (
     visible,
 )
 from deeplab.data.source.formats.findings import Findings, lines_of_left_out
-from deeplab.data.source.formats.recognition import kind_of, recognized
+from deeplab.data.source.formats.recognition import kind_of, kind_of_file, recognized
 from deeplab.errors import DataError
 
 _NUM_POINTS = {
@@ -105,9 +105,15 @@ def _read_annotation(path: Path, name: str, findings: Findings) -> _Annotation |
 
     Raises DataError; or KeyError, TypeError, ValueError or AttributeError if it is damaged.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or not {"shapes", "imagePath"} & set(content):
+    try:
+        content = read_json(path)
         kind = kind_of(content)
+    except DataError:
+        content = None
+        kind = kind_of_file(path)
+        if kind is None:
+            raise
+    if not isinstance(content, dict) or not {"shapes", "imagePath"} & set(content):
         findings.omit("*.json of another tool", f"{name}: {kind.name}" if kind else name)
         return None
     shapes = _shapes(content["shapes"], findings, name)

@@ -53,6 +53,8 @@ _RLE_TABLE = Kind(
     "a table of run lengths, as Kaggle's",
     "write one mask per image (start and length, counted from 1 down the columns) and a folder as in docs/own_data.md",
 )
+_YOLO_LABELS = Kind("labels of YOLO for one image", "--yolo_yaml=FILE, the data.yaml of all of them")
+_ARCHIVE = Kind("a ZIP archive", "unpack it first")
 _BOX_TABLE = Kind("a table of boxes", "boxes are no masks: draw outlines, or write masks")
 
 
@@ -88,13 +90,16 @@ _LISTS: tuple[tuple[Kind, Callable[[dict[str, Any]], bool]], ...] = (
     (_BDD, lambda entry: {"name", "labels"} <= set(entry)),
     (_LABELME, lambda entry: "shapes" in entry and "imagePath" in entry),
 )
+# A header of a table has no brackets, unlike JSON that was cut short.
 _TEXTS: tuple[tuple[Kind, str], ...] = (
+    (_ARCHIVE, r"\APK\x03\x04"),
+    (_YOLO_LABELS, r"\A\d+( [\d.]+){4,}\s*$"),
     (_CVAT, r"<annotations>.*<(meta|version|image|track)\b"),
     (_OLD_LABELME, r"<annotation>.*<polygon>"),
     (_VOC_BOXES, r"<annotation\b.*<(folder|filename|object|size)>"),
-    (_RLE_TABLE, r"\A(?=[^\n]*,)[^\n]*\b(EncodedPixels|segmentation|rle)\b"),
+    (_RLE_TABLE, r"\A(?=[^\n]*,)[^\n{\[]*\b(EncodedPixels|segmentation|rle)\b"),
     (_VIA, r"\A#?filename,[^\n]*region_shape_attributes"),
-    (_BOX_TABLE, r"\A(?=[^\n]*,)[^\n]*\bxmin\b"),
+    (_BOX_TABLE, r"\A(?=[^\n]*,)[^\n{\[]*\bxmin\b"),
 )
 
 
@@ -113,7 +118,7 @@ def recognized(path: Path) -> str:
     """
     files = [path] if path.is_file() else islice(_below(path), _MAX_FILES)
     for file in files:
-        if kind := _kind_of_file(file):
+        if kind := kind_of_file(file):
             which = "it" if file == path else str(file)
             return f"; {which} looks like {kind.name}: {kind.way}"
     return ""
@@ -124,7 +129,8 @@ def _below(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.suffix.lower() in _SUFFIXES and file.is_file())
 
 
-def _kind_of_file(path: Path) -> Kind | None:
+def kind_of_file(path: Path) -> Kind | None:
+    """The format of a file; None if it is not known, or the file cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
