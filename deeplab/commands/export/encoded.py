@@ -1,7 +1,7 @@
 """Image files decoded by TensorFlow's operations alone, since a SavedModel holds nothing else.
 
 The rule is that of `deeplab.data.source.images`: the same pixels, upright, or an error that says why not. TensorFlow's
-own decoders shorten 16 bits to 8, take a BMP's palette for greys, make a GIF's transparent pixels black and ignore
+own decoders shorten 16 bits to 8, take a BMP's palette for grays, make a GIF's transparent pixels black and ignore
 EXIF. The functions here are for a `tf.function`: AutoGraph turns their conditions and loops into those of the graph.
 """
 
