@@ -87,7 +87,10 @@ def main(argv: list[str]) -> None:
 
     # ---- Data. The chief writes the shards; the others wait for it and read them.
     if workers.is_chief:
-        write_shards(shards, options[DownloadSettings], require("tfrecord_dir", options[SplitSettings].tfrecord_dir))
+        tfrecord_dir = require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
+        if write_shards(shards, options[DownloadSettings], tfrecord_dir):
+            flags = f"--tfrecord_dir={tfrecord_dir} --train_split={shards.train_split} --val_split={shards.val_split}"
+            logger.info("look at the data set: python -m deeplab.look %s", flags)
     workers.wait()
     split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
     if shards.prepare_only:

@@ -94,8 +94,8 @@ class _Task:
     exif: str
 
 
-def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> None:
-    """Writes the shards of the training and validation splits unless they exist; says how to look at new ones.
+def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> bool:
+    """Writes the shards of the training and validation splits unless they exist; returns whether it wrote any.
 
     Does nothing without --voc_dir. The data set is downloaded first if the flags say so.
 
@@ -103,7 +103,7 @@ def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_d
         DataError: as `download_voc`, `classes_of` and `prepare_splits`.
     """
     if settings.voc_dir is None:
-        return
+        return False
     if download.download:
         download_voc(settings.voc_dir, download.voc_url)
     classes = classes_of(settings.voc_dir, settings.class_names)
@@ -112,9 +112,7 @@ def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_d
     prepare_splits(settings, tfrecord_dir, split_names, classes)
     if settings.val_split:
         review.warn_of_overlap(tfrecord_dir, settings.train_split, settings.val_split)
-    if not exist:
-        flags = f"--tfrecord_dir={tfrecord_dir} --train_split={settings.train_split} --val_split={settings.val_split}"
-        logger.info("look at the data set: python -m deeplab.look %s", flags)
+    return not exist
 
 
 def prepare(
