@@ -1,28 +1,36 @@
 """Files that are written completely or not at all, and folders that one process at a time may use."""
 
+import errno
 import fcntl
+import glob
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from deeplab.errors import UsageError
 
 logger = logging.getLogger("deeplab")
+
+_SCRATCH = ".part"
+_DIGITS = 16  # in the name of a scratch file or folder
+_LONGEST_HOLDER = 300  # characters
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`; on a clean exit it is fsynced and renamed to `path`.
 
-    After an exception or a crash, `path` is unchanged. The temporary name contains the process id, so that two
-    processes never write to the same file. An `OSError` names `path` if it names no file.
+    After an exception or a crash, `path` is unchanged. The temporary name cannot be guessed, so that no two processes
+    write to the same file, and nobody can put a link there. An `OSError` names `path` if it names no file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _scratch_beside(path)
     try:
         yield temporary
         sync(temporary)
@@ -39,19 +47,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a new, empty folder next to `path`; on a clean exit it is renamed to `path`, otherwise deleted.
 
-    A leftover from a killed process is deleted first. An `OSError` names `path` if it names no file.
+    Leftovers of processes that were killed while they wrote `path` are deleted first. An `OSError` names `path` if it
+    names no file.
+
+    Raises:
+        UsageError: another process writes `path`, or it exists.
     """
-    temporary = path.with_name(path.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        _name(error, path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with locked_beside(path):
+        if path.exists():
+            raise UsageError(f"{path}: exists already; choose another folder, or delete it")
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _DIGITS}{_SCRATCH}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = _scratch_beside(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.rename(path)
+        except OSError as error:
+            _name(error, path)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _scratch_beside(path: Path) -> Path:
+    """A path next to another, hidden, of a name that no other process has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(_DIGITS // 2)}{_SCRATCH}")
 
 
 def _name(error: OSError, path: Path) -> None:
@@ -96,25 +117,70 @@ def locked(folder: Path, waits: bool = False) -> Iterator[None]:
         waits: wait until a running holder is done; otherwise a running holder is an error.
 
     Raises:
-        UsageError: another process holds the folder.
+        UsageError: another process holds the folder, or the lock file is a link or another user's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    with _open_lock(folder / ".lock") as file:
+        _lock(file, folder, waits)
+        yield
+
+
+@contextmanager
+def locked_beside(path: Path, waits: bool = False) -> Iterator[None]:
+    """As `locked`, for a file or folder that does not exist yet: the lock is a hidden file next to it while it is held.
+
+    Raises:
+        UsageError: as `locked`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        with _open_lock(lock) as file:
+            _lock(file, path, waits)
+            # A holder deletes the file when it is done: the lock counts only on the file that is there now.
+            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """Opens a lock file, creating it if needed; never through a link, which could lead to any file."""
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip()
-            if not waits:
-                raise UsageError(f"{folder}: in use by {holder}; stop it or choose another folder") from error
-            logger.info("%s: in use by %s; waiting", folder, holder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s: cannot be locked (%s); make sure no other run uses it", folder, error.strerror)
-        file.truncate(0)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            # Another user's: it can still be locked, if it can be read.
+            return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8")
+        return os.fdopen(descriptor, "r+", encoding="utf-8")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"{path}: a symbolic link, where a lock file belongs; delete it") from error
+        if isinstance(error, PermissionError) and path.exists():
+            raise UsageError(f"{path}: cannot be locked, it belongs to {path.owner()}") from error
+        raise
+
+
+def _lock(file: IO[str], what: Path, waits: bool) -> None:
+    """Locks an open file, and writes into it whose lock it is."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = file.read(_LONGEST_HOLDER).strip()
+        holder = holder if holder.isprintable() else "another process"
+        if not waits:
+            raise UsageError(f"{what}: in use by {holder}; stop it or choose another folder") from error
+        logger.info("%s: in use by %s; waiting", what, holder)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        logger.warning("%s: cannot be locked (%s); make sure no other run uses it", what, error.strerror)
+    if file.writable():
+        file.seek(0)
+        file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
 
 
 def is_plain_name(name: str) -> bool:

@@ -1,15 +1,17 @@
 """The download of PASCAL VOC 2012."""
 
 import http.client
+import os
 import tarfile
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab.errors import DataError, UsageError
-from deeplab.files import digest
+from deeplab.files import digest, locked_beside
 from deeplab.progress import Progress
 from deeplab.settings import setting
 
@@ -30,6 +32,13 @@ class DownloadSettings:
         ARCHIVE_URL, "Address of the archive for --download: the original or a mirror.", hyperparameter=False
     )
 
+    def __post_init__(self) -> None:
+        if "@" in urllib.parse.urlsplit(self.voc_url).netloc:  # not shown: it would stand in logs
+            raise UsageError(
+                "--voc_url: an address with a user name or a password, which records and TensorBoard would show; "
+                "download the archive yourself, and put it beside --voc_dir"
+            )
+
 
 def download_voc(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) -> None:
     """Fetches the VOC archive and unpacks it as `voc_dir`; does nothing if `voc_dir` exists.
@@ -48,18 +57,35 @@ def download_voc(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) 
         return
     if not hasattr(tarfile, "data_filter"):
         raise DataError("--download: this Python's tarfile cannot unpack safely; use 3.10.12, 3.11.4 or later")
-    voc_dir.parent.mkdir(parents=True, exist_ok=True)
-    archive = voc_dir.parent / Path(url).name
-    if not archive.exists():
-        part = archive.with_name(archive.name + ".part")
-        _fetch(url, part)
-        part_md5 = digest(part, "md5")
-        if part_md5 != md5:
-            part.unlink()
-            raise DataError(
-                f"{url}: MD5 is {part_md5}, not {md5}; the download was discarded; run the same command again"
-            )
-        part.rename(archive)
+
+    # A second process waits, and then finds the data set.
+    with locked_beside(voc_dir, waits=True):
+        if voc_dir.exists():
+            return
+        archive = voc_dir.parent / Path(url).name
+        if archive.exists():
+            _check(archive, md5, f"{archive}: %s; delete it and run the same command again")
+        else:
+            part = archive.with_name(archive.name + ".part")
+            _fetch(url, part)
+            try:
+                _check(part, md5, f"{url}: %s; the download was discarded; run the same command again")
+            except DataError:
+                part.unlink()
+                raise
+            part.rename(archive)
+        _unpack(archive, voc_dir)
+
+
+def _check(archive: Path, md5: str, message: str) -> None:
+    """Raises DataError with the message unless the file has this MD5."""
+    found = digest(archive, "md5")
+    if found != md5:
+        raise DataError(message % f"MD5 is {found}, not {md5}")
+
+
+def _unpack(archive: Path, voc_dir: Path) -> None:
+    """Unpacks VOCdevkit/VOC2012 as `voc_dir`, completely or not at all."""
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=voc_dir.parent) as folder:
         try:
             with tarfile.open(archive) as tar:
@@ -107,7 +133,9 @@ def _fetch_rest(url: str, part: Path) -> bool:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else 0
         progress = Progress(f"downloading {part.stem}", total >> 20, "MiB", initial=have >> 20)
-        with part.open("ab" if have else "wb") as file:
+        # Never through a link, which could lead to any file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if have else os.O_TRUNC)
+        with os.fdopen(os.open(part, flags, 0o666), "ab" if have else "wb") as file:
             while piece := response.read(1 << 20):
                 file.write(piece)
                 have += len(piece)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from deeplab.errors import DeepLabError
 from deeplab.files import atomic_folder
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.progress import Progress
@@ -96,5 +97,5 @@ def command() -> None:
         sys.exit("usage: python -m deeplab.data.shapes FOLDER")
     try:
         write_shapes(Path(sys.argv[1]))
-    except OSError as error:
+    except (DeepLabError, OSError) as error:
         sys.exit(f"deeplab.data.shapes: {error}")
