@@ -1,6 +1,5 @@
 """The program as a library, without flags: build a network, load a run or an export, segment arrays."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import tensorflow as tf
 from deeplab.data.source.images import read_image
 from deeplab.distribute.gpus import enable_memory_growth, untimed_algorithms
 from deeplab.errors import DataError, UsageError
+from deeplab.json_fields import parse_json
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor, one_by_one, segmentation
 from deeplab.run.run_folder import load_model
@@ -65,9 +65,11 @@ class Model:
         path = Path(export_dir) / DESCRIPTION
         enable_memory_growth()
         try:
-            class_names = tuple(json.loads(path.read_text(encoding="utf-8"))["class_names"])
+            class_names = tuple(parse_json(path.read_text(encoding="utf-8"))["class_names"])
+            if not class_names or not all(isinstance(name, str) for name in class_names):
+                raise ValueError("class_names")
             signature = tf.saved_model.load(str(export_dir)).signatures["images"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the folder of an export: {error}") from error
         return cls(lambda images: signature(images=images), class_names)
 

@@ -47,6 +47,7 @@ def test_the_ground_and_the_conductors_are_few():
     assert sorted(module for module, room in ROOM.items() if room == "ground") == [
         "errors",
         "files",
+        "json_fields",
         "labels",
         "processor",
         "progress",

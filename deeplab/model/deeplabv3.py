@@ -4,12 +4,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from deeplab.errors import UsageError
+from deeplab.json_fields import from_fields
 from deeplab.model.backbone import (
     BACKBONES,
     BATCH_NORM_MOMENTUM,
@@ -79,23 +79,12 @@ class ModelConfig:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict) -> "ModelConfig":
-        """The inverse of `to_json`; raises TypeError or ValueError for fields that do not belong."""
-        settings: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        config = cls(**settings)
-        for name, value in asdict(config).items():
-            kind = type(getattr(_EXAMPLE, name))
-            items = value if kind is tuple else ()
-            if type(value) is not kind or any(type(item) is not type(getattr(_EXAMPLE, name)[0]) for item in items):
-                raise ValueError(f"{name}: {value!r}")
-        if config.backbone not in BACKBONES or config.output_stride not in OUTPUT_STRIDES or not config.class_names:
-            raise ValueError(f"{config.backbone} at stride {config.output_stride}, {config.num_classes} classes")
+    def from_json(cls, fields: object) -> "ModelConfig":
+        """The inverse of `to_json`; raises ValueError for fields that do not belong."""
+        config = from_fields(cls, fields)
+        if not config.class_names:
+            raise ValueError("no classes")
         return config
-
-
-_EXAMPLE = ModelConfig(("background",))
 
 
 @dataclass(frozen=True)

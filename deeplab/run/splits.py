@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deeplab.errors import DataError
 from deeplab.files import write_text
+from deeplab.json_fields import from_fields, parse_json
 from deeplab.training.state import TrainState
 
 logger = logging.getLogger("deeplab")
@@ -33,8 +34,9 @@ def read_splits_of_run(model_dir: Path) -> dict[str, SplitRecord]:
     if not path.exists():
         return {}
     try:
-        return {role: SplitRecord(**fields) for role, fields in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        records = parse_json(path.read_text(encoding="utf-8"))
+        return {role: from_fields(SplitRecord, fields) for role, fields in records.items()}
+    except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read: {error}; delete it") from error
 
 

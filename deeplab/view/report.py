@@ -1,7 +1,7 @@
 """One HTML file about an evaluation: scores, confusions, best and worst images, curves. It loads no other file."""
 
 import heapq
-import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.errors import DataError
+from deeplab.json_fields import parse_json
 from deeplab.labels import VOID_LABEL, foreground
 from deeplab.training.metrics import Evaluation, Scores, confusion_counts, per_cent, scores
 from deeplab.view import charts, page, pictures
@@ -126,11 +127,20 @@ def read_records(path: Path) -> list[dict]:
     newest = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
         try:
-            record = json.loads(line)
-            newest[record["split"], record["step"]] = record
-        except (ValueError, KeyError, TypeError) as error:
+            record = parse_json(line)
+            if not isinstance(record, dict) or type(record["step"]) is not int or type(record["split"]) is not str:
+                raise ValueError("no step or no split")
+            newest[record["split"], record["step"]] = {
+                name: value for name, value in record.items() if _is_plain(value)
+            }
+        except (ValueError, KeyError) as error:
             raise DataError(f"{path}: line {number} is not a record of a run ({error}); delete it") from error
     return [newest[key] for key in sorted(newest)]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a field is a text or a finite number: all that is drawn."""
+    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _trained(trained: dict[str, str], records: Sequence[dict]) -> Markup:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, is_plain_name, write_text
+from deeplab.json_fields import from_fields, parse_json
 from deeplab.settings import require, setting
 
 logger = logging.getLogger("deeplab")
@@ -126,6 +127,17 @@ class Split:
             )
         logger.info("%s: %d shards of %s verified", self.folder, len(self.shards), self.name)
 
+    def check_counts(self) -> None:
+        """Raises ValueError for counts that no split has."""
+        counts = [self.num_bad_examples, self.void_pixels, *self.class_pixels]
+        sizes = [self.num_examples, self.max_height, self.max_width, *(shard.num_bytes for shard in self.shards)]
+        if min(counts) < 0 or min(sizes) < 1 or not self.class_names or not self.shards:
+            raise ValueError("a count that is out of range")
+        if len(self.class_pixels) != len(self.class_names):
+            raise ValueError(f"pixels of {len(self.class_pixels)} classes, {len(self.class_names)} names")
+        if sum(shard.num_examples for shard in self.shards) != self.num_examples:
+            raise ValueError(f"{self.num_examples} examples, but its shards hold another number")
+
     def check_two_classes(self) -> None:
         """Raises DataError if all pixels are of one class or void, so that nothing can be learned."""
         if sum(pixels > 0 for pixels in self.class_pixels) < 2:
@@ -186,22 +198,21 @@ def name_damaged_shard(splits: Sequence[Split]) -> Iterator[None]:
 def _parse(path: Path) -> Split:
     """The split that a manifest describes; does not check its shards."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
         version = fields["format_version"]
         if version != FORMAT_VERSION:
-            raise DataError(f"{path}: format {version}, this program reads {FORMAT_VERSION}; write the shards again")
+            raise DataError(f"{path}: format {version!r}, this program reads {FORMAT_VERSION}; write the shards again")
         if fields.pop("checksum") != _checksum(fields):
             raise DataError(
                 f"{path}: checksum mismatch: changed or damaged since it was written; write the shards again"
             )
         del fields["format_version"]
         fields["name"] = fields.pop("split")
-        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        fields["class_names"] = tuple(fields["class_names"])
-        fields["class_pixels"] = tuple(fields["class_pixels"])
-        split = Split(folder=path.parent, **fields)
+        split = from_fields(Split, fields, folder=path.parent)
         plain = all(is_plain_name(shard.name) for shard in split.shards)
-    except (OSError, RecursionError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if plain:
+            split.check_counts()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards again") from error
     if not plain:
         raise DataError(f"{path}: names a shard in another folder; this program did not write this manifest")
