@@ -338,6 +338,7 @@ DATA_CASES = (
     Case("absolute name", 1, "not a plain file name", damage=split(b"/etc/passwd\n")),
     Case("name with a NUL", 1, "not a plain file name", damage=split(b"a\0b\n")),
     Case("split that is not text", 1, "cannot be read (split)", damage=split(b"\xff\xfe\x00\xd8")),
+    Case("split in GBK", 1, "it would be '道路' in GBK", damage=split("道路\n".encode("gbk"))),
     Case("missing class file", 1, "no such file (class names)", ("--class_names=/nowhere.txt",)),
     Case("no class name", 1, "no class names", ("--class_names={0}/names.txt",), names("\n")),
     Case("duplicate class", 1, "duplicate class name", ("--class_names={0}/names.txt",), names("a\nb\na\n")),
@@ -351,6 +352,7 @@ DATA_CASES = (
         ("a table with values and colours", "has values and colours", "background: 0\ndog: #ff0000\n"),
         ("a table with a colour in words", "'red' is neither a value", "background: #000000\ndog: red\n"),
         ("a labelmap with a broken line", "line 2: 'dog:255,0::'", "background:0,0,0::\ndog:255,0::\n"),
+        ("names with a colon", "the colon in line 2, 'dog: wet'", "background\ndog: wet\n"),
         ("names with commas", "line 1: 'background, dog' is not a class name", "background, dog\n"),
         ("names with numbers", "begins with a number", "0 background\n1 dog\n"),
         ("a table that leaves out values", "without a class", "background: 0\ndog: 9\n"),
@@ -369,6 +371,9 @@ DATA_CASES = (
     Case("mask with alpha, of another size", 1, "its image", damage=saved(Image.new("LA", (128, 128)), mask)),
     Case("1-bit mask, of another size", 1, "its image", damage=saved(Image.new("1", (128, 128)), mask)),
     Case("4-bit greyscale mask", 1, "mode L, 4 bits", damage=four_bits),
+    Case(
+        "GIF mask", 1, "whose indices programs renumber", damage=saved(Image.new("P", (128, 128)), mask, format="GIF")
+    ),
     Case("16-bit mask of larger values", 1, "value 300 in a mask of", damage=saved(SIXTEEN_BITS, mask)),
     Case("label without a class", 1, "label 21", damage=saved(Image.new("L", (128, 128), 21), mask)),
     Case("mask of another size", 1, "its image shapes_0000.jpg is", damage=saved(Image.new("L", (9, 9)), mask)),
