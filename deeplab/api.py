@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -40,11 +41,18 @@ class Model:
 
     Attributes:
         class_names: by index.
+        keras_model: the network of a run, as `build_deeplabv3` builds it; None for an export, which has none.
     """
 
-    def __init__(self, segment_batch: tf.types.experimental.GenericFunction, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        segment_batch: tf.types.experimental.GenericFunction,
+        class_names: tuple[str, ...],
+        keras_model: keras.Model | None = None,
+    ) -> None:
         self._segment_batch = segment_batch
         self.class_names = class_names
+        self.keras_model = keras_model
 
     @classmethod
     def from_run(
@@ -57,7 +65,7 @@ class Model:
         """The model of a run of train.py. For arguments see `Inference`; raises as `run.run_folder.load_model`."""
         enable_memory_growth()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
-        return cls(make_segmenter(Predictor(network, inference)), config.class_names)
+        return cls(make_segmenter(Predictor(network, inference)), config.class_names, network)
 
     @classmethod
     def from_export(cls, export_dir: str | Path) -> "Model":

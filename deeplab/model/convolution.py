@@ -50,6 +50,7 @@ class _EvenStridePadding(keras.layers.Layer):
         return super().compute_output_shape((batch, *padded, channels))
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class AtrousDepthwiseConv2D(_EvenStridePadding, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with one filter per channel, whose grid does not depend on the image's size."""
 
@@ -61,6 +62,7 @@ class AtrousDepthwiseConv2D(_EvenStridePadding, keras.layers.DepthwiseConv2D):
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class AtrousConv2D(_EvenStridePadding, keras.layers.Conv2D):
     """`keras.layers.Conv2D` in the form that is fastest on the device; its grid does not depend on the image's size.
 

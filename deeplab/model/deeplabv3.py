@@ -115,16 +115,22 @@ class InitSettings:
     )
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class Preprocess(keras.layers.Layer):
     """RGB in [0, 255], uint8 or float -> the input of the backbone's ImageNet weights, in the compute dtype."""
 
-    def __init__(self, backbone: str) -> None:
-        super().__init__(name="preprocess", autocast=False)
-        self._preprocess_input = BACKBONES[backbone].preprocess_input
+    def __init__(self, backbone: str, **settings: object) -> None:
+        super().__init__(autocast=False, **settings)
+        self._backbone = backbone
+
+    def get_config(self) -> dict[str, object]:
+        """The arguments of the constructor."""
+        return super().get_config() | {"backbone": self._backbone}
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """[batch, height, width, 3] -> the same shape."""
-        return tf.cast(self._preprocess_input(tf.cast(images, tf.float32)), self.compute_dtype)
+        preprocess_input = BACKBONES[self._backbone].preprocess_input
+        return tf.cast(preprocess_input(tf.cast(images, tf.float32)), self.compute_dtype)
 
 
 def build_deeplabv3(
@@ -153,7 +159,7 @@ def build_deeplabv3(
     backbone = atrous_backbone(
         config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
     )
-    features, auxiliary, low_level = backbone(Preprocess(config.backbone)(images))
+    features, auxiliary, low_level = backbone(Preprocess(config.backbone, name="preprocess")(images))
     block = ConvBlock(batch_norm_momentum, config.batch_norm_epsilon)
     features = aspp(features, aspp_dilations(config), block, config.separable_aspp)
     stride = config.output_stride

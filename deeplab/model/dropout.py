@@ -7,6 +7,7 @@ _FLOATS_PER_COUNT = 4  # yielded by one count of the Philox generator
 _PHILOX = 1
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class GlobalDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` whose mask is drawn for the global batch; each replica takes the rows of its examples.
 

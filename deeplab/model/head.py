@@ -1,6 +1,7 @@
 """The head's parts: ASPP, the decoder of DeepLab v3+, and upsampling that keeps features on their pixels."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,6 +14,7 @@ LOW_LEVEL_FILTERS = 48  # arXiv 1802.02611, table 1
 LOW_LEVEL_STRIDE = 4
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class BroadcastLike(keras.layers.Layer):
     """Repeats a [batch, 1, 1, channels] tensor over another one's height and width."""
 
@@ -30,6 +32,7 @@ class Grid:
     first_center: int = 0
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class AlignedUpsampling(keras.layers.Layer):
     """Bilinear upsampling of features to a finer grid; each feature is placed on its central pixel.
 
@@ -38,10 +41,21 @@ class AlignedUpsampling(keras.layers.Layer):
     half an output stride on whole images. Logits are upsampled in float32: set `dtype`.
     """
 
-    def __init__(self, source: Grid, target: Grid = Grid(), *, name: str, dtype: str | None = None) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self._stride = source.stride // target.stride
-        self._first_center = (source.first_center - target.first_center) // target.stride
+    def __init__(self, source: Grid, target: Grid = Grid(), **settings: object) -> None:
+        super().__init__(**settings)
+        # In places of the target, whose own grid is then the default one.
+        self._source = Grid(
+            source.stride // target.stride, (source.first_center - target.first_center) // target.stride
+        )
+
+    def get_config(self) -> dict[str, object]:
+        """For `from_config`."""
+        return super().get_config() | {"source": asdict(self._source)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AlignedUpsampling":
+        """The inverse of `get_config`."""
+        return cls(**(config | {"source": Grid(**config["source"])}))
 
     def call(self, features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         """-> [batch, height of like, width of like, channels of features]; `like` lies on the target grid."""
@@ -57,11 +71,12 @@ class AlignedUpsampling(keras.layers.Layer):
         """[places, features]: the weight of each feature in each place of the target grid."""
         # Positions are whole numbers of target places: an export in 8 bits would round floats by the largest position.
         targets, features = (tf.cast(tf.range(number), tf.int64) for number in (num_places, num_features))
-        centers = self._stride * features
-        places = tf.minimum(tf.maximum(targets - self._first_center, 0), centers[-1])
+        stride = self._source.stride
+        centers = stride * features
+        places = tf.minimum(tf.maximum(targets - self._source.first_center, 0), centers[-1])
         away = places[:, tf.newaxis] - centers
-        near = tf.maximum(self._stride - tf.maximum(away, -away), 0)
-        return tf.cast(tf.cast(near, tf.float32) / self._stride, self.compute_dtype)
+        near = tf.maximum(stride - tf.maximum(away, -away), 0)
+        return tf.cast(tf.cast(near, tf.float32) / stride, self.compute_dtype)
 
 
 @dataclass(frozen=True)

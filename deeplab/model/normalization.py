@@ -9,6 +9,7 @@ import tensorflow as tf
 from deeplab import processor
 
 
+@keras.saving.register_keras_serializable(package="deeplab")
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over the last axis, with scale and offset.
 
