@@ -11,7 +11,7 @@ from deeplab.distribute.gpus import enable_memory_growth, untimed_algorithms
 from deeplab.errors import DataError, UsageError
 from deeplab.json_fields import parse_json
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, Predictor, one_by_one, segmentation
+from deeplab.model.inference import Inference, Predictor, segment_one_by_one
 from deeplab.run.run_folder import load_model
 
 DESCRIPTION = "deeplab.json"
@@ -22,16 +22,15 @@ ONE_PASS = Inference()
 __all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read_image"]
 
 
-def make_segmenter(predictor: Predictor) -> tf.types.experimental.GenericFunction:
+def make_segmenter(predictor: Predictor, with_probabilities: bool) -> tf.types.experimental.GenericFunction:
     """A compiled function: uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as in `Model`.
 
     Images are segmented one by one, so that an image's classes do not depend on the batch.
     """
-    predict = one_by_one(predictor)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def segment(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return segmentation(predict(images))
+        return segment_one_by_one(predictor, images, with_probabilities)
 
     return segment
 
@@ -46,13 +45,25 @@ class Model:
 
     def __init__(
         self,
-        segment_batch: tf.types.experimental.GenericFunction,
+        only_classes: tf.types.experimental.GenericFunction,
+        with_probabilities: tf.types.experimental.GenericFunction,
         class_names: tuple[str, ...],
         keras_model: keras.Model | None = None,
     ) -> None:
-        self._segment_batch = segment_batch
+        """The functions are as `make_segmenter` makes them."""
+        self._only_classes = only_classes
+        self._with_probabilities = with_probabilities
         self.class_names = class_names
         self.keras_model = keras_model
+
+    @classmethod
+    def from_keras(
+        cls, keras_model: keras.Model, class_names: tuple[str, ...], inference: Inference = ONE_PASS
+    ) -> "Model":
+        """The model of a network that `build_deeplabv3` built or that Keras loaded."""
+        predictor = Predictor(keras_model, inference)
+        only_classes = make_segmenter(predictor, with_probabilities=False)
+        return cls(only_classes, make_segmenter(predictor, with_probabilities=True), class_names, keras_model)
 
     @classmethod
     def from_run(
@@ -65,7 +76,7 @@ class Model:
         """The model of a run of train.py. For arguments see `Inference`; raises as `run.run_folder.load_model`."""
         enable_memory_growth()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
-        return cls(make_segmenter(Predictor(network, inference)), config.class_names, network)
+        return cls.from_keras(network, config.class_names, inference)
 
     @classmethod
     def from_export(cls, export_dir: str | Path) -> "Model":
@@ -79,29 +90,30 @@ class Model:
             signature = tf.saved_model.load(str(export_dir)).signatures["images"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the folder of an export: {error}") from error
-        return cls(lambda images: signature(images=images), class_names)
+        return cls(signature, signature, class_names)
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> class indices, uint8 [height, width] (or a batch)."""
-        return self._run(image, "classes")[0]
+        return self._run(self._only_classes, image)["classes"]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> float32 [height, width, classes] (or a batch)."""
-        return self._run(image, "probabilities")[0]
+        return self._run(self._with_probabilities, image)["probabilities"]
 
     def classes_and_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The results of `segment` and of `probabilities`, from one pass."""
-        classes, probabilities = self._run(image, "classes", "probabilities")
-        return classes, probabilities
+        results = self._run(self._with_probabilities, image)
+        return results["classes"], results["probabilities"]
 
-    def _run(self, image: np.ndarray, *outputs: str) -> list[np.ndarray]:
+    @staticmethod
+    def _run(segment: tf.types.experimental.GenericFunction, image: np.ndarray) -> dict[str, np.ndarray]:
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
             raise DataError(f"an image of {image.dtype} {list(image.shape)}: uint8 RGB [height, width, 3] is needed")
         batch = image if image.ndim == 4 else image[np.newaxis]
         with untimed_algorithms():
-            results = self._segment_batch(tf.constant(batch))
-        arrays = [results[output].numpy() for output in outputs]
-        return arrays if image.ndim == 4 else [array[0] for array in arrays]
+            results = segment(images=tf.constant(batch))
+        arrays = {name: result.numpy() for name, result in results.items()}
+        return arrays if image.ndim == 4 else {name: array[0] for name, array in arrays.items()}
 
 
 def load(

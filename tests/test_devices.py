@@ -328,13 +328,13 @@ def test_evaluation_does_not_time_algorithms_and_training_does(monkeypatch):
     monkeypatch.setenv(gpus.AUTOTUNE, "")  # so that it is reset afterwards
     monkeypatch.delenv(gpus.AUTOTUNE)
     seen = []
-    model = api.Model(lambda images: seen.append(os.environ.get(gpus.AUTOTUNE)), ("a", "b"))
-    with pytest.raises(TypeError):  # no results
+    model = api.Model(lambda images: seen.append(os.environ.get(gpus.AUTOTUNE)), None, ("a", "b"))
+    with pytest.raises(AttributeError):  # no results
         model.segment(np.zeros((2, 2, 3), np.uint8))
     assert seen == ["0"]
     assert gpus.AUTOTUNE not in os.environ
     monkeypatch.setenv(gpus.AUTOTUNE, "1")
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         model.segment(np.zeros((2, 2, 3), np.uint8))
     assert seen == ["0", "1"]
     assert os.environ[gpus.AUTOTUNE] == "1"

@@ -141,10 +141,13 @@ def test_images_of_one_size_in_a_batch_are_scored_alike(data, alone, model, tmp_
 def test_predict_gives_the_masks_that_are_scored(data, model, tmp_path, inference):
     folder, names = data
     masks, _ = _masks(model, _split(folder, names, tmp_path), inference=inference)
-    segment = deeplab.api.make_segmenter(Predictor(model, inference))
+    loaded = deeplab.Model.from_keras(model, CLASSES, inference)
     for name in names:
         image = read_image(folder / "JPEGImages" / f"{name}.jpg")
-        np.testing.assert_array_equal(segment(tf.constant(image[np.newaxis]))["classes"][0], masks[name], err_msg=name)
+        np.testing.assert_array_equal(loaded.segment(image), masks[name], err_msg=name)
+        classes, probabilities = loaded.classes_and_probabilities(image)
+        np.testing.assert_array_equal(classes, masks[name], err_msg=name)
+        assert probabilities.shape == (*classes.shape, len(CLASSES))
 
 
 def test_the_saved_model_gives_the_masks_that_are_scored(data, alone, model, tmp_path):
@@ -272,3 +275,16 @@ def test_a_loaded_run_gives_the_same_masks(data, alone, model, tmp_path):
         image = read_image(folder / "JPEGImages" / f"{name}.jpg")
         np.testing.assert_array_equal(loaded.segment(image), alone[0][name])
         assert loaded.probabilities(image).shape == (*image.shape[:2], len(CLASSES))
+    assert isinstance(loaded.keras_model, keras.Model)
+
+
+def test_classes_alone_are_computed_without_probabilities(model):
+    predictor = Predictor(model)
+    operations = {}
+    for with_probabilities in (False, True):
+        segment = deeplab.api.make_segmenter(predictor, with_probabilities).get_concrete_function()
+        assert set(segment.structured_outputs) == {"classes"} | ({"probabilities"} if with_probabilities else set())
+        graph = segment.graph.as_graph_def()
+        operations[with_probabilities] = {node.op for function in graph.library.function for node in function.node_def}
+    assert "ArgMax" in operations[False]
+    assert operations[True] - operations[False] == {"Softmax"}

@@ -54,11 +54,8 @@ def step(backbone: str, size: int, batch_size: int) -> Callable[[], float]:
 
 def image(backbone: str, height: int, width: int) -> Callable[[], float]:
     """An image by the Python API."""
-    from deeplab.api import make_segmenter  # noqa: PLC0415
-    from deeplab.model.inference import Predictor  # noqa: PLC0415
-
     model = deeplab.build_deeplabv3(deeplab.ModelConfig(CLASSES, backbone))
-    segmenter = deeplab.Model(make_segmenter(Predictor(model)), CLASSES)
+    segmenter = deeplab.Model.from_keras(model, CLASSES)
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return timed(lambda: segmenter.segment(pixels), 5 * ROUNDS)
 

@@ -106,26 +106,29 @@ def _at_least(images: tf.Tensor, side: int) -> tf.Tensor:
     return tf.concat([tall, tf.zeros([batch, tf.maximum(height, side), missing, channels])], 2)
 
 
-def one_by_one(predict: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The same function of a batch, applied to one image at a time.
+def segmentation(scores: tf.Tensor, with_probabilities: bool = True) -> dict[str, tf.Tensor]:
+    """Scores [batch, height, width, classes] -> uint8 `classes` [batch, height, width], float32 `probabilities`."""
+    classes = {"classes": tf.cast(tf.argmax(scores, -1), tf.uint8)}
+    return classes | {"probabilities": tf.nn.softmax(scores)} if with_probabilities else classes
+
+
+def segment_one_by_one(
+    predict: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, with_probabilities: bool
+) -> dict[str, tf.Tensor]:
+    """The `segmentation` of a batch by the scores of `predict`, which is given one image at a time.
 
     The last bits of a convolution depend on the size of the batch; this way an image's classes never do.
     """
 
-    def each(images: tf.Tensor) -> tf.Tensor:
-        def scores(image: tf.Tensor) -> tf.Tensor:
-            return predict(image[tf.newaxis])[0]
+    def one(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        results = segmentation(predict(image[tf.newaxis]), with_probabilities)
+        return {name: result[0] for name, result in results.items()}
 
-        # The number of classes is known only after the network has been called.
-        signature = tf.TensorSpec([None, None, None], tf.float32)
-        return tf.map_fn(scores, images, fn_output_signature=signature, parallel_iterations=1)
-
-    return each
-
-
-def segmentation(scores: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Scores [batch, height, width, classes] -> uint8 `classes` [batch, height, width], float32 `probabilities`."""
-    return {"classes": tf.cast(tf.argmax(scores, -1), tf.uint8), "probabilities": tf.nn.softmax(scores)}
+    # The number of classes is known only after the network has been called.
+    types = {"classes": tf.TensorSpec([None, None], tf.uint8)}
+    if with_probabilities:
+        types["probabilities"] = tf.TensorSpec([None, None, None], tf.float32)
+    return tf.map_fn(one, images, fn_output_signature=types, parallel_iterations=1)
 
 
 def _log_mean(views: list[tf.Tensor]) -> tf.Tensor:

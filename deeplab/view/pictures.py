@@ -4,10 +4,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from deeplab.files import atomic_write
 from deeplab.labels import VOID_LABEL, palette
+from deeplab.view.fonts import font_for
 
 OPACITY = 0.6
 """Of the colors in an overlay, unless another is asked for."""
@@ -95,8 +96,8 @@ def panel(
 
 def legend(entries: dict[int, str], width: int) -> Image.Image:
     """A square in the color of each class index with its text; lines of `width` pixels, or of the longest text."""
-    font = ImageFont.load_default(_TEXT_SIZE)
-    advances = {index: _LINE + round(font.getlength(text)) + 12 for index, text in entries.items()}
+    fonts = {index: font_for(text, _TEXT_SIZE) for index, text in entries.items()}
+    advances = {index: _LINE + round(fonts[index].getlength(text)) + 12 for index, text in entries.items()}
     width = max([width, *advances.values()])
     places = []
     left = 0
@@ -113,7 +114,7 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
     colors = palette()
     for left, top, index, text in places:
         draw.rectangle((left + 2, top + 4, left + 13, top + 15), tuple(colors[index].tolist()), "grey")
-        draw.text((left + _LINE, top + 2), text, "black", font)
+        draw.text((left + _LINE, top + 2), text, "black", fonts[index])
     return picture
 
 
@@ -132,14 +133,14 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.I
     """
     count = len(class_names)
     cell = 32 if count <= _NUMBERED_CLASSES else max(900 // count, 7)
-    font = ImageFont.load_default(min(_TEXT_SIZE, cell))
-    margin = round(max(font.getlength(name) for name in class_names)) + 34
+    size = min(_TEXT_SIZE, cell)
+    margin = round(max(font_for(name, size).getlength(name) for name in class_names)) + 34
     picture = Image.new("RGB", (margin + count * cell + 1, margin + count * cell + 1), "white")
     draw = ImageDraw.Draw(picture)
     totals = matrix.sum(1)
     for row, name in enumerate(class_names):
         top = margin + row * cell
-        draw.text((margin - 6, top + cell / 2), name, "black", font, anchor="rm")
+        draw.text((margin - 6, top + cell / 2), name, "black", font_for(name, size), anchor="rm")
         for column in range(count):
             left = margin + column * cell
             share = matrix[row, column] / totals[row] if totals[row] else None
@@ -147,10 +148,11 @@ def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.I
             draw.rectangle((left, top, left + cell, top + cell), color, "lightgrey")
             if share is not None and round(100 * share) and count <= _NUMBERED_CLASSES:
                 ink = "white" if share > 0.5 else "black"
-                draw.text((left + cell / 2, top + cell / 2), f"{100 * share:.0f}", ink, font, anchor="mm")
-    _draw_upright(picture, [(margin + (column + 0.5) * cell, margin - 6) for column in range(count)], class_names, font)
-    draw.text((margin + count * cell / 2, 12), "predicted", "black", font, anchor="mm")
-    _draw_upright(picture, [(12, margin + count * cell / 2 + 12)], ["true"], font)
+                number = f"{100 * share:.0f}"
+                draw.text((left + cell / 2, top + cell / 2), number, ink, font_for(number, size), anchor="mm")
+    _draw_upright(picture, [(margin + (column + 0.5) * cell, margin - 6) for column in range(count)], class_names, size)
+    draw.text((margin + count * cell / 2, 12), "predicted", "black", font_for("predicted", size), anchor="mm")
+    _draw_upright(picture, [(12, margin + count * cell / 2 + 12)], ["true"], size)
     return picture
 
 
@@ -163,10 +165,11 @@ def _draw_upright(
     picture: Image.Image,
     ends: list[tuple[float, float]],
     texts: Sequence[str],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size: int,
 ) -> None:
     """Draws texts that read upwards; each begins at its point in `ends`."""
     for (x, y), text in zip(ends, texts, strict=True):
+        font = font_for(text, size)
         line = Image.new("L", (round(font.getlength(text)) + 2, _LINE), 0)
         ImageDraw.Draw(line).text((0, _LINE / 2), text, 255, font, anchor="lm")
         line = line.rotate(90, expand=True)
@@ -175,7 +178,7 @@ def _draw_upright(
 
 def _with_heading(picture: Image.Image, text: str) -> Image.Image:
     heading = Image.new("RGB", (picture.width, _LINE), "white")
-    ImageDraw.Draw(heading).text((2, 1), text, "black", ImageFont.load_default(_TEXT_SIZE))
+    ImageDraw.Draw(heading).text((2, 1), text, "black", font_for(text, _TEXT_SIZE))
     return stack(heading, picture)
 
 

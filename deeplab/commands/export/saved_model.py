@@ -26,7 +26,7 @@ class Segmenter(tf.Module):
         super().__init__()
         self._predictor = Predictor(model)
         self.weights = [variable.value for variable in self._predictor.network.variables]
-        self.segment = make_segmenter(self._predictor)
+        self.segment = make_segmenter(self._predictor, with_probabilities=True)
 
     @tf.function(input_signature=[IMAGES])
     def segment_batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
