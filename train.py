@@ -73,7 +73,10 @@ def main(argv: list[str]) -> None:
 
     # ---- Devices. Before all else: TensorFlow splits the CPU and starts its server only before its first operation.
     strategy = make_strategy(
-        options[DeviceSettings], options[StrategySettings].strategy, options[StepSettings].jit_compile
+        options[DeviceSettings],
+        options[StrategySettings].strategy,
+        options[StepSettings].jit_compile,
+        options[StrategySettings].connect_minutes,
     )
     check_strategy(
         strategy,

@@ -189,6 +189,7 @@ class Trainer:
             totals = call_totals if totals is None else add(totals, call_totals)
             self._state.advance(count, self._plan.global_batch_size)
             self._is_saved = False
+            self._stop.wait_for_save()
             progress.update(self._step)
 
             self._stop.agree()

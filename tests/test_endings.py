@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from deeplab.program import start
+from deeplab.errors import DataError
+from deeplab.program import signals, start
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,7 +86,7 @@ def test_an_error_of_our_own_code_shows_its_traceback(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("error", "message", "start"),
+    ("error", "message", "words"),
     [
         ("UnavailableError", "Collective ops is aborted by: Connection reset by peer", "another worker was lost"),
         ("InternalError", "Failed to connect to remote worker", "another worker was lost"),
@@ -94,10 +96,10 @@ def test_an_error_of_our_own_code_shows_its_traceback(tmp_path, name):
         ("InternalError", "Blas xGEMM launch failed: CUBLAS_STATUS_EXECUTION_FAILED", "a GPU of this worker failed"),
     ],
 )
-def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, start):
+def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, words):
     monkeypatch.setenv("TF_CONFIG", json.dumps({}))
     line = start._explain(getattr(tf.errors, error)(None, None, message))
-    assert line.startswith(start)
+    assert line.startswith(words)
     assert f"({error}: {message})" in line
     assert line.endswith("; restart all workers: they resume from the newest checkpoint")
 
@@ -114,3 +116,30 @@ def test_a_worker_alone_says_only_why(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     line = start._explain(tf.errors.InternalError(None, None, "cuDNN launch failure"))
     assert line == "InternalError: cuDNN launch failure"
+
+
+LOST = tf.errors.UnavailableError(None, None, "Connection reset by peer")
+FULL = tf.errors.ResourceExhaustedError(None, None, "OOM")
+
+
+@pytest.mark.parametrize(
+    ("seen", "trains", "error", "status"),
+    [
+        ([], False, LOST, 1),
+        ([15], False, LOST, 75),  # all get a signal while they trace the step: the first to leave is lost to the others
+        ([15], False, DataError("no weights there"), 75),  # Keras's words for the handler's exception
+        ([15], False, ValueError("swallowed"), 75),
+        ([15], True, LOST, 75),
+        ([15], True, DataError("damaged"), 1),
+        ([15], True, FULL, 1),
+    ],
+)
+def test_an_error_that_follows_from_a_signal_ends_with_the_status_of_signals(monkeypatch, seen, trains, error, status):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    monkeypatch.setattr(signals, "signals_seen", seen)
+    monkeypatch.setattr(signals, "something_to_save", threading.Event())
+    if trains:
+        signals.something_to_save.set()
+    ending = start._ending(error)
+    assert ending.exit_status == status
+    assert (str(ending) == "SIGTERM: stopped; run the same command again") == (status == 75)

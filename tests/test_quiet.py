@@ -108,6 +108,72 @@ def test_a_signal_while_tensorflow_is_imported_ends_with_one_line(start, number)
     assert _end(process) == (75, reason)
 
 
+BUSY = """
+import concurrent.futures, hashlib, multiprocessing, os, threading, time
+from deeplab.errors import Interrupted
+from deeplab.program import signals
+from tensorflow import say
+
+signals.PATIENCE = 0.2
+
+def main(argv):
+    {}
+
+if __name__ == "__main__":
+    start_program(main, (), "")
+"""
+
+
+OUTSIDE = """
+    threading.Timer(0.3, say, ["busy\\n"]).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_start_whose_main_thread_does_not_return_to_python(start, number):
+    process = start(IMPORT + BUSY.format(OUTSIDE.strip()))
+    assert process.stderr.readline() == "busy\n"
+    process.send_signal(number)
+    assert _end(process) == (75, f"program.py: {number.name}: stopped while starting; run the same command again\n")
+
+
+IN_A_POOL = """
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 60).result()
+"""
+
+
+def test_a_signal_ends_the_processes_of_a_pool(start):
+    process = start(IMPORT + BUSY.format(IN_A_POOL.strip()))
+    child = int(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    assert _end(process) == (75, "program.py: SIGTERM: stopped while starting; run the same command again\n")
+    assert not Path(f"/proc/{child}/exe").exists()  # at the latest when the end of stderr, which it shares, is seen
+
+
+TRAIN = """
+    stop = signals.StopRequest(bool, are_several=False)
+    stop.listen()
+    stop.wait_for_save()
+    say("busy\\n")
+    while not stop.is_agreed:
+        stop.agree()
+    time.sleep(10 * signals.PATIENCE)  # the step that runs
+    raise Interrupted(f"{stop.reason}: saved")
+"""
+
+
+def test_a_signal_lets_a_step_end_once_there_is_something_to_save(start):
+    process = start(IMPORT + BUSY.format(TRAIN.strip()))
+    assert process.stderr.readline() == "busy\n"
+    process.send_signal(signal.SIGTERM)
+    status, stderr = _end(process)
+    assert status == 75
+    assert stderr.splitlines()[1:] == ["program.py: SIGTERM: saved"]
+
+
 def test_a_signal_to_the_whole_group_leaves_the_filter(start):
     """As sent by Ctrl-C, a closed terminal or a scheduler; the program itself may take its time."""
     program = IMPORT + (
@@ -141,8 +207,8 @@ def test_the_reason_is_the_last_line_and_nothing_is_cut_off(start):
 
 
 def test_help_is_printed_and_ends_with_0(start):
-    program = IMPORT + "if __name__ == '__main__': run(print, (), 'What it does.')\n"
-    process = start(program.replace("run(print", "import sys; sys.argv.append('--help'); run(print"))
+    call = "import sys; sys.argv.append('--help'); start_program(print, (), 'What it does.')\n"
+    process = start(f"{IMPORT}if __name__ == '__main__': {call}")
     assert process.stdout.readline() == "What it does.\n"
     assert _end(process) == (0, "")
 
@@ -192,6 +258,8 @@ def test_without_stderr_a_program_still_runs(start):
         ("fully_quantize: 0, inference_type: 6, input_inference_type: FLOAT32", True),
         ("2026-01-01 00:00:00.123456: W tensorflow/core/framework/op_kernel.cc:1] failed", False),
         ("E0000 00:00:1 allocator.cc] out of memory", False),
+        ("/lib/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 5 leaked semaphore", True),
+        ("  warnings.warn('resource_tracker: There appear to be %d '", True),
         ("Traceback (most recent call last):", False),
         ("", False),
     ],

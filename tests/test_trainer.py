@@ -21,6 +21,7 @@ from deeplab import settings
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DataError, DeepLabError, Interrupted
 from deeplab.model.deeplabv3 import InitSettings
+from deeplab.program.signals import signals_seen
 from deeplab.run.checkpoints import (
     Checkpoints,
     best_path,
@@ -70,6 +71,7 @@ class Run:
     """A trainer with stand-ins: validation mIoU follows a list, and each call of the step is recorded."""
 
     def __init__(self, model_dir, plan, val_ious=(), bad_step=None, signal_at=None):
+        signals_seen.clear()  # as in a new process
         self.model, self.calls, self.evaluated_at = _model(), [], []
         self.scale = tf.Variable(1.0, trainable=False)
         schedule = Schedule(ScheduleSettings("constant"), 0.1, plan.total_steps, self.scale)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deeplab.errors import NothingToDo, UsageError
 
@@ -26,12 +26,14 @@ class Cluster:
         index: this process's index among them.
         tasks_on_host: number of them that a scheduler started on this host.
         local_index: this process's index among those.
+        origin: the variables of the environment that name them, for messages.
     """
 
     workers: tuple[str, ...]
     index: int
     tasks_on_host: int = 1
     local_index: int = 0
+    origin: str = field(default="TF_CONFIG", compare=False)
 
     def to_tf_config(self) -> str:
         """The text that `tf.distribute` reads from the environment variable `TF_CONFIG`."""
@@ -116,7 +118,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     port = FIRST_PORT + job * PORTS_OF_A_JOB % NUM_PORTS
     addresses = tuple(f"{host}:{port + task}" for task, host in enumerate(hosts))
     local_index = index - hosts.index(hosts[index])  # tasks are numbered node by node
-    return Cluster(addresses, index, tasks_on_host=hosts.count(hosts[index]), local_index=local_index)
+    return Cluster(addresses, index, hosts.count(hosts[index]), local_index, "SLURM_STEP_NODELIST, SLURM_JOB_ID")
 
 
 def expand_hosts(text: str) -> list[str]:

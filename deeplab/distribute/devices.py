@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from tensorflow.python.distribute.collective_all_reduce_strategy import Collecti
 from deeplab import processor
 from deeplab.distribute import gpus
 from deeplab.distribute.cluster import Cluster, find_cluster
+from deeplab.distribute.roll_call import wait_for_all
 from deeplab.errors import UsageError
 from deeplab.settings import setting
 
@@ -35,9 +37,17 @@ class StrategySettings:
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         hyperparameter=False,
     )
+    connect_minutes: float = setting(
+        15.0, "Most minutes that a start waits for the other workers.", lower=0.0, hyperparameter=False
+    )
 
 
-def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: bool = False) -> tf.distribute.Strategy:
+def make_strategy(
+    devices: DeviceSettings,
+    name: str = "mirrored",
+    jit_compile: bool = False,
+    connect_minutes: float = StrategySettings.connect_minutes,
+) -> tf.distribute.Strategy:
     """One replica per GPU, or per logical CPU device without a GPU or if `num_gpus` is 0; on all workers.
 
     Call it before TensorFlow runs its first operation, since it may split the CPU and start a server.
@@ -46,9 +56,11 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
         devices: how many GPUs to use on each worker, or how many logical devices to split each CPU into.
         name: a choice of `StrategySettings`.
         jit_compile: whether XLA will compile the step; on one GPU, `auto` is then `one_device`.
+        connect_minutes: how long it may take the other workers to come.
 
     Raises:
         UsageError: more GPUs than there are, GPUs together with CPU replicas, or no cluster for multi_worker.
+        DeepLabError: a worker does not come in time.
     """
     num_gpus = devices.num_gpus
     num_cpu_replicas = devices.num_cpu_replicas
@@ -61,12 +73,11 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
     kind, number = ("GPU", num_gpus) if num_gpus else ("CPU", num_cpu_replicas)
     replicas = f"{number} {kind} replica{'s' * (number != 1)}"
     if cluster is not None:
-        os.environ["TF_CONFIG"] = cluster.to_tf_config()
         if kind == "CPU" and number > 1:
             _take_all_logical_cpus(number)
         if cluster.index == 0:
             logger.info("%d workers of %s each: waiting for all of %s", len(cluster.workers), replicas, cluster.workers)
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
+        return _connect(cluster, kind, connect_minutes)
     if num_gpus:
         number = gpus.count_used(num_gpus, is_asked_for=devices.num_gpus is not None)
         replicas = f"{number} GPU replica{'s' * (number != 1)}"
@@ -75,6 +86,15 @@ def make_strategy(devices: DeviceSettings, name: str = "mirrored", jit_compile: 
     if name == "one_device" or (name == "auto" and jit_compile and kind == "GPU" and number == 1):
         return tf.distribute.OneDeviceStrategy(f"{kind}:0")
     return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(number)])
+
+
+def _connect(cluster: Cluster, kind: str, minutes: float) -> tf.distribute.Strategy:
+    """The strategy of all workers, once they have come; raises DeepLabError if one does not."""
+    wait_for_all(cluster, minutes)
+    os.environ["TF_CONFIG"] = cluster.to_tf_config()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # TensorFlow has put its own in its place
+    return strategy
 
 
 def log_kernels() -> None:

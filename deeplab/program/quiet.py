@@ -11,7 +11,6 @@ Nothing is filtered with TF_CPP_MIN_LOG_LEVEL=0 in the environment, or in proces
 would not outlive. If TensorFlow has already been imported, this is not one of our programs, and nothing is changed.
 """
 
-import multiprocessing
 import os
 import select
 import signal
@@ -65,6 +64,6 @@ def _start_filter() -> subprocess.Popen | None:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 if "tensorflow" not in sys.modules:
     signals.handle_stop_signals(signals.leave)
-    is_worker = multiprocessing.parent_process() is not None  # its file descriptor 2 is its parent's
-    if not is_worker and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0" and sys.stderr is not None and os.getpid() != 1:
+    has_own_stderr = not signals.is_worker_process()  # a worker's file descriptor 2 is its parent's
+    if has_own_stderr and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0" and sys.stderr is not None and os.getpid() != 1:
         _filter = _start_filter()

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -18,8 +20,14 @@ logger = logging.getLogger("deeplab")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """Sent by schedulers and people to stop a program; Slurm's --signal is usually set to SIGUSR1."""
 
+PATIENCE = 4.0
+"""Seconds within which a program that has nothing to save ends after a signal."""
+
 signals_seen: list[int] = []
-"""Signals that arrived before the training loop. A library's callback may swallow their exception, but not this."""
+"""Signals that arrived. A library's callback may swallow their exception, but not this."""
+
+something_to_save = threading.Event()
+"""Set once the training loop has made a step: from then on it ends the program itself, after a save."""
 
 
 def program_name() -> str:
@@ -34,12 +42,40 @@ def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signa
         signal.signal(number, handler)
 
 
+def watch() -> None:
+    """From now on a thread ends the program `PATIENCE` seconds after a signal, unless there is something to save.
+
+    A handler runs only when the main thread returns to Python's own code, which may take it minutes: it may be waiting
+    for another worker, or optimizing the step.
+    """
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    threading.Thread(target=_leave_after_signal, args=(read_end,), daemon=True).start()
+
+
+def _leave_after_signal(read_end: int) -> None:
+    number = 0
+    while number not in STOP_SIGNALS:
+        (number,) = os.read(read_end, 1)
+    time.sleep(PATIENCE)
+    if not something_to_save.is_set():
+        for child in multiprocessing.active_children():
+            child.kill()  # it would wait for more work forever
+        leave(number, None)
+
+
+def is_worker_process() -> bool:
+    """Whether this is a process of a pool; while it still imports its modules, it knows its name, not its parent."""
+    return multiprocessing.current_process().name != "MainProcess"
+
+
 def leave(number: int, frame: FrameType | None) -> NoReturn:
     """The handler while libraries load: ends the process immediately with one line and status 75.
 
     An exception would end in a traceback, or be swallowed by an import that tries alternatives.
     """
-    if multiprocessing.parent_process() is None:  # a worker process leaves the line to its parent
+    if not is_worker_process():  # which leaves the line to its parent
         reason = f"{signal.Signals(number).name}: stopped while starting; run the same command again"
         os.write(sys.stderr.fileno() if sys.stderr else 2, f"{program_name()}: {reason}\n".encode())
     os._exit(Interrupted.exit_status)
@@ -70,23 +106,25 @@ class StopRequest:
     def __init__(self, any_worker: Callable[[bool], bool], are_several: bool) -> None:
         self._any_worker = any_worker
         self._are_several = are_several
-        self._signal: int | None = None
         self._is_evaluating = False
         self.is_agreed = False
 
     @property
     def reason(self) -> str:
         """The signal's name, or that it was sent to another worker."""
-        return signal.Signals(self._signal).name if self._signal else "a signal to another worker"
+        return signal.Signals(signals_seen[0]).name if signals_seen else "a signal to another worker"
 
     def listen(self) -> None:
         """Handles signals from now on; one that arrived before, and whose exception was lost, counts."""
         handle_stop_signals(self._on_signal)
-        self._signal = signals_seen[0] if signals_seen else None
+
+    def wait_for_save(self) -> None:
+        """From now on there is something to save, so `watch` lets the loop end however long its step takes."""
+        something_to_save.set()
 
     def agree(self) -> None:
         """Notes whether any worker received a signal. All must call it at the same point."""
-        self.is_agreed = self.is_agreed or self._any_worker(self._signal is not None)
+        self.is_agreed = self.is_agreed or self._any_worker(bool(signals_seen))
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -102,7 +140,7 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Records the signal; a second signal of the same kind ends the program immediately."""
-        self._signal = number
+        signals_seen.append(number)
         signal.signal(number, signal.SIG_DFL)
         if self._is_evaluating and not self._are_several:
             raise Interrupted(self.reason)

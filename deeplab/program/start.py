@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -74,18 +75,32 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     try:
         signals.handle_stop_signals(signals.interrupt)
+        signals.watch()
         main(argv)
         _exit(0)
-    except (DeepLabError, Interrupted) as error:
+    except Interrupted as error:
         _fail(error)
-    except tf.errors.OpError as error:
-        _fail(DeepLabError(_explain(error)))
-    except OSError as error:
-        _fail(DeepLabError(str(error)))
-    except RuntimeError as error:
-        if not _is_from_tensorflow(error):
-            raise
-        _fail(DeepLabError(f"{type(error).__name__} in TensorFlow: {_words(error)} ({_SHOW_ALL}=0 shows where)"))
+    except Exception as error:
+        if ending := _ending(error):
+            _fail(ending)
+        raise
+
+
+def _ending(error: Exception) -> DeepLabError | Interrupted | None:
+    """How an error ends the program; None for a fault of our own code, which needs its traceback."""
+    # After a signal, a library may have taken its exception for a failure, or another worker may have left first.
+    is_lost = bool(os.environ.get("TF_CONFIG")) and isinstance(error, _LOST_WORKER)
+    if signals.signals_seen and (is_lost or not signals.something_to_save.is_set()):
+        return Interrupted(f"{signal.Signals(signals.signals_seen[0]).name}: stopped; run the same command again")
+    if isinstance(error, DeepLabError):
+        return error
+    if isinstance(error, tf.errors.OpError):
+        return DeepLabError(_explain(error))
+    if isinstance(error, OSError):
+        return DeepLabError(str(error))
+    if isinstance(error, RuntimeError) and _is_from_tensorflow(error):
+        return DeepLabError(f"{type(error).__name__} in TensorFlow: {_words(error)} ({_SHOW_ALL}=0 shows where)")
+    return None
 
 
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:

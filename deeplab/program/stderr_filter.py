@@ -33,6 +33,12 @@ _OF_CONVERTERS = re.compile(
 )
 """Written for each file of TensorFlow Lite that is converted or opened."""
 
+_OF_POOLS = re.compile(
+    rb"\S+resource_tracker\.py:\d+: UserWarning: resource_tracker: There appear to be \d+ leaked semaphore"
+    rb"|  warnings\.warn\('resource_tracker: There appear to be"
+)
+"""Written by Python's helper as it tidies up after a pool of processes that a signal has ended."""
+
 _LONGEST_LINE = 2**16  # bytes; longer lines are passed on in pieces
 
 
@@ -61,7 +67,7 @@ def is_note(line: bytes) -> bool:
     """Whether a line on stderr is of no interest to a user."""
     if _NO_DRIVER.match(line):
         return not _has_nvidia_device()
-    return bool(_NOTES.match(line) or _OF_ITERATORS.match(line) or _OF_PROBES.match(line) or _OF_CONVERTERS.match(line))
+    return any(notes.match(line) for notes in (_NOTES, _OF_ITERATORS, _OF_PROBES, _OF_CONVERTERS, _OF_POOLS))
 
 
 def _has_nvidia_device() -> bool:
