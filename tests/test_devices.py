@@ -309,7 +309,7 @@ def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tm
     monkeypatch.setattr(api, "load_model", load)
     monkeypatch.setattr(export.run_folder, "load_model", load)
     monkeypatch.setattr(tf.saved_model, "load", load)
-    (tmp_path / api.DESCRIPTION).write_text('{"class_names": []}')
+    (tmp_path / api.DESCRIPTION).write_text('{"class_names": ["a", "b"]}')
     wanted = {
         export.ExportSettings: export.ExportSettings(model_dir=tmp_path, export_dir=tmp_path / "new"),
         LoadSettings: LoadSettings(),

@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,11 @@ OTHERS_NAMES = {
     "deeplab",
     "keras",
     "labelme",
-    "math",
     "model",
-    "os",
-    "random",
     "strategy",
-    "sys",
     "tf",
     "train_dataloader",
+    *sys.stdlib_module_names,
 }
 """The first words of dotted names that are not the package's; `deeplab.NAME` has a test of its own."""
 
