@@ -9,6 +9,11 @@ EXIT_STATUSES = {
 """The exit statuses of all programs."""
 
 
+def escaped(text: str) -> str:
+    """The text in one line, with control characters as escapes: names of files and classes must not write elsewhere."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class DeepLabError(Exception):
     """The run failed for a reason outside the program: data, numerics, hardware. Exit status 1."""
 

@@ -143,3 +143,16 @@ def test_an_error_that_follows_from_a_signal_ends_with_the_status_of_signals(mon
     ending = start._ending(error)
     assert ending.exit_status == status
     assert (str(ending) == "SIGTERM: stopped; run the same command again") == (status == 75)
+
+
+def test_control_characters_of_names_are_escaped_in_log_lines_and_in_the_reason(tmp_path):
+    code = (
+        "\n    import logging"
+        "\n    from deeplab.errors import DataError"
+        "\n    logging.getLogger('deeplab').info('%s', 'a\\x1b[2Jb\\nfake line é 道路')"
+        "\n    raise DataError('c\\rd')"
+    )
+    done = _end(tmp_path, code)
+    lines = done.stderr.splitlines()
+    assert lines[-2].endswith(r" a\x1b[2Jb\nfake line é 道路")
+    assert lines[-1] == r"program.py: c\rd"

@@ -40,7 +40,7 @@ class LookSettings:
     page: Path | None = setting(
         None, "HTML file to write. Default: look.html in --tfrecord_dir if given, else in --voc_dir."
     )
-    crops: int = setting(8, "Training crops to show.", lower=1)
+    crops: int = setting(8, "Training crops to show.", lower=1, upper=1000)
     seed: int = setting(
         1, "Seed of the crops: the first crops of a train.py run with the same seed.", lower=1, upper=2**31 - 1
     )

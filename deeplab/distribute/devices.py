@@ -23,7 +23,9 @@ class DeviceSettings:
     """Devices."""
 
     num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all.", lower=0, hyperparameter=False)
-    num_cpu_replicas: int = setting(1, "Logical devices to split the CPU into.", lower=1, hyperparameter=False)
+    num_cpu_replicas: int = setting(
+        1, "Logical devices to split the CPU into.", lower=1, upper=256, hyperparameter=False
+    )
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,13 @@ class ModelConfig:
     backbone: str = setting("resnet50", "Keras application under the ASPP head.", choices=list(BACKBONES))
     output_stride: int = setting(16, "Input size over feature size.", choices=OUTPUT_STRIDES)
     atrous_rates: tuple[int, ...] = setting(
-        (6, 12, 18), "ASPP rates at output stride 16; doubled at 8, halved at 32.", lower=1
+        (6, 12, 18), "ASPP rates at output stride 16; doubled at 8, halved at 32.", lower=1, upper=1000
     )
     separable_aspp: bool = setting(False, "Depthwise separable 3x3 convolutions in ASPP; paper of v3+: yes.")
     decoder: bool = setting(False, "Decoder of DeepLab v3+: refines the features at stride 4.")
     separable_decoder: bool = setting(False, "Depthwise separable 3x3 convolutions in the decoder, as in its paper.")
     multi_grid: tuple[int, ...] = setting(
-        NO_MULTI_GRID, "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4.", lower=1
+        NO_MULTI_GRID, "Dilation factors of the last stage's three units (ResNets); paper: 1,2,4.", lower=1, upper=100
     )
     dropout_rate: float = 0.1
     batch_norm_epsilon: float = setting(

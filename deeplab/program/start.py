@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
 
-from deeplab.errors import DeepLabError, Interrupted, UsageError
+from deeplab.errors import DeepLabError, Interrupted, UsageError, escaped
 from deeplab.program import signals
 from deeplab.program.help import help_text
 from deeplab.settings import Classes, define
@@ -72,7 +72,7 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    absl_logging.get_absl_handler().setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
     try:
         signals.handle_stop_signals(signals.interrupt)
         signals.watch()
@@ -103,9 +103,17 @@ def _ending(error: Exception) -> DeepLabError | Interrupted | None:
     return None
 
 
+class _OneLine(logging.Formatter):
+    """Log lines without control characters; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The time and the message."""
+        return escaped(super().formatMessage(record))
+
+
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:
     deeplab.program.quiet.drain()  # the reason is the last line
-    print(f"{signals.program_name()}: {error}", file=sys.stderr)
+    print(escaped(f"{signals.program_name()}: {error}"), file=sys.stderr)
     _exit(error.exit_status)
 
 

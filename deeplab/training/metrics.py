@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from deeplab.errors import escaped
 from deeplab.labels import VOID_LABEL, has_background
 
 
@@ -121,9 +122,10 @@ def confusion_counts(truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
 def table(class_names: Sequence[str], result: Scores) -> str:
     """Per-class IoU and the means in per cent, as text with one line per class."""
+    names = [escaped(name) for name in class_names]
     foreground = "mean IoU of the foreground"
-    width = max(len(name) for name in (*class_names, foreground))
-    rows = [(name, iou) for name, iou in zip(class_names, result.per_class_iou, strict=True)]
+    width = max(len(name) for name in (*names, foreground))
+    rows = [(name, iou) for name, iou in zip(names, result.per_class_iou, strict=True)]
     means = [
         ("mean IoU", result.mean_iou),
         *([(foreground, result.foreground_mean_iou)] if has_background(class_names) else []),

@@ -21,7 +21,7 @@ class Plan:
     """
 
     num_examples: int = 0
-    global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1)
+    global_batch_size: int = setting(16, "Images per update, over all replicas.", lower=1, upper=2**20)
     train_steps: int = setting(0, "Number of updates; 0: set by --epochs, else 30000 (the paper's).", lower=0)
     epochs: float = setting(0.0, "Passes over the training split, instead of --train_steps; 0: not set.", lower=0.0)
     eval_every_epochs: float = setting(
@@ -49,7 +49,9 @@ class Plan:
         lower=1,
         hyperparameter=False,
     )
-    steps_per_call: int = setting(1, "Steps per compiled call; 10 or more on fast GPUs.", lower=1, hyperparameter=False)
+    steps_per_call: int = setting(
+        1, "Steps per compiled call; 10 or more on fast GPUs.", lower=1, upper=10_000, hyperparameter=False
+    )
 
     def __post_init__(self) -> None:
         if self.train_steps and self.epochs:

@@ -18,7 +18,7 @@ class StepSettings:
     """Training step."""
 
     accumulate_steps: int = setting(
-        1, "Split each batch into this many micro-batches, run one after another; saves memory.", lower=1
+        1, "Split each batch into this many micro-batches, run one after another; saves memory.", lower=1, upper=2**16
     )
     clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: no limit.", lower=0.0)
     jit_compile: bool = setting(False, "Compile the step with XLA; only on one GPU.")

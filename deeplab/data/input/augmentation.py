@@ -16,7 +16,7 @@ class Augmentation:
     How a training crop is made from an image; `transforms` describes each step.
     """
 
-    crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17)
+    crop_size: int = setting(513, "Height and width of training crops, in pixels.", lower=17, upper=2**14)
     augmentation: str = setting(
         "scale_crop",
         "scale_crop: random scale, crop, pad (the paper's). resize_or_crop: squash half of the images to the crop "
@@ -25,7 +25,7 @@ class Augmentation:
     )
     min_scale: float = setting(0.5, "Smallest random scale of scale_crop.", lower=0.05)
     max_scale: float = setting(2.0, "Largest random scale of scale_crop.", lower=0.05)
-    resize_size: int = setting(444, "Size before cropping in resize_or_crop, in pixels.", lower=17)
+    resize_size: int = setting(444, "Size before cropping in resize_or_crop, in pixels.", lower=17, upper=2**14)
     hue: float = setting(0.1, "Largest hue shift; 1 is the full circle, 0 is off.", lower=0.0, upper=0.5)
     brightness: float = setting(0.1, "Largest brightness shift; 1 is the full range, 0 is off.", lower=0.0, upper=1.0)
     contrast: float = setting(0.2, "The contrast factor is drawn from 1 +- this; 0 is off.", lower=0.0, upper=0.99)

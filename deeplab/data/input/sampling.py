@@ -39,7 +39,9 @@ class SamplingSettings:
     repeat_classes: str = setting(
         "", "Classes, as in a,b, whose images appear --repeat_times times in each epoch.", fixed=True
     )
-    repeat_times: int = setting(2, "Appearances of the images of --repeat_classes in each epoch.", lower=2, fixed=True)
+    repeat_times: int = setting(
+        2, "Appearances of the images of --repeat_classes in each epoch.", lower=2, upper=1000, fixed=True
+    )
 
     def repeats(self, split: Split) -> Repeats:
         """The split's images that hold any pixel of `repeat_classes`; reads all masks, and logs the counts.

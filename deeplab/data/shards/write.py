@@ -67,7 +67,9 @@ class ShardSettings:
         choices=EXIF_CHOICES,
         hyperparameter=False,
     )
-    num_shards: int = setting(16, "Number of shard files to write per split.", lower=1, hyperparameter=False)
+    num_shards: int = setting(
+        16, "Number of shard files to write per split.", lower=1, upper=2**16, hyperparameter=False
+    )
     max_bad_examples: int = setting(
         0,
         "Number of bad images or masks per split to leave out of its shards and list in SPLIT.bad_examples.txt; more "
