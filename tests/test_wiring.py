@@ -53,7 +53,7 @@ def _other_value(about, number):
     if about.kind is bool:
         return not about.default
     if about.kind is int:
-        return 1000 + number
+        return 1000 + number if about.upper is None or about.upper >= 2000 else int(about.upper) - number
     if about.kind is float:
         return (about.lower or 0.0) + (0.3 + number / 1000) * ((about.upper or 1.0) - (about.lower or 0.0))
     return f"{about.name}_{number}"
