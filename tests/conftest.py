@@ -5,13 +5,17 @@ import deeplab  # noqa: F401  before TensorFlow, whose kernels it chooses
 # isort: split
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import HANGS, ROOT
 from PIL import Image
+from small_run import TRAIN_FLAGS
 
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import shapes, voc
@@ -94,6 +98,17 @@ def shards(shapes_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     prepare(ShardSettings(voc_dir=shapes_dir, num_shards=3), folder, "train", voc.CLASS_NAMES)
     prepare(ShardSettings(voc_dir=shapes_dir, num_shards=2), folder, "val", voc.CLASS_NAMES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_dir(shapes_dir, tmp_path_factory):
+    """A folder with a finished run in `run/`, its shards in `shards/`, and the program's output in `stderr`."""
+    folder = tmp_path_factory.mktemp("programs")
+    places = (f"--voc_dir={shapes_dir}", f"--tfrecord_dir={folder}/shards", f"--model_dir={folder}/run")
+    command = [sys.executable, "tests/tiny.py", "train.py", *places, *TRAIN_FLAGS]
+    with (folder / "stderr").open("w") as stderr:
+        subprocess.run(command, cwd=ROOT, stderr=stderr, timeout=HANGS, check=True)
     return folder
 
 

@@ -7,21 +7,25 @@ TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT once. The devices of a traced graph ar
 the installed wheel run as they would before the graph is executed. What a GPU's kernels then compute is not seen.
 """
 
+import gc
 import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import keras
 import tensorflow as tf
+from keras.src.applications import resnet
 from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, device_properties_pb2, meta_graph_pb2
 from tensorflow.python.grappler import cluster, tf_optimizer
 
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.distribute.numerics import PERSISTENT_BATCH_NORM
+from deeplab.model.backbone import BACKBONES
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Predictor
 from deeplab.training.losses import Loss
@@ -32,9 +36,23 @@ from deeplab.training.state import TrainState
 from deeplab.training.totals import StepTotals
 
 CROP, BATCH, CLASSES = 65, 2, ("a", "b", "c")
+STAGES = ((64, 2, 1), (128, 1, 2), (256, 1, 2), (512, 2, 2))
+"""Filters, blocks and stride of the short ResNet: each form of a block that ResNet-50 has, but 6 and not 16 of them."""
+
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 HOST = "/job:localhost/replica:0/task:0/device:"
 LAID_OUT = ("Conv2D", "_FusedConv2D", "FusedBatchNormV3", "_FusedBatchNormEx", "FusedBatchNormGradV3")
+
+
+def short_resnet(include_top: bool, weights: str | None) -> keras.Model:
+    """Keras's ResNet with fewer blocks; its public names are those with all of them."""
+
+    def stages(features: keras.KerasTensor) -> keras.KerasTensor:
+        for number, (filters, blocks, stride) in enumerate(STAGES, 2):
+            features = resnet.stack_residual_blocks_v1(features, filters, blocks, stride, name=f"conv{number}")
+        return features
+
+    return resnet.ResNet(stages, preact=False, use_bias=True, include_top=include_top, weights=weights)
 
 
 def optimized(function: tf.types.experimental.ConcreteFunction, num_gpus: int) -> graph_pb2.GraphDef:
@@ -128,7 +146,14 @@ def main() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
     real = tf.config.list_logical_devices
     tf.config.list_logical_devices = lambda kind=None: ["GPU:0"] if kind == "GPU" else real(kind)
+    BACKBONES["short_resnet"] = replace(
+        BACKBONES["resnet50"],
+        build=short_resnet,
+        auxiliary_layer="conv4_block1_out",
+        low_level_layer="conv2_block2_out",
+    )
     for case in sys.argv[1:]:
+        gc.freeze()  # TensorFlow keeps the graphs; Python need not search them for garbage
         backbone, precision, replicas, kind = case.split(":")
         keras.backend.clear_session()
         try:
