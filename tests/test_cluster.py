@@ -66,6 +66,9 @@ def test_tf_config_with_and_without_a_separate_chief():
         tf_config({"worker": [1, 2]}, "worker", 0),
         '{"cluster": ["a:1"]}',
         tf_config({"worker": ["a", "b"]}, "worker", 0),
+        tf_config({"worker": ["a:1", ":2"]}, "worker", 0),
+        tf_config({"worker": ["a:1", "b:65536"]}, "worker", 0),
+        tf_config({"worker": ["a:1", "b:0"]}, "worker", 0),
     ],
 )
 def test_a_wrong_tf_config_is_rejected_in_one_line(text):
@@ -129,11 +132,27 @@ def test_slurm_nodes_keep_their_order_and_tasks_differ_in_ports():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"SLURM_STEP_NODELIST": "gpu[x]"}, {"SLURMD_NODENAME": "gpu2"}, {"SLURM_STEP_TASKS_PER_NODE": "3"}]
+    ("name", "text", "words"),
+    [
+        ("SLURM_STEP_NODELIST", "gpu[x]", "invalid literal for int"),
+        ("SLURM_STEP_TASKS_PER_NODE", "3", "shorter than argument"),
+        ("SLURM_STEP_TASKS_PER_NODE", "2(x1),", "invalid literal for int"),
+        ("SLURM_PROCID", "3", "3 is not in range"),
+        ("SLURM_PROCID", "-1", "-1 is not in range"),
+        ("SLURM_PROCID", "first", "invalid literal for int"),
+        ("SLURM_JOB_ID", "x7", "SLURM_JOB_ID=x7: not a step"),
+        *[(name, "", f"{name}: empty in a step") for name in SLURM if name.startswith("SLURM_") and "NUM" not in name],
+        ("SLURMD_NODENAME", "gpu2", "runs on another node than gpu10"),
+    ],
 )
-def test_wrong_slurm_variables_are_rejected(changed):
-    with pytest.raises(UsageError, match="SLURM_"):
-        find_cluster({**SLURM, **changed})
+def test_wrong_slurm_variables_are_rejected_by_name(name, text, words):
+    with pytest.raises(UsageError, match=r"^SLURM_.*$") as raised:
+        find_cluster({**SLURM, name: text})
+    assert words in str(raised.value)
+
+
+def test_an_empty_name_of_the_node_is_no_other_node():
+    assert find_cluster({**SLURM, "SLURMD_NODENAME": ""}) == find_cluster(SLURM)
 
 
 def test_host_lists():

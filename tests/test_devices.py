@@ -205,6 +205,13 @@ def test_a_task_keeps_a_gpu_of_its_own(play, monkeypatch, variables):
     assert [gpu.name[-1] for gpu in settings.visible] == ["0"]
 
 
+def test_an_empty_variable_gives_a_task_no_gpu_of_its_own(play, monkeypatch):
+    settings = play(2)
+    _task(monkeypatch, 1, SLURM_GPUS_PER_TASK="")
+    make_strategy(DeviceSettings(), "auto")
+    assert [gpu.name[-1] for gpu in settings.visible] == ["1"]
+
+
 def test_tasks_that_cannot_share_are_refused(play, monkeypatch):
     play(1)
     _task(monkeypatch, 1, SLURM_GPUS_ON_NODE=1)

@@ -13,6 +13,9 @@ NUM_PORTS = 20_000
 PORTS_OF_A_JOB = 64
 """For Slurm's jobs: below the ports that Linux assigns itself (32,768 and up)."""
 
+_OF_A_STEP = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID", "SLURM_JOB_ID")
+"""Variables that describe a step of several tasks, and this task."""
+
 _CHIEFS = {"master": "chief"}
 """Older names of a task's type."""
 
@@ -88,10 +91,15 @@ def _from_tf_config(text: str) -> Cluster:
     workers = (*chiefs, *jobs.get("worker", []))
     index = number + (len(chiefs) if job == "worker" else 0)
     known = job in ("chief", "worker") and not set(jobs) - {"chief", "master", "worker", "evaluator"}
-    addressed = all(isinstance(each, str) and re.search(r":\d+$", each) for each in workers)
+    addressed = all(isinstance(each, str) and _has_port(each) for each in workers)
     if not known or not addressed or not 0 <= index < len(workers):
         raise UsageError(f"TF_CONFIG: workers as host:port and this task's index among them are needed: {text}")
     return Cluster(workers, index)
+
+
+def _has_port(address: str) -> bool:
+    found = re.fullmatch(r".+:(\d{1,5})", address)
+    return found is not None and 0 < int(found[1]) < 2**16
 
 
 def _number_of_tasks(environment: Mapping[str, str]) -> int:
@@ -104,19 +112,22 @@ def _number_of_tasks(environment: Mapping[str, str]) -> int:
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     """Tasks are numbered node by node, which is Slurm's default ("block")."""
+    given = {name: environment.get(name, "").strip() for name in _OF_A_STEP}
+    if empty := [name for name, text in given.items() if not text]:
+        raise UsageError(f"{empty[0]}: empty in a step of several tasks; start the program with srun")
+    nodes, tasks_per_node, number, job = given.values()
     try:
-        hosts = expand_hosts(environment["SLURM_STEP_NODELIST"])
-        tasks = expand_counts(environment["SLURM_STEP_TASKS_PER_NODE"])
-        index = int(environment["SLURM_PROCID"])
-        job = int(environment["SLURM_JOB_ID"])
-        hosts = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"SLURM_*: {error!r} in a step of several tasks; start the program with srun") from error
-    if environment.get("SLURMD_NODENAME", hosts[index]) != hosts[index]:
+        counts = expand_counts(tasks_per_node)
+        hosts = [host for host, count in zip(expand_hosts(nodes), counts, strict=True) for _ in range(count)]
+        index = range(len(hosts)).index(int(number))
+        first_port = FIRST_PORT + int(job) * PORTS_OF_A_JOB % NUM_PORTS
+    except ValueError as error:
+        variables = " ".join(f"{name}={text}" for name, text in given.items())
+        raise UsageError(f"{variables}: not a step of Slurm's ({error}); start the program with srun") from error
+    if (environment.get("SLURMD_NODENAME") or hosts[index]) != hosts[index]:
         raise UsageError(f"SLURM_PROCID={index} runs on another node than {hosts[index]}: use --distribution=block")
     # Jobs that share a node use different ports. So do tasks, even if two node names are one machine.
-    port = FIRST_PORT + job * PORTS_OF_A_JOB % NUM_PORTS
-    addresses = tuple(f"{host}:{port + task}" for task, host in enumerate(hosts))
+    addresses = tuple(f"{host}:{first_port + task}" for task, host in enumerate(hosts))
     local_index = index - hosts.index(hosts[index])  # tasks are numbered node by node
     return Cluster(addresses, index, hosts.count(hosts[index]), local_index, "SLURM_STEP_NODELIST, SLURM_JOB_ID")
 

@@ -103,7 +103,7 @@ def share_of_task(
             "start one task for each card, with MIG turned off"
         )
     on_node = environment.get("SLURM_GPUS_ON_NODE", "")
-    has_own = "SLURM_GPUS_PER_TASK" in environment or "gpu" in environment.get("SLURM_TRES_PER_TASK", "")
+    has_own = bool(environment.get("SLURM_GPUS_PER_TASK")) or "gpu" in environment.get("SLURM_TRES_PER_TASK", "")
     if has_own or (on_node.isdigit() and len(present) < int(on_node)):
         return present
     if len(present) < tasks:
