@@ -52,6 +52,7 @@ def test_the_ground_and_the_conductors_are_few():
         "processor",
         "progress",
         "settings",
+        "text",
     ]
     assert sorted(module for module, room in ROOM.items() if room == "conductors") == [
         "api",

@@ -20,6 +20,7 @@ from absl import logging as absl_logging
 
 from deeplab.errors import DeepLabError, Interrupted, UsageError, escaped
 from deeplab.program import signals
+from deeplab.program.flag_files import with_files_read
 from deeplab.program.help import help_text
 from deeplab.settings import Classes, define
 
@@ -63,7 +64,9 @@ def start_program(main: Callable[[list[str]], None], classes: Classes, docstring
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([argv[0], *with_files_read(argv[1:])])
+    except UsageError as error:
+        _fail(error)
     except flags.Error as error:
         _fail(UsageError(f"{error} (--help lists the flags)"))
 

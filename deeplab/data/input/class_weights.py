@@ -9,8 +9,8 @@ import numpy as np
 
 from deeplab.data.input.stored import pixels_by_example
 from deeplab.data.shards.split import Split
-from deeplab.data.source.text import read_lines
 from deeplab.errors import UsageError
+from deeplab.text import read_lines
 
 
 def class_weights(choice: str, split: Split) -> tuple[float, ...] | None:

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deeplab.data.source import voc
-from deeplab.data.source.text import read_lines
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL, palette
+from deeplab.text import read_lines
 
 logger = logging.getLogger("deeplab")
 

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from deeplab.data.source import images
 from deeplab.data.source.images import Folder, normal_form
-from deeplab.data.source.text import read_lines
 from deeplab.errors import DataError
 from deeplab.files import is_relative_name
+from deeplab.text import read_lines
 
 logger = logging.getLogger("deeplab")
 

@@ -13,9 +13,9 @@ from deeplab.data.source.classes import BACKGROUND, VOID, look
 from deeplab.data.source.formats.findings import Findings
 from deeplab.data.source.formats.recognition import recognized
 from deeplab.data.source.images import ENDINGS, Folder, ImageFile
-from deeplab.data.source.text import read_text
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
+from deeplab.text import read_text
 
 logger = logging.getLogger("deeplab")
 

@@ -18,9 +18,9 @@ from deeplab.data.source.formats.findings import Findings
 from deeplab.data.source.formats.recognition import recognized
 from deeplab.data.source.images import ImageFile
 from deeplab.data.source.masks import read_mask
-from deeplab.data.source.text import read_lines
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
+from deeplab.text import read_lines
 
 ROBOFLOW_CLASSES = "_classes.csv"
 

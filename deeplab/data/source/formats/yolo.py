@@ -23,8 +23,8 @@ from deeplab.data.source.formats.dataset import (
 )
 from deeplab.data.source.formats.findings import Findings
 from deeplab.data.source.formats.recognition import recognized
-from deeplab.data.source.text import read_lines, read_text
 from deeplab.errors import DataError, UsageError
+from deeplab.text import read_lines, read_text
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _TOLERANCE = 0.01
