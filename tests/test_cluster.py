@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ config = os.environ["TF_CONFIG"]
 index = json.loads(config)["task"]["index"]
 pathlib.Path(f"given{index}").write_text("\\n".join([config, *sys.argv[1:]]))
 sys.exit(75 * index)
+"""
+
+WAITS = """
+import json, os, pathlib, signal, sys
+name = f"{sys.argv[1]}-{json.loads(os.environ['TF_CONFIG'])['task']['index']}"
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+pathlib.Path(f"ready{name}").touch()
+signal.sigwait([signal.SIGTERM])
+pathlib.Path(f"stopped{name}").touch()
+sys.exit(75)
 """
 
 
@@ -224,32 +235,93 @@ def test_kubernetes_manifest_fits_the_published_schema(version):
         kubernetes_validate.validate(job, version, strict=True)
 
 
-def test_ssh_launcher_starts_every_worker_and_returns_their_failure(tmp_path):
-    """A local shell stands in for the remote one, and a script that records its arguments for train.py's Python."""
+@pytest.fixture
+def launch(tmp_path):
+    """A function that starts ssh.sh for hosts a and b, in a project whose train.py is a given script.
+
+    A local shell stands in for the remote one.
+    """
     project = tmp_path / "project with a space"
     (project / ".venv" / "bin").mkdir(parents=True)
     (project / "cluster").mkdir()
     for name in ("ssh.sh", "tf_config.py"):
         (project / "cluster" / name).write_text((FOLDER / name).read_text())
-    (project / "train.py").write_text(STAND_IN)
     (project / ".venv" / "bin" / "python").symlink_to(sys.executable)
     remote = tmp_path / "remote"
     remote.write_text('#!/bin/sh\nshift\nexec sh -c "$1"\n')
     remote.chmod(0o755)
-    done = subprocess.run(
-        ["bash", project / "cluster" / "ssh.sh", "a,b", "--model_dir=runs/with space", "--epochs=2"],
-        env={**os.environ, "RSH": str(remote), "PORT": "999"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 75, done.stderr
+    started = []
+
+    def launch(script, *arguments, port="999"):
+        (project / "train.py").write_text(script)
+        command = ["bash", project / "cluster" / "ssh.sh", "a,b", *arguments]
+        environment = {**os.environ, "RSH": str(remote), "PORT": port}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+        return project, started[-1]
+
+    yield launch
+    for process in started:
+        process.terminate()  # and so its workers
+        process.communicate(timeout=60)
+
+
+def test_ssh_launcher_starts_every_worker_and_returns_their_failure(launch):
+    """A script that records its arguments stands in for train.py."""
+    project, process = launch(STAND_IN, "--model_dir=runs/with space", "--epochs=2")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
     for index in (0, 1):
         config, *arguments = (project / f"given{index}").read_text().splitlines()
         assert find_cluster({"TF_CONFIG": config}) == Cluster(("a:999", "b:999"), index)
         assert arguments == ["--model_dir=runs/with space", "--epochs=2"]
     assert not list(project.glob(".worker*"))
+
+
+def test_stopping_one_ssh_run_leaves_another_in_the_same_folder_alone(launch):
+    """The workers wait for a signal, and then say so; run 1 is stopped, then run 2."""
+    launched = {port: launch(WAITS, port, port=port) for port in ("999", "1000")}
+    ready = {f"ready{port}-{index}" for port in launched for index in (0, 1)}
+    stopped = set()
+    for port, (project, process) in launched.items():
+        assert _eventually(lambda project=project: ready <= {path.name for path in project.iterdir()})
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 75, errors
+        stopped |= {f"stopped{port}-0", f"stopped{port}-1"}
+        assert {path.name for path in project.glob("stopped*")} == stopped
+    assert not list(project.glob(".worker*"))
+
+
+def test_a_second_ssh_run_at_the_same_address_is_refused(launch):
+    """Before any worker starts, and without a trace; the file of the run that has the address stays."""
+    project, first = launch(WAITS, "999")
+    assert _eventually(lambda: len(list(project.glob("ready999-*"))) == 2)
+    process_ids = {path.name: path.read_text() for path in project.glob(".worker*")}
+    assert process_ids.keys() == {".worker-a-999.pid", ".worker-b-999.pid"}
+
+    # Its first host is free, its second is taken.
+    (project / ".worker-a-999.pid").rename(project / "aside")
+    _, second = launch(STAND_IN)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert errors == (
+        f"ssh.sh: cannot create {project}/.worker-b-999.pid; if it exists, another run has b:999: set another PORT, "
+        "or delete the file if that run is over\n"
+    )
+    assert not list(project.glob("given*"))
+    assert not (project / ".worker-a-999.pid").exists()
+    (project / "aside").rename(project / ".worker-a-999.pid")
+    assert {path.name: path.read_text() for path in project.glob(".worker*")} == process_ids
+    assert first.poll() is None
+
+
+def _eventually(condition):
+    for _ in range(600):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in FOLDER.glob("*.s*")))
