@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -202,7 +203,7 @@ def test_tf_config_script():
 
 def test_kubernetes_manifest_names_the_workers(tmp_path):
     """The container's shell line, run with a stand-in for train.py and the variable that an Indexed Job sets."""
-    service, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    service, _, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
     (container,) = job["spec"]["template"]["spec"]["containers"]
     line = container["args"][0].splitlines()[0].replace("python ", f"{sys.executable} ")
     environment = {**os.environ, "JOB_COMPLETION_INDEX": "1"}
@@ -227,12 +228,40 @@ def test_kubernetes_manifest_fits_the_published_schema(version):
     """Without unknown fields. The schemas of 1.26 to 1.28 require both conditions of each podFailurePolicy rule."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     version = version or kubernetes_validate.latest_version()
-    service, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
-    for resource in (service, job):
+    resources = list(yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text()))
+    for resource in resources:
         kubernetes_validate.validate(resource, version, strict=True)
+    job = resources[-1]
     job["spec"]["completionmode"] = "Indexed"
     with pytest.raises(kubernetes_validate.ValidationError, match="completionmode"):
         kubernetes_validate.validate(job, version, strict=True)
+
+
+def test_kubernetes_manifest_admits_only_the_jobs_own_pods_which_have_few_rights():
+    """The pods fulfil https://kubernetes.io/docs/concepts/security/pod-security-standards/, Restricted."""
+    _, policy, job = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
+    pods = {"matchLabels": job["spec"]["template"]["metadata"]["labels"]}
+    assert policy["spec"] == {
+        "podSelector": pods,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": pods}]}],
+    }
+
+    pod = job["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert all({"persistentVolumeClaim", "emptyDir"} & volume.keys() for volume in pod["volumes"])
+
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"].keys() == {"requests", "limits"}
+    assert re.fullmatch(r".+:\d+\.\d+\.\d+", container["image"])
 
 
 @pytest.fixture
