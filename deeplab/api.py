@@ -124,6 +124,8 @@ def load(
 ) -> Model:
     """The model of a run's folder, by default with its best checkpoint, or of an exported one.
 
+    An export is a program that this runs: load exports only from people you trust.
+
     Raises:
         DataError: neither a run nor an export, and as `run.run_folder.load_model`.
         UsageError: an export, and other arguments than the folder: its weights, stride and single pass are fixed.
