@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all set-up on a machine with Python 3.10-3.13 and make.
+# `make demo` and `make test` do all set-up on a machine with Python 3.11-3.13 and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/installed
 .PHONY: demo test test-processors wheel lint bench clean
 
 $(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; now = sys.version_info; sys.exit(None if (3, 11) <= now < (3, 14) else \
+	    f"$(PYTHON) is Python {now[0]}.{now[1]}; name one of 3.11 to 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

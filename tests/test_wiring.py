@@ -6,6 +6,7 @@ The programs run up to the functions that do the work; the test inspects the arg
 import contextlib
 import dataclasses
 import importlib
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -181,7 +182,6 @@ def test_every_flag_is_read_into_the_field_of_its_name(start, program):
 
 
 def test_each_program_of_the_package_has_a_console_command():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
     started = {f"deeplab-{name.rpartition('.')[2]}": name for name in PROGRAMS if name.startswith("python")}
     assert project["scripts"].keys() == started.keys()

@@ -34,7 +34,7 @@ def record_start(model_dir: Path, state: TrainState, plan: Plan, crop_size: int,
     logger.info("%s", "; ".join(describe(size).values()))
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     record = {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "first_step": int(state.step),
         "run": size,
         "command": sys.argv,

@@ -56,7 +56,7 @@ def download_voc(voc_dir: Path, url: str = ARCHIVE_URL, md5: str = ARCHIVE_MD5) 
     if voc_dir.exists():
         return
     if not hasattr(tarfile, "data_filter"):
-        raise DataError("--download: this Python's tarfile cannot unpack safely; use 3.10.12, 3.11.4 or later")
+        raise DataError("--download: this Python's tarfile cannot unpack safely; use 3.11.4 or later")
 
     # A second process waits, and then finds the data set.
     with locked_beside(voc_dir, waits=True):
