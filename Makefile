@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-processors wheel lint bench clean
+.PHONY: demo test test-processors wheel lint bench sbom clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; now = sys.version_info; sys.exit(None if (3, 11) <= now < (3, 14) else \
@@ -42,6 +42,13 @@ bench: $(INSTALLED)
 # Installs the wheel in an empty environment and works with it there; a minute.
 wheel: $(INSTALLED)
 	.ci/wheel $(BIN)/python
+
+# What is installed, for tools that look for known vulnerabilities: build/sbom.json (CycloneDX 1.6).
+sbom: $(INSTALLED)
+	$(PYTHON) -m venv build/cyclonedx
+	build/cyclonedx/bin/python -m pip install --quiet cyclonedx-bom==7.5.0
+	build/cyclonedx/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json \
+	    $(BIN)/python
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
