@@ -1,10 +1,15 @@
-"""What the page of deeplab.app shows of a picture."""
+"""What the page of deeplab.app shows of a picture, what the program refuses, and how it ends."""
+
+import asyncio
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deeplab.commands.app import program as app
+from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
 from deeplab.errors import DataError, UsageError
 from deeplab.labels import palette
@@ -105,3 +110,111 @@ def test_too_many_pixels(tmp_path):
     Image.fromarray(IMAGE).save(path)
     with pytest.raises(DataError, match=r"^photo.png: 4x2 pixels, more than --max_pixels=7$"):
         app.read_picture(path, 7)
+
+
+def test_of_a_picture_too_large_only_the_header_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "photo.png"
+    Image.fromarray(IMAGE).save(path)
+    path.write_bytes(path.read_bytes()[:41])  # up to the pixels' chunk, with its name
+    monkeypatch.setattr(app, "ImageFile", None)
+    with pytest.raises(DataError, match=r"^photo.png: 4x2 pixels, more than --max_pixels=7$"):
+        app.read_picture(path, 7)
+
+
+def ask(hosts, path="/gradio_api/call/segment", body=b"", **headers):
+    """Status of the answer, and the body that the application behind the guard got, None if it was not asked."""
+    received = [
+        {"type": "http.request", "body": body[:5], "more_body": True},
+        {"type": "http.request", "body": body[5:], "more_body": False},
+    ]
+    headers = {"host": "localhost:7860", "content-length": str(len(body)), **headers}
+    scope = {"type": "http", "path": path, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    sent = []
+    got = []
+
+    async def application(scope, receive, send):
+        more = True
+        while more:
+            message = await receive()
+            got.append(message["body"])
+            more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200})
+
+    async def receive():
+        return received.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Guard(application, hosts, max_upload=100)(scope, receive, send))
+    return sent[0]["status"], b"".join(got) if got else None
+
+
+LOCAL = Hosts("127.0.0.1", "gpu-box")
+EVERYWHERE = Hosts("0.0.0.0", "gpu-box")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "served", "refused"),
+    [
+        (LOCAL, "localhost localhost:7860 LocalHost:1 127.0.0.1:7860 [::1]:7860", "gpu-box 10.0.0.7 [fe80::1]"),
+        (EVERYWHERE, "localhost:7860 10.0.0.7:7860 [fe80::1]:7860 gpu-box:7860 GPU-BOX", "gpu-box.evil.example"),
+        (Hosts("[::1]", "gpu-box"), "[::1]:7860", "gpu-box"),
+        (Hosts("gpu-7", "gpu-box"), "gpu-7:7860", "gpu-box 10.0.0.7"),
+    ],
+)
+def test_hosts_that_are_served(hosts, served, refused):
+    for header in served.split():
+        assert ask(hosts, host=header) == (200, b""), header
+    for header in [*refused.split(), "evil.example:7860", "localhost@evil.example", "evil.example/localhost", ""]:
+        assert ask(hosts, host=header) == (403, None), header
+
+
+def test_the_address_of_a_picture_is_refused_however_it_is_written():
+    picture = b'{"data": [{"path": "%s", "meta": {"_type": "gradio.FileData"}}]}'
+    local = picture % b"/tmp/a.png"
+    assert ask(LOCAL, body=local) == (200, local)
+    for address in (b"http://a/b.png", b"HTTPS://a/b.png", rb"http:\/\/a/b.png", rb"\u0068ttp:\u002f/a/b.png"):
+        assert ask(LOCAL, body=picture % address) == (400, None), address
+    assert ask(LOCAL, body=b'{"data": [[[{"a": {"path": "http://a"}}]]]}') == (400, None)
+    assert ask(LOCAL, body=(picture % b"http://a/b.png").decode().encode("utf-16")) == (400, None)
+    assert ask(LOCAL, body=b"path=http://a") == (400, None)
+    assert ask(LOCAL, body=b"[" * 100_000) == (400, None)
+    assert ask(LOCAL, path="/gradio_api/file=http://a/b.png") == (400, None)
+    assert ask(LOCAL, path="/gradio_api/file=/tmp/a.png") == (200, b"")
+
+
+def test_large_requests_are_refused_before_their_body_is_read():
+    other = 2**20
+    assert ask(LOCAL, path="/gradio_api/upload", **{"content-length": str(other + 100)}) == (200, b"")
+    assert ask(LOCAL, path="/gradio_api/upload", **{"content-length": str(other + 101)}) == (413, None)
+    assert ask(LOCAL, **{"content-length": str(other)}) == (200, b"")
+    assert ask(LOCAL, **{"content-length": str(other + 1)}) == (413, None)
+    assert ask(LOCAL, path="/gradio_api/upload", **{"transfer-encoding": "chunked"}) == (411, None)
+
+
+BUSY = """
+import os, sys, threading, time
+from pathlib import Path
+from deeplab.commands.app.ending import end_and_delete
+
+def write(number):
+    while True:
+        own = Path(sys.argv[1], str(number), str(time.time_ns()))
+        own.mkdir(parents=True)
+        (own / "picture.png").write_bytes(b"secret")
+
+for number in range(4):
+    threading.Thread(target=write, args=(number,)).start()
+time.sleep(0.2)
+assert len(os.listdir(sys.argv[1])) == 4
+end_and_delete(Path(sys.argv[1]))
+"""
+
+
+def test_the_end_leaves_nothing_of_the_folder_though_threads_write_to_it(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    done = subprocess.run([sys.executable, "-c", BUSY, str(folder)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not folder.exists()

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from deeplab.commands.app.guard import Guard
 from deeplab.commands.app.trial import Trial
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.model.inference import Inference
@@ -20,6 +22,9 @@ STYLE = f"""
 """
 _SET_OPACITY = "value => { document.documentElement.style.setProperty('--mask-opacity', value); return value; }"
 _KEPT_SECONDS = 3600
+
+LONGEST_QUEUE = 16
+"""Requests that wait; one more is refused."""
 
 Segment = Callable[..., Trial]
 """A picture's path, then the chosen values of the parts of `Choices`, if any -> a trial; raises DeepLabError."""
@@ -88,18 +93,20 @@ def build(segment: Segment, class_names: Sequence[str], choices: Choices | None,
     return page
 
 
-def serve(page: gr.Blocks, host: str, port: int) -> None:
-    """Serves the page in the background, one request at a time.
+def serve(page: gr.Blocks, host: str, port: int, guard: Callable[..., Guard], max_upload: int) -> None:
+    """Serves the page in the background, one request at a time; `guard` makes what stands before Gradio.
 
     Raises:
         UsageError: the port is taken, or the address is not of this machine.
     """
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.queue(default_concurrency_limit=1)
+    page.queue(default_concurrency_limit=1, max_size=LONGEST_QUEUE, api_open=False)
     try:
         page.launch(
             server_name=host,
             server_port=port,
+            max_file_size=max_upload,
+            app_kwargs={"middleware": [Middleware(guard)]},
             share=False,
             prevent_thread_lock=True,
             quiet=True,

@@ -4,7 +4,7 @@ python -m deeplab.app --model_dir=runs/voc
 python -m deeplab.app --model_dir=exported --tfrecord_dir=shards
 
 --model_dir is the folder of a run or of an export. With --tfrecord_dir, the page offers pictures of a split. Needs
-Gradio: pip install '.[app]'. Pictures stay on this machine, and are deleted when the program ends.
+Gradio, see docs/app.md. Pictures stay on this machine, and are deleted when the program ends.
 """
 
 from deeplab.program.start import start_program
@@ -14,6 +14,7 @@ import functools
 import importlib
 import logging
 import os
+import socket
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ import numpy as np
 from PIL import Image
 
 from deeplab.api import DESCRIPTION, Model, load
+from deeplab.commands.app.ending import end_and_delete
+from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
 from deeplab.data.input.stored import sample_images
 from deeplab.data.shards.split import Split, SplitSettings
-from deeplab.data.source.images import ImageFile
+from deeplab.data.source.images import ImageFile, opened
 from deeplab.errors import DataError, Interrupted, UsageError
 from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.inference import Inference
@@ -53,8 +56,18 @@ class AppSettings:
         "127.0.0.1", "Address to serve on. 0.0.0.0: also for other machines, without a password or encryption."
     )
     port: int = setting(7860, "Port to serve on.", lower=1, upper=65535)
+    host_name: str | None = setting(
+        None, "With --host=0.0.0.0: name of this machine in the address that others open. Default: its host name."
+    )
     split: str = setting("val", f"Split of --tfrecord_dir; {NUM_EXAMPLES} of its images are examples on the page.")
-    max_pixels: int = setting(16_000_000, "Refuse larger pictures, which need more memory.", lower=1)
+    max_pixels: int = setting(
+        16_000_000, "Refuse larger pictures, and files of more than 4 bytes per pixel and 1 MiB.", lower=1
+    )
+
+    @property
+    def max_upload(self) -> int:
+        """Bytes of the largest file: that of the largest picture with alpha, uncompressed, and its metadata."""
+        return 4 * self.max_pixels + 2**20
 
 
 SETTINGS: Classes = (AppSettings, SplitSettings, LoadSettings, Inference)
@@ -86,21 +99,29 @@ def main(argv: list[str]) -> None:
 
         # The page, with pictures to begin with.
         examples = write_examples(source, settings.split, folder / "examples")
-        page.serve(page.build(segmenter, class_names, choices, examples), settings.host, settings.port)
-        logger.info("http://%s:%d: open it in a browser; Ctrl-C ends the program", settings.host, settings.port)
+        built = page.build(segmenter, class_names, choices, examples)
+        hosts = Hosts(settings.host, settings.host_name or socket.gethostname())
+        guard = functools.partial(Guard, hosts=hosts, max_upload=settings.max_upload)
+        page.serve(built, settings.host, settings.port, guard, settings.max_upload)
         try:
+            logger.info("http://%s:%d: open it in a browser; Ctrl-C ends the program", settings.host, settings.port)
             threading.Event().wait()
         except Interrupted:
             logger.info("stopped")
+            end_and_delete(folder)
 
 
 def _import_page(folder: Path) -> ModuleType:
-    """The module of the page, which imports Gradio; Gradio reads these variables when it is imported."""
+    """The module of the page, which imports Gradio; Gradio reads these variables when it is imported.
+
+    From here on, `folder` also gets the temporary files of TensorFlow and of all else.
+    """
+    tempfile.tempdir = str(folder)
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     try:
         return importlib.import_module("deeplab.commands.app.page")
     except ImportError as error:
-        raise UsageError(f"{error.name} is not installed: pip install '.[app]'") from error
+        raise UsageError(f"{error.name} is not installed: see docs/app.md, or pip install '.[app]'") from error
 
 
 @dataclass(frozen=True)
@@ -149,13 +170,16 @@ _load = functools.lru_cache(maxsize=4)(load)
 
 
 def read_picture(path: Path, max_pixels: int) -> np.ndarray:
-    """uint8 RGB [height, width, 3], upright; DataError as for `Segmenter`."""
+    """uint8 RGB [height, width, 3], upright; DataError as for `Segmenter`.
+
+    The file is read whole only if its header tells of a size within `max_pixels`.
+    """
     try:
-        picture = ImageFile(path)
-        width, height = picture.size
+        with opened(str(path), path) as header:
+            width, height = header.size
         if width * height > max_pixels:
             raise DataError(f"{path}: {width}x{height} pixels, more than --max_pixels={max_pixels:,}")
-        return picture.pixels(turned=True)
+        return ImageFile(path).pixels(turned=True)
     except DataError as error:
         raise DataError(str(error).replace(str(path), path.name)) from error
 

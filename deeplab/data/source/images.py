@@ -188,10 +188,13 @@ class ImageFile:
 
 
 @contextmanager
-def opened(name: str, content: bytes, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
-    """Opens the image in a file's content; any error of Pillow, including during decoding, becomes a DataError."""
+def opened(name: str, source: bytes | Path, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
+    """Opens the image in a file's content, or in a file, of which only the header is read until its pixels are needed.
+
+    Any error of Pillow, including during decoding, becomes a DataError.
+    """
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as image:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats) as image:
             yield image
     except (DataError, MemoryError):
         raise
