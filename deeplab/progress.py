@@ -1,6 +1,7 @@
 """Progress of long work: one line that is redrawn on a terminal, plain lines elsewhere."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -102,11 +103,20 @@ class Progress:
         if self._note:
             line += f" {self._note}"
         if self._terminal:
+            line = line[: self._columns()]
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+    def _columns(self) -> int | None:
+        """How much of a line fits into the terminal, since a wrapped line cannot be redrawn; None if it is unknown."""
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except OSError:
+            return None
+        return columns - 1 if columns else None
 
     def _rate(self, now: float) -> str:
         """Rate and ETA since the end of the first unit; before the second, the time so far."""

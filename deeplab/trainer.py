@@ -174,12 +174,13 @@ class Trainer:
     def _run_to_next_due(self, first: str) -> tuple[StepTotals, float]:
         """Runs steps until something is due; returns their totals and the seconds they took.
 
-        `first` says what happens before the first of them is done.
+        `first` says what happens before the first of them is done; that is not counted if other calls follow.
         """
         # Log lines are its plain lines: it adds some only where they are far apart.
         progress = Progress(
             "training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf, first=first
         )
+        first_step = timed_from = self._step
         start = time.perf_counter()
         totals: StepTotals | None = None
         while True:
@@ -195,9 +196,14 @@ class Trainer:
             self._stop.agree()
             if self._plan.anything_due(self._step) or self._stop.is_agreed:
                 break
+            if first:
+                first = ""
+                timed_from = self._step
+                start = time.perf_counter()
         totals.confusion.numpy()  # waits for the device
         progress.end()
-        return totals, time.perf_counter() - start
+        seconds_per_step = (time.perf_counter() - start) / (self._step - timed_from)
+        return totals, seconds_per_step * (self._step - first_step)
 
     def _save(self) -> None:
         self._checkpoints.save_latest()

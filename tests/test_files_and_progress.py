@@ -1,13 +1,17 @@
 """Files are written completely or not at all; progress suits terminals and files."""
 
 import errno
+import fcntl
 import io
 import math
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -119,6 +123,23 @@ def test_progress_redraws_on_a_terminal_and_writes_lines_elsewhere(clock):
     assert "\rreading: 1/40 images (9s)\rreading: 3/40 images (2.0/s, ETA 18s)" in terminal.getvalue()
     assert terminal.getvalue().endswith("\rreading: 40 images in 28s\n")
     assert file.getvalue() == "reading: 39/40 images (2.0/s, ETA 0s)\nreading: 40 images in 28s\n"
+
+
+def test_a_line_fits_into_the_terminal(clock):
+    """A wrapped line cannot be redrawn; where the width is not known, as in some editors, the line is whole."""
+    ours, theirs = pty.openpty()
+    whole = "training: 1/9 steps (9s) the step is traced"
+    for columns, expected in ((30, whole[:29]), (80, whole), (0, whole)):
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        with open(theirs, "w", closefd=False) as terminal:
+            progress = Progress("training", 9, "steps", initial=1, first="the step is traced", stream=terminal)
+            clock[0] += 9
+            progress.show_if_silent()
+            assert os.read(ours, 1000).decode() == f"\r{expected}"
+            progress.end()
+            assert os.read(ours, 1000).decode() == f"\r{' ' * len(expected)}\r"
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_slow_units_give_a_sign_of_life(clock):

@@ -160,6 +160,28 @@ def test_records_hold_means_over_the_steps_and_scores_of_their_counts(tmp_path):
     assert val["per_class_iou"] == {"background": 0.5, "thing": 0.0}
 
 
+@pytest.mark.parametrize(
+    ("log_every_steps", "expected"), [(5, [1.0, 2.0]), (1, [30.0, *[1.0] * 4, *[2.0] * 5])], ids=["others", "alone"]
+)
+def test_rates_leave_out_the_tracing_in_the_first_step(tmp_path, monkeypatch, log_every_steps, expected):
+    """Unless nothing else tells how long a step takes."""
+    run = Run(tmp_path, make_plan(10, steps_per_epoch=10, global_batch_size=4, log_every_steps=log_every_steps))
+    now = [0.0]
+    seconds = iter([30.0, *[1.0] * 4, *[2.0] * 5])
+
+    def train(batches, count):
+        now[0] += next(seconds)
+        return run._train(batches, count)
+
+    run.trainer._train_step = train
+    clock = SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic)
+    monkeypatch.setattr("deeplab.trainer.time", clock)
+    run.trainer.train()
+    records = _records(tmp_path)
+    assert [record["step_seconds"] for record in records] == expected
+    assert [record["images_per_second"] for record in records] == [4 / each for each in expected]
+
+
 def test_best_checkpoint_is_from_the_best_evaluation(tmp_path):
     plan = make_plan(5, steps_per_epoch=1, global_batch_size=1)
     run = Run(tmp_path, plan, val_ious=[0.2, 0.6, 0.4, 0.6, 0.1])
