@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
 from deeplab.errors import DataError, UsageError
 from deeplab.labels import palette
+from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Inference
+from deeplab.run.run_folder import record_run
 from deeplab.view import pictures
 
 NAMES = ("background", "cat", "dog")
@@ -54,6 +57,31 @@ def test_shares_and_layers(trial):
     assert text == "dog 12.5%"
     assert np.array_equal(layer, MASK == 2)
     assert colors == {"dog 12.5%": "#008000"}  # VOC's third colour
+
+
+def test_a_share_that_reads_as_nothing_is_left_out(tmp_path):
+    mask = np.zeros((1, 4000), np.uint8)
+    mask[0, 0] = 1  # 0.025 %
+    mask[0, 1:4] = 2  # 0.075 %
+    trial = Trial.of(
+        tmp_path, "wide", np.zeros((1, 4000, 3), np.uint8), mask, np.zeros((1, 4000, 3), np.float32), NAMES
+    )
+    assert trial.texts == {0: "background 99.9%", 2: "dog 0.1%"}
+    assert trial.foreground == [2]
+
+
+def test_heading(tmp_path):
+    assert app.describe(Path("exported"), None, NAMES, is_export=True) == [
+        "exported: an export",
+        "3 classes: background, cat, dog",
+    ]
+    record_run(tmp_path, ModelConfig(NAMES, backbone="mobilenet_v2", decoder=True), "")
+    checkpoint = str(tmp_path / "checkpoints" / "latest" / "ckpt-4")
+    assert app.describe(tmp_path, checkpoint, NAMES, is_export=False) == [
+        "DeepLab v3+, mobilenet_v2",
+        "3 classes: background, cat, dog",
+        f"Checkpoint {checkpoint}",
+    ]
 
 
 def test_probabilities(trial):
@@ -102,7 +130,7 @@ def test_page(segmenter, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     trial, status, *_ = page._segment(segmenter[0], str(tmp_path / "broken.png"), 0, 0.6)
     assert trial is None
-    assert status.startswith("broken.png: cannot be read as an image")
+    assert status.startswith('<span class="bad">broken.png: cannot be read as an image')
 
 
 def test_too_many_pixels(tmp_path):

@@ -18,8 +18,13 @@ from deeplab.view.pictures import OPACITY
 
 STYLE = f"""
 #segmented .mask:not(.active, .inactive) {{ opacity: var(--mask-opacity, {OPACITY}); }}
-#status {{ overflow-wrap: anywhere; }}
+#heading, #status {{ overflow-wrap: anywhere; }}
+#status .bad {{ color: #c81e1e; font-weight: 600; }}
+.dark #status .bad {{ color: #f98080; }}
 """
+_HEIGHT = 420
+"""Pixels of the picture and of the mask on the page."""
+
 _SET_OPACITY = "value => { document.documentElement.style.setProperty('--mask-opacity', value); return value; }"
 _KEPT_SECONDS = 3600
 
@@ -49,20 +54,28 @@ class Choices:
         ]
 
 
-def build(segment: Segment, class_names: Sequence[str], choices: Choices | None, examples: Sequence[str]) -> gr.Blocks:
-    """The page. `segment` is called for one picture at a time; `examples` are paths of pictures."""
+def build(
+    heading: Sequence[str],
+    segment: Segment,
+    class_names: Sequence[str],
+    choices: Choices | None,
+    examples: Sequence[str],
+) -> gr.Blocks:
+    """The page. `heading` are lines, `examples` paths of pictures; `segment` is called for one picture at a time."""
+    title, *below = map(html.escape, heading)
     with gr.Blocks(title="deeplab", analytics_enabled=False, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as page:
+        gr.HTML(f"<h1>{title}</h1>{'<br>'.join(below)}", elem_id="heading")
         trial = gr.State(time_to_live=_KEPT_SECONDS, delete_callback=_forget)
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(label="Picture", type="filepath", buttons=[], elem_id="picture")
+                picture = gr.Image(label="Picture", type="filepath", height=_HEIGHT, buttons=[], elem_id="picture")
                 picture.preprocess = _as_uploaded
                 if examples:
                     gr.Examples([*examples], picture, label="Validation pictures")
                 with gr.Accordion("Settings", open=False, visible=choices is not None):
                     settings = choices.as_parts() if choices else []
             with gr.Column():
-                segmented = gr.AnnotatedImage(label="Mask", format="png", elem_id="segmented")
+                segmented = gr.AnnotatedImage(label="Mask", format="png", height=_HEIGHT, elem_id="segmented")
                 status = gr.HTML(elem_id="status")
                 opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
                 shown = gr.CheckboxGroup([], label="Classes and their shares", elem_id="shown")
@@ -127,15 +140,14 @@ def _as_uploaded(payload: Any) -> str | None:  # noqa: ANN401
 def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *settings: Any) -> list:  # noqa: ANN401
     """What the page shows of a picture, or why it cannot be segmented."""
     trial = None
-    line = ""
+    status = ""
     if path is not None:
         try:
             trial = segment(path, *settings)
             height, width, _ = trial.image.shape
-            line = f"{trial.name}: {width}x{height} pixels"
+            status = html.escape(f"{trial.name}: {width}x{height} pixels")
         except DeepLabError as error:
-            line = str(error)
-    status = html.escape(line)
+            status = f'<span class="bad">{html.escape(str(error))}</span>'
     if trial is None:
         nothing = gr.CheckboxGroup([], value=[])
         return [None, status, nothing, _download(None), heated, None, None, *_draw(None, [], opacity)]

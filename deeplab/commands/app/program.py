@@ -4,7 +4,7 @@ python -m deeplab.app --model_dir=runs/voc
 python -m deeplab.app --model_dir=exported --tfrecord_dir=shards
 
 --model_dir is the folder of a run or of an export. With --tfrecord_dir, the page offers pictures of a split. Needs
-Gradio, see docs/app.md. Pictures stay on this machine, and are deleted when the program ends.
+Gradio (docs/app.md). Pictures stay on this machine, and are deleted when the program ends.
 """
 
 from deeplab.program.start import start_program
@@ -17,6 +17,7 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,8 @@ from deeplab.data.source.images import ImageFile, opened
 from deeplab.errors import DataError, Interrupted, UsageError
 from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.inference import Inference
-from deeplab.run.run_folder import LoadSettings, read_config
+from deeplab.run.checkpoints import best_path
+from deeplab.run.run_folder import CHECKPOINTS, LoadSettings, read_config
 from deeplab.settings import Classes, Options, require, setting
 
 logger = logging.getLogger("deeplab")
@@ -99,7 +101,8 @@ def main(argv: list[str]) -> None:
 
         # The page, with pictures to begin with.
         examples = write_examples(source, settings.split, folder / "examples")
-        built = page.build(segmenter, class_names, choices, examples)
+        heading = describe(model_dir, settings.checkpoint, class_names, is_export)
+        built = page.build(heading, segmenter, class_names, choices, examples)
         hosts = Hosts(settings.host, settings.host_name or socket.gethostname())
         guard = functools.partial(Guard, hosts=hosts, max_upload=settings.max_upload)
         page.serve(built, settings.host, settings.port, guard, settings.max_upload)
@@ -109,6 +112,17 @@ def main(argv: list[str]) -> None:
         except Interrupted:
             logger.info("stopped")
             end_and_delete(folder)
+
+
+def describe(model_dir: Path, checkpoint: str | None, class_names: Sequence[str], is_export: bool) -> list[str]:
+    """The heading of the page, and the lines below it: which model it is, its classes and its checkpoint."""
+    classes = f"{len(class_names)} classes: {', '.join(class_names)}"
+    if is_export:
+        return [f"{model_dir}: an export", classes]
+    config = read_config(model_dir)
+    version = "v3+" if config.decoder else "v3"
+    path = Path(checkpoint or best_path(model_dir / CHECKPOINTS))
+    return [f"DeepLab {version}, {config.backbone}", classes, f"Checkpoint {path}"]
 
 
 def _import_page(folder: Path) -> ModuleType:
@@ -121,7 +135,7 @@ def _import_page(folder: Path) -> ModuleType:
     try:
         return importlib.import_module("deeplab.commands.app.page")
     except ImportError as error:
-        raise UsageError(f"{error.name} is not installed: see docs/app.md, or pip install '.[app]'") from error
+        raise UsageError(f"{error.name} is not installed: pip install '.[app]' (or docs/app.md)") from error
 
 
 @dataclass(frozen=True)

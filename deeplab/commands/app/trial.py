@@ -56,12 +56,13 @@ class Trial:
 
     @cached_property
     def texts(self) -> dict[int, str]:
-        """Name and share of each class in the mask, the largest first: `dog 41.3%`."""
-        return {index: f"{self.class_names[index]} {share:.1%}" for index, share in pictures.class_shares(self.mask)}
+        """Name and share of each class in the mask, the largest first: `dog 41.3%`; none of 0.0%."""
+        shares = {index: f"{share:.1%}" for index, share in pictures.class_shares(self.mask)}
+        return {index: f"{self.class_names[index]} {share}" for index, share in shares.items() if share != "0.0%"}
 
     @property
     def foreground(self) -> list[int]:
-        """The classes in the mask except a background."""
+        """The classes of `texts` except a background."""
         return [index for index in self.texts if index in foreground(self.class_names)]
 
     def layers(self, shown: Collection[int]) -> tuple[np.ndarray, list[tuple[np.ndarray, str]], dict[str, str]]:
