@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.input.stored import names_in_list_order
 from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard
 from deeplab.distribute.devices import DeviceSettings, make_strategy

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.class_weights import class_weights
-from deeplab.data.input.sampling import SamplingSettings
-from deeplab.data.input.training import first_crops
+from deeplab.data.input.repeats import SamplingSettings
+from deeplab.data.input.training_batches import first_crops
 from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
 from deeplab.data.shards.write import ShardSettings, write_shards
 from deeplab.data.source.download import DownloadSettings
@@ -66,12 +66,13 @@ SETTINGS: Classes = (
 
 
 def main(argv: list[str]) -> None:
-    """Workers -> shards -> splits -> run folder -> training."""
+    """Devices -> shards -> splits -> run folder -> training."""
     options = Options(SETTINGS)
     check_flags(options, argv)
     shards = options[ShardSettings]
 
-    # ---- Devices. Before all else: TensorFlow splits the CPU and starts its server only before its first operation.
+    # ---- Devices, precision, seeds. First: TensorFlow can split the CPU into devices, and start its server, only
+    # before its first operation.
     strategy = make_strategy(
         options[DeviceSettings],
         options[StrategySettings].strategy,
@@ -101,17 +102,17 @@ def main(argv: list[str]) -> None:
     split.check_two_classes()
     options[Plan].check_validation(has_split=val_split is not None)
 
-    # ---- Training. The run's folder is locked meanwhile; a damaged record is reported with its file.
+    # ---- Training. The run's folder is locked until it ends; an error about damaged data names the shard.
     model_dir = require("model_dir", options[RunSettings].model_dir)
     splits = [split] if val_split is None else [split, val_split]
     with run_folder.output_folder(model_dir, workers.is_chief) as output_dir, name_damaged_shard(splits):
         train(options, strategy, workers, split, val_split, output_dir)
-    scored = f"--tfrecord_dir={split.folder} --split={splits[-1].name}"
+    scored = f"--tfrecord_dir={split.folder} --split={(val_split or split).name}"
     logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, scored)
 
 
 def check_flags(options: Options, argv: list[str]) -> None:
-    """Raises UsageError for flags that are missing, before anything is done that takes time."""
+    """Raises UsageError for flags that are missing, before any slow work. `main` asks again only for the values."""
     if argv[1:]:
         raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes only flags")
     require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
@@ -136,24 +137,21 @@ def train(
     # ---- What is trained, for how long.
     config = replace(options[ModelConfig], class_names=split.class_names)
     repeats = options[SamplingSettings].repeats(split)
-    plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_more)
+    plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_extra)
 
     # ---- State: resumed, or started from another run, or from ImageNet.
     state, checkpoints = resume_or_start(options, strategy, workers, config, plan, split, val_split, output_dir)
 
-    # ---- Records: what this start is, then one line after the other.
+    # ---- Files of the run: how this start was made; later, one line of metrics at a time.
     augmentation = options[Augmentation]
     step_settings = options[StepSettings]
     run_folder.record_run(output_dir, config, options.as_flagfile())
     provenance.record_start(output_dir, state, plan, augmentation.crop_size, step_settings.accumulate_steps)
-    panel = Panel(split.class_names)
+    panel = Panel(split.class_names)  # the evaluator shows it predictions, the log writes its pictures
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
 
     # ---- Data, from the state's position in it.
     seeds = options[SeedSettings]
-    if int(state.step) == 0:
-        crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed, repeats)
-        log.write_pictures(0, "train", first_batch(crops, split.class_names))
     feed = Feed.make(
         strategy,
         split,
@@ -163,6 +161,11 @@ def train(
         first_example=int(state.examples),
         repeats=repeats,
     )
+
+    # A new run begins with pictures of its first crops.
+    if int(state.step) == 0:
+        crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed, repeats)
+        log.write_pictures(0, "train", first_batch(crops, split.class_names))
 
     # ---- The compiled step.
     weights = class_weights(options[LossSettings].class_weights, split)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards.split import Split
 from deeplab.distribute.devices import check_batch_size
 from deeplab.distribute.gpus import untimed_algorithms

@@ -1,4 +1,4 @@
-"""The outer loop: runs compiled steps, and decides when to log, save, evaluate and stop. It never sees tensor shapes.
+"""The outer loop: runs compiled steps; logs, saves, evaluates and stops when the plan, or a signal, says so.
 
 The state is saved before it is scored, so that a killed evaluation loses no steps. The changes of an evaluation (best
 score, patience, learning rate) are in the next checkpoint; a run that restarts before then repeats the evaluation, with
@@ -15,8 +15,8 @@ from typing import NoReturn
 import tensorflow as tf
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.sampling import NO_REPEATS, Repeats
-from deeplab.data.input.training import training_batches, training_names
+from deeplab.data.input.repeats import NO_REPEATS, Repeats
+from deeplab.data.input.training_batches import training_batches, training_names
 from deeplab.data.shards.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
@@ -59,7 +59,7 @@ class Feed:
         first_example: int,
         repeats: Repeats = NO_REPEATS,
     ) -> "Feed":
-        """Starts at `first_example`, counted from the start of training; see `data.input.training.training_batches`."""
+        """Starts at `first_example`, counted from the start of training; see `data.input.training_batches`."""
 
         def make_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return training_batches(split, augmentation, global_batch_size, seed, first_example, context, repeats)
@@ -101,7 +101,7 @@ class Trainer:
         self._feed = feed
         self._evaluate = evaluate
 
-        # What is kept of it.
+        # What is saved.
         self._checkpoints = checkpoints
         self._log = log
         self._profiler = Profiler(log.model_dir, *plan.profile_steps) if plan.profile_steps else None
@@ -117,38 +117,43 @@ class Trainer:
         return int(self._state.step)
 
     @property
+    def _is_early_stop(self) -> bool:
+        return 0 < self._plan.early_stopping_patience <= int(self._state.evaluations_since_best)
+
+    @property
     def _is_over(self) -> bool:
-        return self._stop.is_agreed or self._step >= self._plan.total_steps or self._is_early_stop()
+        return self._stop.is_agreed or self._step >= self._plan.total_steps or self._is_early_stop
 
     def train(self) -> None:
         """Trains to the end of the plan, or to early stopping.
 
         Raises:
             DeepLabError: a loss or gradient that is not finite.
-            Interrupted: any worker received SIGTERM, SIGUSR1 or SIGINT, and a checkpoint has been written. All workers
-                finish the same step first. If one process trains alone, an evaluation is interrupted and run after the
-                restart.
+            Interrupted: after SIGTERM, SIGUSR1 or SIGINT to any worker; a checkpoint has been written. All workers
+                finish the same step first. If one process trains alone, an evaluation is interrupted, and repeated
+                after the restart.
         """
         self._stop.listen()
 
-        # A run may have been stopped between its last step and the end of the evaluation after it.
+        # A run may have been stopped after it had saved a step, and before its evaluation of this step ended.
         self._evaluate_if_due()
         self._stop.agree()
 
-        first = self._what_comes_first()
+        tracing = self._announce_tracing()
         while not self._is_over:
             if self._profiler:
                 self._profiler.after(self._step)
-            totals, seconds = self._run_to_next_due(first)
-            first = ""
+            totals, seconds = self._run_to_next_due(tracing)
+            tracing = ""
             self._log_training(totals, seconds)
 
-            # Saved before it is scored: a killed evaluation loses no steps.
+            # Saved before it is scored: a killed evaluation loses no steps. All workers call `_is_late` or none does,
+            # since the rest of the condition is the same on all.
             if self._stop.is_agreed or self._plan.checkpoint_due(self._step) or self._is_late():
                 self._save()
             if not self._stop.is_agreed:
                 self._evaluate_if_due()
-            self._stop.agree()
+            self._stop.agree()  # a signal may have arrived during the evaluation
 
         # The end, reached or asked for. No worker leaves before the chief has saved.
         if self._profiler:
@@ -156,31 +161,38 @@ class Trainer:
         if not self._is_saved:
             self._save()
         self._workers.wait()
+        if self._is_early_stop and self._step < self._plan.total_steps:
+            logger.info(
+                "stopping early at step %d: no better mIoU in %d evaluations",
+                self._step,
+                int(self._state.evaluations_since_best),
+            )
         if self._stop.is_agreed:
             raise Interrupted(
                 f"{self._stop.reason}: stopped after step {self._step}, newest checkpoint "
                 f"{self._checkpoints.latest_path}; run the same command to resume"
             )
 
-    def _what_comes_first(self) -> str:
-        """Logs and returns what happens before the first step is done; nothing if none is left."""
+    def _announce_tracing(self) -> str:
+        """Logs and returns a note on what the first step waits for; empty if no step is left."""
         if self._step >= self._plan.total_steps:
             return ""
         replicas = self._workers.num_local_replicas
-        first = f"the step is traced and optimized for {replicas} replica{'s' * (replicas != 1)}, once per start"
-        logger.info("%s", first)
-        return first
+        note = f"the step is traced and optimized for {replicas} replica{'s' * (replicas != 1)}, once per start"
+        logger.info("%s", note)
+        return note
 
-    def _run_to_next_due(self, first: str) -> tuple[StepTotals, float]:
+    def _run_to_next_due(self, tracing: str) -> tuple[StepTotals, float]:
         """Runs steps until something is due; returns their totals and the seconds they took.
 
-        `first` says what happens before the first of them is done; that is not counted if other calls follow.
+        `tracing` is the note on tracing if the first call traces. That call is not timed if others follow.
         """
-        # Log lines are its plain lines: it adds some only where they are far apart.
+        # Off a terminal, log lines show the progress; this adds lines only during long silences.
         progress = Progress(
-            "training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf, first=first
+            "training", self._plan.total_steps, "steps", initial=self._step, every_seconds=math.inf, first=tracing
         )
-        first_step = timed_from = self._step
+        steps_before = self._step
+        timed_from = self._step
         start = time.perf_counter()
         totals: StepTotals | None = None
         while True:
@@ -190,20 +202,22 @@ class Trainer:
             totals = call_totals if totals is None else add(totals, call_totals)
             self._state.advance(count, self._plan.global_batch_size)
             self._is_saved = False
-            self._stop.wait_for_save()
+            self._stop.note_something_to_save()
             progress.update(self._step)
 
             self._stop.agree()
             if self._plan.anything_due(self._step) or self._stop.is_agreed:
                 break
-            if first:
-                first = ""
+            if tracing:
+                tracing = ""
                 timed_from = self._step
                 start = time.perf_counter()
         totals.confusion.numpy()  # waits for the device
         progress.end()
+
+        # As if all steps took as long as the timed ones.
         seconds_per_step = (time.perf_counter() - start) / (self._step - timed_from)
-        return totals, seconds_per_step * (self._step - first_step)
+        return totals, seconds_per_step * (self._step - steps_before)
 
     def _save(self) -> None:
         self._checkpoints.save_latest()
@@ -222,7 +236,10 @@ class Trainer:
         )
 
     def _fail(self, num_steps: int) -> NoReturn:
-        """Ends a run whose last `num_steps` steps were not finite; names the images of the first of them."""
+        """Ends a run whose last `num_steps` steps were not finite, since its weights are not after the first of them.
+
+        Names the images of that first step.
+        """
         step = self._step - num_steps + 1
         batch_size = self._plan.global_batch_size
         learning_rate = self._state.learning_rate(updates_ago=num_steps - 1)
@@ -236,10 +253,7 @@ class Trainer:
         )
 
     def _evaluate_if_due(self) -> None:
-        """Evaluates once after each step at which the plan asks for it, unless a signal arrives.
-
-        Without a validation split, the last step's weights are kept as the best.
-        """
+        """Evaluates once after each step at which the plan asks for it, unless a signal arrives."""
         is_last = self._step == self._plan.total_steps
         due = self._plan.evaluation_due(self._step) if self._evaluate else is_last
         if not due or int(self._state.evaluated_step) >= self._step:
@@ -248,19 +262,23 @@ class Trainer:
         start = time.perf_counter()
         with self._state.averaged_weights():
             if self._evaluate is None:
-                self._state.evaluated_step.assign(self._step)
-                self._checkpoints.save_best()
-                self._log.write_best(self._step, None)
-                self._log.write_last()
-                self._is_saved = False
+                self._keep_as_best()
                 return
             try:
                 with self._stop.evaluating():
                     evaluation = self._evaluate()
             except Interrupted:
-                return
-            self._is_saved = False
+                return  # the stop request knows of it, and ends the loop
+            self._is_saved = False  # the newest checkpoint lacks the scores
             self._score(evaluation, time.perf_counter() - start)
+
+    def _keep_as_best(self) -> None:
+        """Without a validation split, the weights of the last step are the best."""
+        self._state.evaluated_step.assign(self._step)
+        self._checkpoints.save_best()
+        self._log.write_best(self._step, None)
+        self._log.write_last()
+        self._is_saved = False  # the newest checkpoint was saved before
 
     def _score(self, evaluation: Evaluation, seconds: float) -> None:
         """Logs an evaluation, keeps the best checkpoint, lowers the learning rate on a plateau."""
@@ -282,7 +300,7 @@ class Trainer:
             duration(seconds),
         )
 
-        # A plateau: the learning rate is lowered, and the patience starts anew.
+        # A plateau: the learning rate is lowered, and the patience starts over.
         if 0 < self._plan.plateau_patience <= int(state.evaluations_since_plateau):
             state.evaluations_since_plateau.assign(0)
             scale = state.schedule.scale
@@ -290,10 +308,3 @@ class Trainer:
             logger.info(
                 "no better mIoU in %d evaluations: learning rate x %.4g", self._plan.plateau_patience, float(scale)
             )
-
-    def _is_early_stop(self) -> bool:
-        waited = int(self._state.evaluations_since_best)
-        if 0 < self._plan.early_stopping_patience <= waited:
-            logger.info("stopping early at step %d: no better mIoU in %d evaluations", self._step, waited)
-            return True
-        return False

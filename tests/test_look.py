@@ -11,7 +11,7 @@ from absl import flags
 from deeplab import settings
 from deeplab.commands import look
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.training import Crop, first_crops
+from deeplab.data.input.training_batches import Crop, first_crops
 from deeplab.data.shards.split import Split
 from deeplab.errors import UsageError
 from deeplab.view import dataset_page

@@ -13,7 +13,7 @@ from PIL import Image
 import deeplab
 from deeplab.api import ONE_PASS
 from deeplab.commands.export.saved_model import Segmenter, write_saved_model
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards.records import decode_image
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import voc

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deeplab.data.shards.write import ShardSettings, prepare, prepare_splits
 from deeplab.data.source.classes import classes_of, read_classes
-from deeplab.data.source.palettes import find_other_order
+from deeplab.data.source.palette_checks import find_other_order
 from deeplab.labels import palette
 
 BLACK, MAROON, GREEN, CREAM, WHITE = 0x000000, 0x800000, 0x008000, 0xE0E0C0, 0xFFFFFF

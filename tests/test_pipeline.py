@@ -13,9 +13,9 @@ from PIL import Image
 from tensorflow.python.distribute.input_lib import _enable_get_next_as_optional
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.input.stored import sample_images
-from deeplab.data.input.training import training_batches, training_names
+from deeplab.data.input.training_batches import training_batches, training_names
 from deeplab.data.shards.split import Split
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import voc

@@ -156,7 +156,7 @@ def test_a_signal_ends_the_processes_of_a_pool(start):
 TRAIN = """
     stop = signals.StopRequest(bool, are_several=False)
     stop.listen()
-    stop.wait_for_save()
+    stop.note_something_to_save()
     say("busy\\n")
     while not stop.is_agreed:
         stop.agree()

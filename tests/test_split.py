@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import voc

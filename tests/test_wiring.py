@@ -13,7 +13,7 @@ from tiny import TINY
 
 import train
 from deeplab import resume, settings
-from deeplab.data.input.sampling import SamplingSettings
+from deeplab.data.input.repeats import SamplingSettings
 from deeplab.evaluator import EvaluationSettings
 from deeplab.model import deeplabv3
 from deeplab.model.backbone import BACKBONES

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards.split import Split
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split, name_damaged_shard
 from deeplab.data.shards.write import ShardSettings, prepare

@@ -24,7 +24,7 @@ from PIL import Image
 from step import CROSS_ENTROPY, NUM_CLASSES
 
 from deeplab.data.input import transforms
-from deeplab.data.input.evaluation import EvaluationBatches
+from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.input.stored import ONE_REPLICA, PARALLEL_CALLS, PREFETCHED_BATCHES
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split

@@ -26,7 +26,7 @@ from profile_step import operation_seconds
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.training import training_batches
+from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards.split import Split
 from deeplab.distribute.devices import DeviceSettings, make_strategy
 from deeplab.distribute.gpus import untimed_algorithms

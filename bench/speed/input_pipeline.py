@@ -22,7 +22,7 @@ from PIL import Image
 
 from deeplab.data.input import transforms
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.training import training_batches
+from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
 

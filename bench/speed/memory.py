@@ -15,7 +15,7 @@ from common import images_of_vocs_size, peak_megabytes, report, write_shards
 from step import CROSS_ENTROPY, NUM_CLASSES, our_step
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.training import training_batches
+from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards.split import Split
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 

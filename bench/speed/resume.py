@@ -19,7 +19,7 @@ from common import sgd_state
 from PIL import Image
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.training import training_batches
+from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Shard, Split
 from deeplab.data.source import voc

@@ -18,8 +18,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.evaluation import EvaluationBatches
-from deeplab.data.input.training import first_crops
+from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.input.training_batches import first_crops
 from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
 from deeplab.data.shards.write import ShardSettings, write_shards
 from deeplab.data.source.download import DownloadSettings

@@ -118,7 +118,7 @@ class StopRequest:
         """Handles signals from now on; one that arrived before, and whose exception was lost, counts."""
         handle_stop_signals(self._on_signal)
 
-    def wait_for_save(self) -> None:
+    def note_something_to_save(self) -> None:
         """From now on there is something to save, so `watch` lets the loop end however long its step takes."""
         something_to_save.set()
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from deeplab.training.all_reduce import sum_over_replicas
 from deeplab.training.replica_step import Counts, Part, ReplicaStep
-from deeplab.training.totals import Batch, Nested, StepTotals, Sums, add, sum_over_replicas
+from deeplab.training.totals import Batch, Nested, StepTotals, Sums, add
 
 
 def make_accumulated_update(
@@ -36,7 +37,7 @@ def make_accumulated_update(
 
     @compiled
     def add_gradients(batch: Batch, global_sums: list[Sums], counts: Counts) -> Counts:
-        part = step.part_of_more(batch, global_sums)
+        part = step.part_of_micro_batch(batch, global_sums)
         for own, gradient in zip(own_gradients, part.gradients, strict=True):
             own.assign_add(gradient)
         return add(counts, part.counts)
@@ -60,7 +61,7 @@ def make_accumulated_update(
         sums = strategy.run(
             lambda s: tf.distribute.get_replica_context().all_reduce("SUM", _on_device(s)), args=(sums,)
         )
-        strategy.run(step.write_state, args=(state_before,))
+        strategy.run(step.restore_state, args=(state_before,))
 
         # The gradients, micro-batch by micro-batch.
         for index in tf.range(num_micro_batches):

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from deeplab.training.all_reduce import sum_over_replicas
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
-from deeplab.training.totals import Batch, EvaluationTotals, of_one_replica, sum_over_replicas
+from deeplab.training.totals import Batch, EvaluationTotals, of_one_replica
 
 
 def make_evaluate_step(

@@ -1,4 +1,4 @@
-"""The compiled training step: as many global batches as asked for, on every replica."""
+"""The compiled call of the training loop: some number of steps, each of one global batch, on every replica."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ def make_train_step(
 ) -> Callable[[Iterator, tf.Tensor], StepTotals]:
     """A compiled function (distributed iterator, number of steps) -> totals over those steps.
 
-    With `accumulate_steps` each replica splits its part of a batch into this many micro-batches, run one after another.
-    This takes less memory and gives the same update, except that batch normalization sees one micro-batch at a time.
-    Where the loss is not linear in its sums (Dice, hard-pixel mining), it needs another forward pass. `jit_compile`
-    compiles the replica's step with XLA. For the other arguments see `ReplicaStep`.
+    With `accumulate_steps` above 1, a step takes less memory and makes the same update, except that batch normalization
+    sees one micro-batch at a time. If the gradient of the loss depends on the logits of all images (Dice, hard-pixel
+    mining), such a step takes a second forward pass. `jit_compile` compiles the replica's step with XLA. For the other
+    arguments see `ReplicaStep`.
 
     `data_wait_seconds` is measured on CPUs unless `deterministic`.
     """
@@ -48,7 +48,7 @@ def make_train_step(
         loss,
         weight_decay=weight_decay,
         clip_norm=settings.clip_norm,
-        deterministic=deterministic or settings.jit_compile,  # XLA has no bincount either
+        deterministic=deterministic or settings.jit_compile,  # neither has bincount
         finish=finish,
     )
     variables = state.training_model.trainable_variables
@@ -61,7 +61,7 @@ def make_train_step(
     def train_step(iterator: Iterator, num_steps: tf.Tensor) -> StepTotals:
         totals = step.no_totals()
         for _ in tf.range(num_steps):
-            # TensorFlow returns from a step when its updates are done, so the clock is read after them.
+            # The totals depend on the step's updates, so the clock is read after these.
             done_at = _time_after(totals) if has_clock else 0.0
             batch = next(iterator)
             ready_at = _time_after(done_at, batch) if has_clock else 0.0
@@ -69,7 +69,7 @@ def make_train_step(
             waited = tf.cast(ready_at - done_at, tf.float32) if has_clock else tf.constant(float("nan"))
             totals = add(totals, of_step._replace(data_wait_seconds=waited))
 
-        # Counted as if it were the same after each step: one norm per call is enough to monitor.
+        # One norm per call, times the number of updates: the log divides by it again.
         weights = [variable.value for variable in variables]
         norm = (totals.steps - totals.skipped) * tf.linalg.global_norm(weights)
         return totals._replace(weight_norm=norm)
@@ -82,13 +82,13 @@ def _make_update(
 ) -> Callable[[Batch], StepTotals]:
     """A function: distributed batch -> totals of each replica; in micro-batches if the settings ask for several."""
 
-    def compiled(function: Callable) -> Callable:
+    def maybe_compiled(function: Callable) -> Callable:
         return tf.function(function, jit_compile=True) if settings.jit_compile else function
 
     if settings.accumulate_steps > 1:
-        return make_accumulated_update(strategy, step, variables, settings.accumulate_steps, compiled)
+        return make_accumulated_update(strategy, step, variables, settings.accumulate_steps, maybe_compiled)
 
-    @compiled
+    @maybe_compiled
     def whole_step(batch: Batch) -> StepTotals:
         state_before = step.read_state()
         return step.update(step.part_of_whole(batch), state_before)

@@ -55,19 +55,6 @@ def add(first: Nested, second: Nested) -> Nested:
     return tf.nest.map_structure(tf.add, first, second)
 
 
-def sum_over_replicas(values: Nested) -> Nested:
-    """The sums of a structure of tensors over all replicas, by one all-reduce; integers up to 2**53 are exact."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return values
-
-    flat = tf.nest.flatten(values)
-    packed = tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in flat], 0)
-    parts = tf.split(context.all_reduce("SUM", packed), [value.shape.num_elements() for value in flat])
-    sums = [tf.reshape(tf.cast(part, value.dtype), value.shape) for part, value in zip(parts, flat, strict=True)]
-    return tf.nest.pack_sequence_as(values, sums)
-
-
 def of_one_replica(strategy: tf.distribute.Strategy, totals: Nested) -> Nested:
     """The totals of this process's first replica; those of all replicas are the same."""
     return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], totals)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.input.training import Crop
+from deeplab.data.input.training_batches import Crop
 from deeplab.labels import VOID_LABEL, foreground, has_background
 from deeplab.view import page, pictures
 from deeplab.view.survey import Shown, Survey, fit, most_common_sizes

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from deeplab.data.input.training import Crop
+from deeplab.data.input.training_batches import Crop
 from deeplab.labels import VOID_LABEL, foreground
 from deeplab.view import pictures
 

@@ -12,7 +12,7 @@ from deeplab.data.shards.job import Job
 from deeplab.data.shards.sources import Sources
 from deeplab.data.shards.split import Shard
 from deeplab.data.source import images
-from deeplab.data.source.palettes import Palette, find_disagreement, find_other_order
+from deeplab.data.source.palette_checks import Palette, find_disagreement, find_other_order
 from deeplab.errors import DataError
 
 logger = logging.getLogger("deeplab")

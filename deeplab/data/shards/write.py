@@ -26,7 +26,7 @@ from deeplab.data.shards.split import Shard, Split, manifest_path
 from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable, classes_of
 from deeplab.data.source.download import DownloadSettings, download_voc
-from deeplab.data.source.palettes import Palette
+from deeplab.data.source.palette_checks import Palette
 from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import atomic_write, digest, locked, write_text
 from deeplab.labels import VOID_LABEL

@@ -14,7 +14,7 @@ import numpy as np
 from deeplab.data.source import images
 from deeplab.data.source.classes import ClassTable
 from deeplab.data.source.images import MAX_PIXELS
-from deeplab.data.source.palettes import Palette, hex_of
+from deeplab.data.source.palette_checks import Palette, hex_of
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
 

@@ -21,7 +21,7 @@ class Repeats:
     times: int = 1
 
     @property
-    def num_more(self) -> int:
+    def num_extra(self) -> int:
         """How many more examples an epoch has than the split."""
         return len(self.names) * (self.times - 1)
 
@@ -67,6 +67,6 @@ class SamplingSettings:
             "sampling: %d images appear %d times in each epoch, which has %d examples",
             len(repeats.names),
             repeats.times,
-            split.num_examples + repeats.num_more,
+            split.num_examples + repeats.num_extra,
         )
         return repeats

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.sampling import NO_REPEATS, Repeats
+from deeplab.data.input.repeats import NO_REPEATS, Repeats
 from deeplab.data.input.stored import CORES, ONE_REPLICA, PARALLEL_CALLS, PREFETCHED_BATCHES, ordered
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
@@ -95,7 +95,7 @@ def first_crops(
 def _training_records(split: Split, seed: int, first_example: int, repeats: Repeats) -> tf.data.Dataset:
     """Endless (index, record), starting at `first_example`; the index counts from the start of training."""
     shard_paths = split.shard_paths
-    num_examples = split.num_examples + repeats.num_more
+    num_examples = split.num_examples + repeats.num_extra
 
     def repeated(record: tf.Tensor) -> tf.data.Dataset:
         is_repeated = tf.reduce_any(tf.equal(records.parse_example(record)["id"], repeats.names))

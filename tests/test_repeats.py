@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab.data.input.class_weights import class_weights, inverse_frequency_weights, median_frequency_weights
-from deeplab.data.input.sampling import NO_REPEATS, SamplingSettings
+from deeplab.data.input.repeats import NO_REPEATS, SamplingSettings
 from deeplab.data.input.stored import pixels_by_example
-from deeplab.data.input.training import training_names
+from deeplab.data.input.training_batches import training_names
 from deeplab.data.shards.records import decode_example, parse_example
 from deeplab.data.shards.split import Split
 from deeplab.errors import UsageError
@@ -99,6 +99,6 @@ def test_repeated_images_appear_so_often_in_each_epoch_and_resume_exactly(split,
 
 
 def test_without_classes_nothing_is_repeated(split):
-    assert SamplingSettings().repeats(split) == NO_REPEATS and NO_REPEATS.num_more == 0
+    assert SamplingSettings().repeats(split) == NO_REPEATS and NO_REPEATS.num_extra == 0
     with pytest.raises(UsageError, match="--repeat_classes=yeti: no class 'yeti'; the classes are background"):
         SamplingSettings("yeti").repeats(split)
