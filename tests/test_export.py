@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from forked import run
 from PIL import Image
 
 import deeplab
@@ -31,6 +32,7 @@ SERVE = """
 import sys
 import numpy as np
 import tensorflow as tf
+from forked import run
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 result = serve(image_bytes=tf.constant([open(sys.argv[2], "rb").read()]))
 assert not any(name.startswith("deeplab") for name in sys.modules)
@@ -69,8 +71,7 @@ def model_dir(jpeg, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "export"
-    command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={folder}"]
-    subprocess.run(command, check=True, timeout=900)
+    run("-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={folder}")
     return folder
 
 
@@ -112,9 +113,7 @@ def test_it_describes_itself(exported):
 
 
 def test_an_export_is_not_overwritten(model_dir, exported):
-    command = [sys.executable, "-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 2
+    done = run("-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}", expect=2)
     assert done.stderr.splitlines()[-1].endswith("exists already; choose another folder")
 
 
@@ -123,8 +122,8 @@ def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
     segmenter = Segmenter(load_model(model_dir)[0])
     write_tflite(segmenter, tmp_path)
     image = _pixels(jpeg)[np.newaxis]
-    run = litert.Interpreter(str(tmp_path / TFLITE)).get_signature_runner()
-    _assert_same_classes(run(images=image)["classes"], _expected(model_dir, image))
+    runner = litert.Interpreter(str(tmp_path / TFLITE)).get_signature_runner()
+    _assert_same_classes(runner(images=image)["classes"], _expected(model_dir, image))
 
 
 def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_path):
@@ -183,8 +182,7 @@ def test_predict_takes_a_run_or_an_export(model_dir, exported, jpeg, tmp_path):
     masks = []
     for folder in (model_dir, exported):
         output = tmp_path / folder.name
-        command = [sys.executable, "-m", "deeplab.predict", f"--model_dir={folder}", f"--output_dir={output}", jpeg]
-        subprocess.run(command, check=True, timeout=900)
+        run("-m", "deeplab.predict", f"--model_dir={folder}", f"--output_dir={output}", jpeg)
         masks.append(np.array(Image.open(output / "masks" / f"{jpeg.stem}.png")))
     np.testing.assert_array_equal(*masks)
 

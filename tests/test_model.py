@@ -1,5 +1,6 @@
 """The network: atrous backbones against Keras's own, the head, preprocessing, upsampling."""
 
+import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -217,6 +218,18 @@ def test_any_size_goes_in_and_comes_out(output_stride):
         assert logits.shape == (2, height, width, 3) and logits.dtype == tf.float32
 
 
+@functools.cache
+def _constant_network(name, output_stride):
+    model = atrous_backbone(name, output_stride, None)
+    for layer in model.layers:
+        for variable in layer.weights:
+            variable.assign(tf.fill(variable.shape, 1e-3) if "kernel" in variable.path else tf.zeros(variable.shape))
+            if variable.path.endswith(("gamma", "moving_variance")):
+                variable.assign(tf.ones(variable.shape))
+    _open_gates(model)
+    return model
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "efficientnet_v2_s"])  # B0 has the same strides
 @pytest.mark.parametrize(
     ("output_stride", "which", "stride", "size", "num_images"),
@@ -230,13 +243,7 @@ def test_features_are_centered_where_the_upsampling_takes_them_to_be(
     The images are noise, so that no maximum of the pooling is a tie; over small fields, the maxima of many images are
     needed to cancel. Fields are at most 491 pixels wide, those at stride 4 at most 63.
     """
-    model = atrous_backbone(name, output_stride, None)
-    for layer in model.layers:
-        for variable in layer.weights:
-            variable.assign(tf.fill(variable.shape, 1e-3) if "kernel" in variable.path else tf.zeros(variable.shape))
-            if variable.path.endswith(("gamma", "moving_variance")):
-                variable.assign(tf.ones(variable.shape))
-    _open_gates(model)
+    model = _constant_network(name, output_stride)
     index = size // 2 // stride
     images = tf.Variable(np.random.default_rng(0).random((num_images, size, size, 3)), dtype=tf.float32)
     with tf.GradientTape() as tape:

@@ -1,8 +1,6 @@
 """Scores belong to the data they were taken on, and the classifier's columns to the names of their classes."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,16 +9,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SHARED_DATA
+from forked import run
+from tiny import TINY
 
 from deeplab.data.source import shapes
 from deeplab.errors import DataError, UsageError
+from deeplab.model.backbone import BACKBONES
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.run import run_folder
 from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
 from deeplab.training.plan import Plan
 from deeplab.training.state import TrainState
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN = SplitRecord("train", "a" * 64, 12)
 VAL, OTHER_VAL = SplitRecord("val", "b" * 64, 5), SplitRecord("val", "c" * 64, 4)
 
@@ -81,11 +81,18 @@ def test_a_patience_needs_a_validation_split(patience):
 CLASSES = ("background", "red", "green", "blue")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _knows_tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """A run of four classes, with the index of its class in every column of the classifier."""
     model_dir = tmp_path_factory.mktemp("columns")
-    config = ModelConfig(CLASSES, "mobilenet_v2")
+    config = ModelConfig(CLASSES, "tiny")
     model = build_deeplabv3(config)
     logits = model.get_layer("logits")
     logits.kernel.assign(np.ones(logits.kernel.shape) * np.arange(4))
@@ -111,7 +118,7 @@ def run_dir(tmp_path_factory):
 def test_columns_go_to_the_classes_of_their_name(run_dir, caplog, names, columns, words):
     """The random columns of new classes are those that the model had."""
     caplog.set_level(logging.INFO, "deeplab")
-    model = build_deeplabv3(ModelConfig(names, "mobilenet_v2"))
+    model = build_deeplabv3(ModelConfig(names, "tiny"))
     logits = model.get_layer("logits")
     before = logits.kernel.numpy()
     run_folder.init_weights(model, run_dir, names)
@@ -137,34 +144,28 @@ def test_shards_of_other_classes_are_refused_by_the_first_difference(names, word
         run_folder.check_classes(Path("shards"), names, ("a", "b"))
 
 
-def _train(*arguments, expect=0):
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == expect, done.stderr[-2000:]
-    return done.stderr
-
-
 @pytest.mark.slow
 def test_a_run_is_continued_on_another_validation_split(tmp_path):
     """As a user would: one epoch, another list, one more; the second evaluation is the best, whatever its score."""
     voc_dir = tmp_path / "voc"
     shapes.write_shapes(voc_dir, num_train=6, num_val=4)
     flags = [f"--voc_dir={voc_dir}", f"--class_names={voc_dir}/class_names.txt", f"--model_dir={tmp_path}/run"]
-    flags += ["--backbone=mobilenet_v2", "--backbone_weights=none", "--crop_size=65", "--global_batch_size=2"]
+    flags += ["--backbone=tiny", "--backbone_weights=none", "--crop_size=65", "--global_batch_size=2"]
     flags += ["--eval_every_epochs=1", "--num_gpus=0", f"--tfrecord_dir={tmp_path}/shards"]
-    first = _train("train.py", *flags, "--epochs=1", "--early_stopping_patience=5")
-    assert "has changed since" not in first
+    first = run("train.py", *flags, "--epochs=1", "--early_stopping_patience=5")
+    assert "has changed since" not in first.stderr
     val = voc_dir / "ImageSets" / "Segmentation" / "val.txt"
     val.write_text("\n".join(val.read_text().split()[:2]))
     flags[-1] = f"--tfrecord_dir={tmp_path}/other_shards"
-    second = _train("train.py", *flags, "--epochs=2", "--learning_rate=1e-9")
-    assert "validation: the split val has changed since the last start: 4 images" in second
-    assert "is forgotten" in second
-    (line,) = (line for line in second.splitlines() if "validation at step 6" in line)
+    second = run("train.py", *flags, "--epochs=2", "--learning_rate=1e-9")
+    assert "validation: the split val has changed since the last start: 4 images" in second.stderr
+    assert "is forgotten" in second.stderr
+    (line,) = (line for line in second.stderr.splitlines() if "validation at step 6" in line)
     score = line.split("mIoU ")[1].split(" %")[0]
     assert f"(best {score} %)" in line
     assert [path.name for path in (tmp_path / "run/checkpoints/best").glob("*.index")] == ["ckpt-6.index"]
-    refused = _train("train.py", *flags, "--val_split=", "--plateau_patience=2", expect=2)
-    assert "--plateau_patience=2: needs a validation split" in refused.splitlines()[-1]
+    refused = run("train.py", *flags, "--val_split=", "--plateau_patience=2", expect=2)
+    assert "--plateau_patience=2: needs a validation split" in refused.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -173,12 +174,12 @@ def test_weights_of_classes_in_another_order(tmp_path):
     reports = SHARED_DATA.parent / "reports"
     if not reports.exists():
         pytest.skip(f"needs {reports}")
-    flags = ["--backbone=mobilenet_v2", "--backbone_weights=none", "--crop_size=97", "--global_batch_size=2"]
+    flags = ["--backbone=tiny", "--backbone_weights=none", "--crop_size=97", "--global_batch_size=2"]
     flags += ["--train_steps=4", "--num_gpus=0"]
     for name, more in (("base", []), ("order", [f"--init_checkpoint={tmp_path}/base", "--learning_rate=1e-9"])):
         places = [f"--voc_dir={reports / name}", f"--tfrecord_dir={tmp_path}/{name}_shards"]
-        log = _train("train.py", *places, f"--model_dir={tmp_path}/{name}", *flags, *more)
-    assert "in another order: taken by name" in log
+        done = run("train.py", *places, f"--model_dir={tmp_path}/{name}", *flags, *more)
+    assert "in another order: taken by name" in done.stderr
     (before, old), (after, new) = (
         (model.get_layer("logits").kernel.numpy(), config.class_names)
         for model, config, _ in (run_folder.load_model(tmp_path / name) for name in ("base", "order"))

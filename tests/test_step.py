@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import inspect
 import threading
 import time
 from types import SimpleNamespace
@@ -88,7 +89,6 @@ def train_small(
     loss_name="cross_entropy",
     optimizer_name="sgd",
     precision="float32",
-    batches=None,
     calls=(STEPS,),
     auxiliary_weight=0.0,
     ema_momentum=0.0,
@@ -115,7 +115,7 @@ def train_small(
     state = TrainState(model, model, optimizer, schedule)
     step = StepSettings(**(step_options or {}))
     train = make_train_step(strategy, state, Loss(K, losses, (1.0, 2.0, 0.5)), step, weight_decay=settings.l2)
-    make_dataset = functools.partial(_worker_dataset, batches or _batches())
+    make_dataset = functools.partial(_worker_dataset, _batches())
     iterator = iter(strategy.distribute_datasets_from_function(make_dataset))
     totals = [train(iterator, tf.constant(count)) for count in calls]
     weights = {variable.path: variable.numpy() for variable in [*model.variables, *optimizer.variables]}
@@ -128,8 +128,18 @@ def train_small(
     return weights, tf.nest.map_structure(lambda *parts: sum(part.numpy() for part in parts), *totals)
 
 
+_TRAINED = {}
+"""What `_train` returned, by its arguments."""
+
+
 def _train(num_replicas, *arguments, **options):
-    return train_small(make_strategy(num_replicas), *arguments, **options)
+    """The result of `train_small`, traced once for all tests that ask for the same; they only read it."""
+    bound = inspect.signature(train_small).bind(None, *arguments, **options)
+    bound.apply_defaults()
+    key = repr((num_replicas, bound.arguments))
+    if key not in _TRAINED:
+        _TRAINED[key] = train_small(make_strategy(num_replicas), *arguments, **options)
+    return _TRAINED[key]
 
 
 def assert_equal(first, second, rtol):
@@ -232,7 +242,7 @@ def test_forward_passes_before_the_gradient_leave_no_trace(loss_name):
     """The moving mean after a step in two micro-batches, against NumPy: each counts once, one after another."""
     batch = _batches()[0]
     step_options = {"accumulate_steps": 2}
-    weights, _ = _train(2, loss_name, batches=[batch], calls=(1,), step_options=step_options)
+    weights, _ = _train(2, loss_name, calls=(1,), step_options=step_options)
     path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
@@ -309,7 +319,7 @@ def cpus_as_gpus(monkeypatch):
 
 
 def test_xla_compiles_the_step_of_one_gpu(cpus_as_gpus):
-    weights, _ = _train(1)
+    weights, _ = train_small(make_strategy(1))
     compiled, _ = train_small(tf.distribute.OneDeviceStrategy("CPU:0"), step_options={"jit_compile": True})
     assert_equal(weights, compiled, rtol=2e-5)
 
@@ -317,7 +327,7 @@ def test_xla_compiles_the_step_of_one_gpu(cpus_as_gpus):
 def test_xla_cannot_compile_the_step_of_mirrored_gpus(cpus_as_gpus):
     """The reason why devices.check_strategy rejects it, even for one replica. Permit it once this test fails."""
     with pytest.raises(RuntimeError, match="merge_call"):
-        _train(1, step_options={"jit_compile": True})
+        train_small(make_strategy(1), step_options={"jit_compile": True})
 
 
 def test_moving_average_of_weights_by_hand():
@@ -391,7 +401,7 @@ def test_several_steps_in_one_call_equal_single_calls():
 def test_moving_statistics_follow_the_global_batch():
     """The first layer's moving variance after one step, on two replicas, against NumPy."""
     batch = _batches()[0]
-    weights, _ = _train(2, batches=[batch], calls=(1,))
+    weights, _ = _train(2, calls=(1,))
     path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
@@ -406,8 +416,7 @@ def test_moving_statistics_follow_the_global_batch():
 def test_without_synchronisation_moving_statistics_are_the_mean_over_replicas(step_options):
     """... against NumPy, and one replica does not care; `train_small` checks that they are the same on all."""
     batch = _batches()[0]
-    options = {"batches": [batch], "calls": (1,), "step_options": step_options}
-    weights, _ = _train(2, synchronized=False, **options)
+    weights, _ = _train(2, synchronized=False, calls=(1,), step_options=step_options)
     path = next(path for path in weights if path.endswith("batch_normalization/moving_mean"))
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
