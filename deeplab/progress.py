@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -154,6 +155,7 @@ class Progress:
 
 def _watch(progress: "weakref.ref[Progress]", ended: threading.Event) -> None:
     """Makes a `Progress` check the time once a second, until it has ended or nothing refers to it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
     while not ended.wait(1.0):
         watched = progress()
         if watched is None:

@@ -135,7 +135,7 @@ def test_a_signal_ends_a_start_whose_main_thread_does_not_return_to_python(start
     process = start(IMPORT + BUSY.format(OUTSIDE.strip()))
     assert process.stderr.readline() == "busy\n"
     process.send_signal(number)
-    assert _end(process) == (75, f"program.py: {number.name}: stopped while starting; run the same command again\n")
+    assert _end(process) == (75, f"program.py: {number.name}: stopped; run the same command again\n")
 
 
 IN_A_POOL = """
@@ -149,7 +149,7 @@ def test_a_signal_ends_the_processes_of_a_pool(start):
     process = start(IMPORT + BUSY.format(IN_A_POOL.strip()))
     child = int(process.stdout.readline())
     process.send_signal(signal.SIGTERM)
-    assert _end(process) == (75, "program.py: SIGTERM: stopped while starting; run the same command again\n")
+    assert _end(process) == (75, "program.py: SIGTERM: stopped; run the same command again\n")
     assert not Path(f"/proc/{child}/exe").exists()  # at the latest when the end of stderr, which it shares, is seen
 
 
@@ -172,6 +172,26 @@ def test_a_signal_lets_a_step_end_once_there_is_something_to_save(start):
     status, stderr = _end(process)
     assert status == 75
     assert stderr.splitlines()[1:] == ["program.py: SIGTERM: saved"]
+
+
+def test_only_the_main_thread_takes_signals(start):
+    """Others would take a SIGTERM that it blocks while TensorFlow, with a handler of its own, connects workers."""
+    if not Path("/proc/self/task").exists():
+        pytest.skip("needs Linux")
+    masks = """
+    import re
+    from deeplab.progress import Progress
+    progress = Progress("waiting", 0, "")
+    time.sleep(0.5)
+    tasks = [open(f"/proc/self/task/{task}/status").read() for task in os.listdir("/proc/self/task")]
+    masks = [int(re.search(r"SigBlk:\\s*(\\w+)", task).group(1), 16) for task in tasks]
+    print(len(tasks), [bool(mask & 1 << signal.SIGTERM - 1) for mask in masks].count(False), flush=True)
+"""
+    process = start(IMPORT + BUSY.format(masks.strip()).replace("import conc", "import signal, conc"))
+    number, open_to_signals = map(int, process.stdout.readline().split())
+    assert number >= 3  # with the threads of `watch` and of `Progress`
+    assert open_to_signals == 1
+    assert _end(process) == (0, "")
 
 
 def test_a_signal_to_the_whole_group_leaves_the_filter(start):

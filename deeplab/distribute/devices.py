@@ -91,12 +91,19 @@ def make_strategy(
 
 
 def _connect(cluster: Cluster, kind: str, minutes: float) -> tf.distribute.Strategy:
-    """The strategy of all workers, once they have come; raises DeepLabError if one does not."""
+    """The strategy of all workers, once they have come; raises DeepLabError if one does not.
+
+    TensorFlow puts a handler of its own, which ends nothing, in the place of Python's for SIGTERM. A SIGTERM that
+    arrives meanwhile waits until Python's is back.
+    """
     wait_for_all(cluster, minutes)
     os.environ["TF_CONFIG"] = cluster.to_tf_config()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # TensorFlow has put its own in its place
-    return strategy
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=_communication(kind))
+    finally:
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def log_kernels() -> None:

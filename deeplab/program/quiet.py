@@ -11,6 +11,7 @@ Nothing is filtered with TF_CPP_MIN_LOG_LEVEL=0 in the environment, or in proces
 would not outlive. If TensorFlow has already been imported, this is not one of our programs, and nothing is changed.
 """
 
+import importlib
 import os
 import select
 import signal
@@ -64,6 +65,8 @@ def _start_filter() -> subprocess.Popen | None:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 if "tensorflow" not in sys.modules:
     signals.handle_stop_signals(signals.leave)
+    with signals.blocked():  # so that its threads never take a signal that the main thread blocks
+        importlib.import_module("numpy")
     has_own_stderr = not signals.is_worker_process()  # a worker's file descriptor 2 is its parent's
     if has_own_stderr and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0" and sys.stderr is not None and os.getpid() != 1:
         _filter = _start_filter()

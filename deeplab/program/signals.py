@@ -42,6 +42,16 @@ def handle_stop_signals(handler: Callable[[int, FrameType | None], None] | signa
         signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """A context that keeps signals waiting; threads that start in it never take one."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def watch() -> None:
     """From now on a thread ends the program `PATIENCE` seconds after a signal, unless there is something to save.
 
@@ -51,7 +61,8 @@ def watch() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end)
-    threading.Thread(target=_leave_after_signal, args=(read_end,), daemon=True).start()
+    with blocked():
+        threading.Thread(target=_leave_after_signal, args=(read_end,), daemon=True).start()
 
 
 def _leave_after_signal(read_end: int) -> None:
@@ -62,7 +73,7 @@ def _leave_after_signal(read_end: int) -> None:
     if not something_to_save.is_set():
         for child in multiprocessing.active_children():
             child.kill()  # it would wait for more work forever
-        leave(number, None)
+        _end(number, "stopped")
 
 
 def is_worker_process() -> bool:
@@ -75,8 +86,12 @@ def leave(number: int, frame: FrameType | None) -> NoReturn:
 
     An exception would end in a traceback, or be swallowed by an import that tries alternatives.
     """
+    _end(number, "stopped while starting")
+
+
+def _end(number: int, what: str) -> NoReturn:
     if not is_worker_process():  # which leaves the line to its parent
-        reason = f"{signal.Signals(number).name}: stopped while starting; run the same command again"
+        reason = f"{signal.Signals(number).name}: {what}; run the same command again"
         os.write(sys.stderr.fileno() if sys.stderr else 2, f"{program_name()}: {reason}\n".encode())
     os._exit(Interrupted.exit_status)
 
