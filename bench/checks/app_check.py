@@ -1,14 +1,16 @@
 """Uses the page of `deeplab.app` in a browser as a person would, and compares its masks with those of predict.
 
-pip install '.[app]' playwright
 python bench/checks/app_check.py MODEL_DIR FOLDER PICTURE [PICTURE ...]
 
-Chromium must be installed; CHROMIUM names its program. For each picture, once in a window of 1280 and once of 390
-pixels: upload it, download the mask. In between: a file that is not a picture, another stride with scales and flip, a
-class that is hidden, another opacity, a click on the heat map. Prints a line for each check and writes screenshots to
-FOLDER. Exit status 1 if a check fails, if the page asks for anything beyond its server, or logs an error.
+Needs what requirements-app.lock holds, and Chromium; CHROMIUM names its program. `.ci/app` installs and runs it. For
+each picture, once in a window of 1280 and once of 390 pixels: upload it, download the mask. In between: a file that is
+not a picture, another stride with scales and flip, a class that is hidden, another opacity, a click on the heat map. At
+last the program is stopped while it segments. Prints a line for each check and writes screenshots to FOLDER. Exit
+status 1 if a check fails, if the page asks for anything beyond its server, or logs an error, or if the program leaves
+anything in its temporary folder.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -28,6 +30,7 @@ import deeplab
 
 PORT = 7890
 ADDRESS = f"http://127.0.0.1:{PORT}"
+LOAD = functools.cache(deeplab.load)
 VIEWS = deeplab.Inference(scales=(1.0, 1.5), flip=True)
 failures: list[str] = []
 
@@ -41,14 +44,18 @@ def check(passed: bool, what: str) -> None:
 
 @contextmanager
 def served(model_dir: str) -> Iterator[None]:
-    """The page's program, until the end of the block."""
+    """The page's program, until the end of the block; checks how it ends."""
     command = [sys.executable, "-m", "deeplab.app", f"--model_dir={model_dir}", f"--port={PORT}"]
-    with subprocess.Popen(command) as program:
-        try:
-            wait_for(ADDRESS)
-            yield
-        finally:
-            program.terminate()
+    with tempfile.TemporaryDirectory() as folder:
+        with subprocess.Popen(command, env=os.environ | {"TMPDIR": folder}) as program:
+            try:
+                wait_for(ADDRESS)
+                yield
+            finally:
+                program.terminate()
+                status = program.wait(10)
+        left = [path.name for path in Path(folder).iterdir()]
+        check(status == 0 and not left, f"the program ends with status {status} and leaves {left}")
 
 
 def wait_for(address: str) -> None:
@@ -80,14 +87,18 @@ def downloaded(page: Page, button: str) -> np.ndarray:
 
 def use(page: Page, model_dir: str, pictures: list[Path], broken: Path) -> None:
     """Everything that is done in one window."""
-    model = deeplab.load(model_dir)
+    model = LOAD(model_dir)
     width = page.viewport_size["width"] if page.viewport_size else 0
     for picture in pictures:
         upload(page, picture, picture.stem)
         mask = model.segment(deeplab.read_image(picture))
         check(np.array_equal(downloaded(page, "mask"), mask), f"{width}: mask of {picture.name} equals predict's")
     upload(page, broken, "cannot be read as an image")
-    check(True, f"{width}: a broken file gives a line")
+    color = page.locator("#status .bad").evaluate("each => getComputedStyle(each).color")
+    check(color == "rgb(200, 30, 30)", f"{width}: a broken file gives a line, in red ({color})")
+    boxes = [page.locator(f"#{name}").bounding_box() for name in ("picture", "segmented")]
+    sizes = [box and (box["width"], box["height"]) for box in boxes]
+    check(sizes[0] == sizes[1], f"{width}: picture and mask have one size {sizes}")
 
     last = pictures[0]
     upload(page, last, last.stem)
@@ -106,9 +117,13 @@ def use(page: Page, model_dir: str, pictures: list[Path], broken: Path) -> None:
     page.get_by_label("8", exact=True).click()
     page.get_by_label("1.5", exact=True).click()
     page.get_by_label("Also average over the mirrored picture").click()
-    page.wait_for_timeout(20_000)
-    expected = deeplab.load(model_dir, output_stride=8, inference=VIEWS).segment(deeplab.read_image(last))
-    check(np.array_equal(downloaded(page, "mask"), expected), f"{width}: stride 8, scales and flip as predict's")
+    expected = LOAD(model_dir, output_stride=8, inference=VIEWS).segment(deeplab.read_image(last))
+    is_equal = False
+    deadline = time.monotonic() + 60
+    while not is_equal and time.monotonic() < deadline:  # each of the three changes is segmented in turn
+        is_equal = np.array_equal(downloaded(page, "mask"), expected)
+    check(is_equal, f"{width}: stride 8, scales and flip as predict's")
+    check(not np.array_equal(expected, model.segment(deeplab.read_image(last))), f"{width}: they change the mask")
 
 
 def main() -> None:
@@ -134,6 +149,8 @@ def main() -> None:
             others = [url for url in asked if not url.startswith((ADDRESS, "data:", "blob:"))]
             check(not others, f"{width}: {len(asked)} requests, all to the server {others[:3]}")
             check(not errors, f"{width}: no error in the console {errors[:3]}")
+            page.get_by_label("32", exact=True).click()  # segmented while the page is closed, and the program stopped
+            page.wait_for_timeout(500)
             page.close()
     sys.exit(bool(failures))
 
