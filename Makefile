@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-processors wheel lint bench sbom clean
+.PHONY: demo test test-processors wheel app lint bench sbom clean
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; now = sys.version_info; sys.exit(None if (3, 11) <= now < (3, 14) else \
@@ -49,6 +49,10 @@ sbom: $(INSTALLED)
 	build/cyclonedx/bin/python -m pip install --quiet cyclonedx-bom==7.5.0
 	build/cyclonedx/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json \
 	    $(BIN)/python
+
+# Uses the page of deeplab.app in headless Chromium, where it can be installed.
+app: $(INSTALLED)
+	.ci/app $(BIN)/python
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
