@@ -125,6 +125,20 @@ def test_workers_sum_by_nccl_on_gpus_and_by_ring_on_cpus(play, monkeypatch, num_
     assert options.implementation.value == implementation
 
 
+def test_workers_are_waited_for_before_tensorflow_connects_them(play, monkeypatch):
+    play(0)
+    cluster = Cluster(("a:1", "b:1"), 1)
+    monkeypatch.setattr(devices, "find_cluster", lambda: cluster)
+    monkeypatch.setattr(
+        devices, "wait_for_all", lambda *arguments: waited.append((*arguments, os.environ["TF_CONFIG"]))
+    )
+    monkeypatch.setenv("TF_CONFIG", "before")
+    waited = []
+    make_strategy(DeviceSettings(), "auto", connect_minutes=2.5)
+    assert waited == [(cluster, 2.5, "before")]
+    assert os.environ["TF_CONFIG"] == cluster.to_tf_config()
+
+
 @pytest.mark.parametrize(
     ("capability", "words"),
     [((6, 1), None), ((7, 5), None), ((8, 6), None), ((9, 0), None), ((10, 0), "PTX"), ((12, 0), "PTX")],

@@ -69,7 +69,7 @@ def _call(cluster: Cluster, server: socket.socket, deadline: float) -> list[str]
             with contextlib.suppress(TimeoutError):
                 connection = connections.enter_context(server.accept()[0])
                 present[_read_number(connection)] = connection
-            present = {number: connection for number, connection in present.items() if _is_open(connection)}
+            present = {number: each for number, each in present.items() if number and _is_open(each)}
             missing = [address for number, address in enumerate(cluster.workers) if number and number not in present]
 
             # All are told at once when the wait is over, so that they start, or end, together.
