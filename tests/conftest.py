@@ -16,10 +16,14 @@ import tensorflow as tf
 from forked import HANGS, ROOT
 from PIL import Image
 from small_run import TRAIN_FLAGS
+from tiny import TINY
 
 from deeplab.data.shards.write import ShardSettings, prepare
 from deeplab.data.source import shapes, voc
 from deeplab.labels import palette
+from deeplab.model.backbone import BACKBONES
+from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.settings import all_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -110,6 +114,17 @@ def run_dir(shapes_dir, tmp_path_factory):
     with (folder / "stderr").open("w") as stderr:
         subprocess.run(command, cwd=ROOT, stderr=stderr, timeout=HANGS, check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_backbone():
+    """Makes the backbone `tiny` known in this process, for networks that are built or loaded meanwhile."""
+    (choices,) = (each.choices for each in all_settings([ModelConfig]) if each.name == "backbone")
+    choices.append("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", TINY)
+        yield
+    choices.remove("tiny")
 
 
 @pytest.fixture

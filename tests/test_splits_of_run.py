@@ -10,11 +10,9 @@ import pytest
 import tensorflow as tf
 from conftest import SHARED_DATA
 from forked import run
-from tiny import TINY
 
 from deeplab.data.source import shapes
 from deeplab.errors import DataError, UsageError
-from deeplab.model.backbone import BACKBONES
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.run import run_folder
 from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
@@ -81,15 +79,8 @@ def test_a_patience_needs_a_validation_split(patience):
 CLASSES = ("background", "red", "green", "blue")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _knows_tiny():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", TINY)
-        yield
-
-
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
+def run_dir(tiny_backbone, tmp_path_factory):
     """A run of four classes, with the index of its class in every column of the classifier."""
     model_dir = tmp_path_factory.mktemp("columns")
     config = ModelConfig(CLASSES, "tiny")
@@ -169,7 +160,7 @@ def test_a_run_is_continued_on_another_validation_split(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_of_classes_in_another_order(tmp_path):
+def test_weights_of_classes_in_another_order(tiny_backbone, tmp_path):
     """What a user reported (lightly-ai/lightly-train#985): the column of red answered for blue."""
     reports = SHARED_DATA.parent / "reports"
     if not reports.exists():

@@ -13,11 +13,9 @@ import tensorflow as tf
 from forked import HANGS, ROOT, run
 from small_run import STEPS, TRAIN_FLAGS, assert_one_line, records_of, variables_of
 from tensorboard.plugins.hparams import metadata
-from tiny import TINY
 
 from deeplab.data.shards.split import Split
 from deeplab.data.source import shapes
-from deeplab.model.backbone import BACKBONES
 from deeplab.run.run_folder import load_model
 
 pytestmark = pytest.mark.slow
@@ -155,7 +153,7 @@ def test_a_signal_before_the_first_step_ends_in_one_line(run_dir):
 
 
 def test_a_run_starts_from_another_runs_weights_and_names_those_that_do_not_fit(
-    run_dir, tiny_voc, tmp_path, monkeypatch
+    run_dir, tiny_backbone, tiny_voc, tmp_path
 ):
     """Three classes instead of 21, at another stride, with batch normalisation frozen, as in a second stage."""
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
@@ -166,7 +164,6 @@ def test_a_run_starts_from_another_runs_weights_and_names_those_that_do_not_fit(
     left_out = re.findall(r"of another shape, and so random: (\S+)", done.stderr)
     assert left_out == []
     assert "classes: new, and so random: a, b, c; gone: background" in done.stderr
-    monkeypatch.setitem(BACKBONES, "tiny", TINY)
     first = load_model(run_dir / "run")[0]
     second, config, _ = load_model(tmp_path / "run")
     assert config.output_stride == 8

@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 from absl import flags
 from flag_reference import PROGRAMS
-from tiny import TINY
 
 import train
 from deeplab import resume, settings
 from deeplab.data.input.repeats import SamplingSettings
 from deeplab.evaluator import EvaluationSettings
 from deeplab.model import deeplabv3
-from deeplab.model.backbone import BACKBONES
-from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.settings import all_settings
 
 OTHER_VALUES = {
@@ -191,11 +188,8 @@ HANDED_ON_ALONE = {"strategy", "connect_minutes", "class_weights"}
 """Flags whose value goes on without its settings object."""
 
 
-def test_train_runs_and_every_setting_reaches_what_uses_it(shapes_dir, tmp_path, monkeypatch):
+def test_train_runs_and_every_setting_reaches_what_uses_it(shapes_dir, tiny_backbone, tmp_path, monkeypatch):
     """The whole loop, in this process; only seed and precision, which would outlive it, are not set."""
-    choices = ModelConfig.__dataclass_fields__["backbone"].metadata["setting"]["choices"]
-    monkeypatch.setitem(BACKBONES, "tiny", TINY)
-    choices.append("tiny")
     line = ["train.py", f"--voc_dir={shapes_dir}", f"--tfrecord_dir={tmp_path}/shards", f"--model_dir={tmp_path}/run"]
     for name, value in OF_A_RUN.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -216,10 +210,7 @@ def test_train_runs_and_every_setting_reaches_what_uses_it(shapes_dir, tmp_path,
         seen.watch(resume if hasattr(resume, name) else deeplabv3, name)
     for cls, name in ((SamplingSettings, "repeats"), (EvaluationSettings, "batches")):
         seen.watch(cls, name)
-    try:
-        train.main(["train.py"])
-    finally:
-        choices.remove("tiny")
+    train.main(["train.py"])
 
     by_name = {about.name: cls for cls in train.SETTINGS for about in all_settings([cls])}
     for name, value in OF_A_RUN.items():

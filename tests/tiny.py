@@ -19,9 +19,8 @@ def build(include_top, weights):
     assert (include_top, weights) == (False, None)
     features = images = keras.Input((None, None, 3))
     for number, filters in enumerate((8, 8, 16, 16, 32)):
-        features = keras.layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, name=f"conv{number}")(
-            features
-        )
+        features = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"pad{number}")(features)  # as the mobile networks
+        features = keras.layers.Conv2D(filters, 3, strides=2, use_bias=False, name=f"conv{number}")(features)
         features = keras.layers.BatchNormalization(name=f"norm{number}")(features)
         features = keras.layers.ReLU(name=f"relu{number}")(features)
     return keras.Model(images, features, name="tiny")
