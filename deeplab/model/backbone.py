@@ -168,7 +168,7 @@ def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Mod
     try:
         return backbone.build(include_top=False, weights=weights)
     except Exception as error:  # a failed download raises a plain Exception
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"--backbone_weights={weights}: no weights of {name} without its top there ({reason}); "
             "give the path of a weights file, or none for random weights"
