@@ -51,7 +51,7 @@ def from_fields(cls: type[Object], fields: object, **known: object) -> Object:
 
 def _of_type(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401  a type and a value of it
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise ValueError(f"{name}: {_short(value)} is not a list")
         return tuple(_of_type(typing.get_args(hint)[0], item, name) for item in value)
     if dataclasses.is_dataclass(hint):

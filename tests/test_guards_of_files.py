@@ -4,8 +4,10 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,11 +80,7 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_lock_file_of_another_user_is_locked_or_says_whose_it_is(tmp_path):
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o777)
-    with locked(tmp_path):
-        pass
+def test_a_lock_file_of_another_user_is_locked_or_says_whose_it_is():
     program = (
         "import os, sys\nfrom pathlib import Path\n"
         "from deeplab.errors import UsageError\nfrom deeplab.files import locked\n"
@@ -91,13 +89,18 @@ def test_a_lock_file_of_another_user_is_locked_or_says_whose_it_is(tmp_path):
         "except UsageError as error: print(error)\n"
     )
 
-    def tried():
-        return subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True).stdout.strip()
+    def tried(folder):
+        command = [sys.executable, "-c", program, folder]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    (tmp_path / ".lock").chmod(0o644)
-    assert tried() == "locked"
-    (tmp_path / ".lock").chmod(0o600)
-    assert tried() == f"{tmp_path}/.lock: cannot be locked, it belongs to root"
+    with tempfile.TemporaryDirectory() as folder:  # others cannot enter pytest's own
+        Path(folder).chmod(0o777)
+        with locked(Path(folder)):
+            pass
+        Path(folder, ".lock").chmod(0o644)
+        assert tried(folder) == "locked"
+        Path(folder, ".lock").chmod(0o600)
+        assert tried(folder) == f"{folder}/.lock: cannot be locked, it belongs to root"
 
 
 def test_a_scratch_file_is_never_written_through_a_link(tmp_path):

@@ -129,8 +129,13 @@ class Split:
 
     def check_counts(self) -> None:
         """Raises ValueError for counts that no split has."""
-        counts = [self.num_bad_examples, self.void_pixels, *self.class_pixels]
-        sizes = [self.num_examples, self.max_height, self.max_width, *(shard.num_bytes for shard in self.shards)]
+        counts = [
+            self.num_bad_examples,
+            self.void_pixels,
+            *self.class_pixels,
+            *(each.num_bytes for each in self.shards),
+        ]
+        sizes = [self.num_examples, self.max_height, self.max_width]
         if min(counts) < 0 or min(sizes) < 1 or not self.class_names or not self.shards:
             raise ValueError("a count that is out of range")
         if len(self.class_pixels) != len(self.class_names):
