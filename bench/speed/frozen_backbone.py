@@ -23,7 +23,7 @@ from deeplab.training.step import make_train_step
 BATCH = 8
 CROP = 257
 NUM_CLASSES = 21
-ROUNDS = 3
+ROUNDS = 2
 STEPS = 3
 
 
