@@ -45,9 +45,8 @@ from deeplab.training.step import make_train_step
 NUM_CLASSES = 21
 STEPS_PER_CALL = 10
 EXAMPLES = 64
-# seconds
-TIME_LIMIT = 600
-ROW_LIMIT = 300
+TIME_LIMIT = 600  # seconds
+ROW_LIMIT = 300  # seconds
 SHOWN_KERNELS = 15
 
 EVALUATION = "evaluation"

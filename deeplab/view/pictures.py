@@ -14,9 +14,8 @@ OPACITY = 0.6
 """Of the colors in an overlay, unless another is asked for."""
 
 _GAP = 4  # pixels of white between adjacent pictures
-# pixels
-_TEXT_SIZE = 13
-_LINE = 19
+_TEXT_SIZE = 13  # pixels
+_LINE = 19  # pixels
 _WRONG = (230, 0, 60)
 _HEAT = ((0.0, (0, 0, 0)), (0.35, (150, 10, 70)), (0.7, (245, 140, 20)), (1.0, (255, 255, 230)))
 _MATRIX_BLUE = np.array((8, 48, 107))
