@@ -40,6 +40,7 @@ class Model:
 
     Attributes:
         class_names: by index.
+        input_size: height and width of all images; None for any, as for all runs.
         keras_model: the network of a run, as `build_deeplabv3` builds it; None for an export, which has none.
     """
 
@@ -49,12 +50,14 @@ class Model:
         with_probabilities: tf.types.experimental.GenericFunction,
         class_names: tuple[str, ...],
         keras_model: keras.Model | None = None,
+        input_size: tuple[int, int] | None = None,
     ) -> None:
         """The functions are as `make_segmenter` makes them."""
         self._only_classes = only_classes
         self._with_probabilities = with_probabilities
         self.class_names = class_names
         self.keras_model = keras_model
+        self.input_size = input_size
 
     @classmethod
     def from_keras(
@@ -84,13 +87,15 @@ class Model:
         path = Path(export_dir) / DESCRIPTION
         enable_memory_growth()
         try:
-            class_names = tuple(parse_json(path.read_text(encoding="utf-8"))["class_names"])
+            description = parse_json(path.read_text(encoding="utf-8"))
+            class_names = tuple(description["class_names"])
             if not class_names or not all(isinstance(name, str) for name in class_names):
                 raise ValueError("class_names")
             signature = tf.saved_model.load(str(export_dir)).signatures["images"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: not the folder of an export: {error}") from error
-        return cls(signature, signature, class_names)
+        _, height, width, _ = signature.structured_input_signature[1]["images"].shape
+        return cls(signature, signature, class_names, input_size=(height, width) if height else None)
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> class indices, uint8 [height, width] (or a batch)."""
@@ -105,11 +110,15 @@ class Model:
         results = self._run(self._with_probabilities, image)
         return results["classes"], results["probabilities"]
 
-    @staticmethod
-    def _run(segment: tf.types.experimental.GenericFunction, image: np.ndarray) -> dict[str, np.ndarray]:
+    def _run(self, segment: tf.types.experimental.GenericFunction, image: np.ndarray) -> dict[str, np.ndarray]:
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
             raise DataError(f"an image of {image.dtype} {list(image.shape)}: uint8 RGB [height, width, 3] is needed")
         batch = image if image.ndim == 4 else image[np.newaxis]
+        if self.input_size and batch.shape[:3] != (1, *self.input_size):
+            height, width = self.input_size
+            raise DataError(
+                f"images {list(image.shape)}: this export takes one image of [{height}, {width}, 3] at a time"
+            )
         with untimed_algorithms():
             results = segment(images=tf.constant(batch))
         arrays = {name: result.numpy() for name, result in results.items()}

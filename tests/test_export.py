@@ -12,17 +12,14 @@ from forked import run
 from PIL import Image
 
 import deeplab
-from deeplab.commands.export.lite import TFLITE, TFLITE_INT8, write_tflite, write_tflite_int8
+from deeplab.commands.export.lite import TFLITE, write_tflite
 from deeplab.commands.export.onnx import write_onnx
 from deeplab.commands.export.saved_model import Segmenter
 from deeplab.data.source.images import read_image
 from deeplab.errors import DataError, UsageError
 from deeplab.labels import palette
-from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.head import AlignedUpsampling, Grid
 from deeplab.run.run_folder import load_model, record_run
-from deeplab.training.metrics import confusion_counts
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +29,6 @@ SERVE = """
 import sys
 import numpy as np
 import tensorflow as tf
-from forked import run
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 result = serve(image_bytes=tf.constant([open(sys.argv[2], "rb").read()]))
 assert not any(name.startswith("deeplab") for name in sys.modules)
@@ -71,7 +67,7 @@ def model_dir(jpeg, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(model_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "export"
-    run("-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={folder}")
+    run("-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={folder}", "--keras")
     return folder
 
 
@@ -112,6 +108,13 @@ def test_it_describes_itself(exported):
     assert description["void"] == 255
 
 
+def test_keras_loads_it_to_train_on(model_dir, exported, jpeg):
+    image = _pixels(jpeg)[np.newaxis]
+    loaded = keras.models.load_model(exported / "model.keras")
+    assert len(loaded.trainable_variables) > 100
+    np.testing.assert_allclose(tf.nn.softmax(loaded(image)), _expected(model_dir, image), atol=2e-3)
+
+
 def test_an_export_is_not_overwritten(model_dir, exported):
     done = run("-m", "deeplab.export", f"--model_dir={model_dir}", f"--export_dir={exported}", expect=2)
     assert done.stderr.splitlines()[-1].endswith("exists already; choose another folder")
@@ -124,29 +127,6 @@ def test_lite_formats_give_the_models_classes(model_dir, tmp_path, jpeg):
     image = _pixels(jpeg)[np.newaxis]
     runner = litert.Interpreter(str(tmp_path / TFLITE)).get_signature_runner()
     _assert_same_classes(runner(images=image)["classes"], _expected(model_dir, image))
-
-
-def test_an_int8_network_computes_in_integers_and_close_to_the_model(jpeg, tmp_path):
-    """A small one whose classes are the three colours: eight bits are too few for deep ones of random weights."""
-    litert = pytest.importorskip("ai_edge_litert.interpreter")
-    images = keras.Input((None, None, 3))
-    features = keras.layers.Rescaling(1 / 255)(images)
-    features = AtrousConv2D(32, 3, strides=2, padding="same", activation="relu", name="strided")(features)
-    logits = AtrousConv2D(3, 3, padding="same", dilation_rate=2, name="dilated")(features)
-    model = keras.Model(images, AlignedUpsampling(Grid(2, 1), name="upsampled")(logits, images))
-    by_color = np.eye(3)[np.arange(32) % 3]  # features r g b r g b ...; logits are their sums over a neighbourhood
-    model.get_layer("strided").kernel.assign(np.broadcast_to(by_color.T / 9, (3, 3, 3, 32)))
-    model.get_layer("dilated").kernel.assign(np.broadcast_to(by_color, (3, 3, 32, 3)))
-    photo = _pixels(jpeg)
-    write_tflite_int8(Segmenter(model), tmp_path, [photo, photo[:80, ::-1]])
-    interpreter = litert.Interpreter(str(tmp_path / TFLITE_INT8))
-    tensors = [tensor for tensor in interpreter.get_tensor_details() if 32 in tensor["shape"]]
-    assert len(tensors) > 2 and {tensor["dtype"] for tensor in tensors} <= {np.int8, np.int32}  # int32: biases
-    for image in (photo[np.newaxis], photo[np.newaxis, 5:, 10:], np.tile(photo, (3, 4, 1))[np.newaxis]):
-        result, expected = interpreter.get_signature_runner()(images=image), model(image.astype(np.float32)).numpy()
-        assert result["classes"].shape == image.shape[:3] and result["classes"].dtype == np.uint8
-        agreement = confusion_counts(expected.argmax(-1), result["classes"], 3)
-        assert (np.diag(agreement) / agreement.sum(1) > 0.9).all()
 
 
 def test_onnx_gives_the_models_classes(model_dir, tmp_path, jpeg):

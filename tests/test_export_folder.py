@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deeplab.commands.export import comparison, program
+from deeplab.commands.export.interface import ANY_SIZE, Interface
 from deeplab.data.shards.split import SplitSettings
 from deeplab.errors import DeepLabError, UsageError
 from deeplab.run.run_folder import LoadSettings
@@ -13,6 +14,8 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
 
 class _Zeros:
     """Stands for the model: class 0 everywhere."""
+
+    interface = ANY_SIZE
 
     def segment(self, images):
         class Classes:
@@ -29,12 +32,13 @@ def export(monkeypatch, tmp_path):
     def run(export_dir=tmp_path / "new" / "exported", **settings):
         wanted = {
             program.ExportSettings: program.ExportSettings(model_dir=tmp_path, export_dir=export_dir, **settings),
+            Interface: ANY_SIZE,
             SplitSettings: SplitSettings(),
             LoadSettings: LoadSettings(),
         }
         monkeypatch.setattr(program, "Options", lambda classes: wanted)
         monkeypatch.setattr(program.run_folder, "load_model", lambda *arguments: (None, None, "ckpt-1"))
-        monkeypatch.setattr(program, "Segmenter", lambda model: _Zeros())
+        monkeypatch.setattr(program, "Segmenter", lambda model, interface: _Zeros())
         monkeypatch.setattr(program, "write_saved_model", lambda *arguments: (arguments[-1] / "saved_model.pb").touch())
         program.main(["export"])
 
@@ -78,7 +82,7 @@ def test_a_missing_extra_is_said_before_the_work(export, monkeypatch, tmp_path):
 def test_a_float_format_that_differs_is_an_error(monkeypatch, tmp_path, name, fails, caplog):
     other = np.zeros((1, 4, 5), np.uint8)
     other[0, 0, 0] = 1  # of 20 pixels
-    monkeypatch.setattr(comparison, "_written", lambda folder: {name: lambda image: other})
+    monkeypatch.setattr(comparison, "_written", lambda folder, interface: {name: lambda image: other})
     caplog.set_level("INFO")
     if fails:
         with pytest.raises(DeepLabError, match=r"model\.onnx: only 95\.00% of the pixels match the model's; nothing"):

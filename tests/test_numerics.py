@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import skip_without_kernels
 
 from deeplab.distribute import numerics
 from deeplab.distribute.numerics import PrecisionSettings, set_precision
@@ -45,6 +46,7 @@ def test_deterministic_sums_keep_their_order_when_the_first_summand_is_the_last_
     [("float32", None, None), ("bfloat16", None, "1"), ("float16", None, "1"), ("bfloat16", "0", "0")],
 )
 def test_half_precisions_take_the_batch_normalization_without_transposes(monkeypatch, precision, before, after):
+    skip_without_kernels(precision)
     monkeypatch.setenv(numerics.PERSISTENT_BATCH_NORM, "")  # so that it is reset afterwards
     del os.environ[numerics.PERSISTENT_BATCH_NORM]
     if before is not None:

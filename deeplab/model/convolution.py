@@ -56,6 +56,13 @@ class AtrousDepthwiseConv2D(_EvenStridePadding, keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """As the layer's own, for NHWC; the dilations of ASPP tap by tap on CPUs."""
+        if _of_others and max(self.dilation_rate) > 1:
+            # TensorFlow's own kernels cannot dilate it; Keras splits the image into many instead.
+            settings = {"strides": [1, *self.strides, 1], "padding": self.padding.upper()}
+            outputs = tf.raw_ops.DepthwiseConv2dNative(
+                input=inputs, filter=self.kernel, dilations=[1, *self.dilation_rate, 1], **settings
+            )
+            return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
         if min(self.dilation_rate) < _LARGE_DILATION or _takes_operations():
             return super().call(inputs)
         outputs = cpu_convolution.atrous_depthwise_conv2d(inputs, self.kernel, self.dilation_rate)

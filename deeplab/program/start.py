@@ -56,7 +56,8 @@ def start_program(main: Callable[[list[str]], None], classes: Classes, docstring
     if "--" in arguments:
         arguments = arguments[: arguments.index("--")]
     if not _HELP_FLAGS.isdisjoint(arguments):
-        print(help_text(docstring or "", classes))
+        with contextlib.suppress(BrokenPipeError):  # `--help | head`
+            print(help_text(docstring or "", classes))
         _exit(0)
     define(classes)
     app.run(functools.partial(_run_main, main), flags_parser=_parse)

@@ -1,24 +1,71 @@
 """ONNX, by tf2onnx."""
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from deeplab.commands.export.saved_model import IMAGES, Segmenter
+from deeplab.commands.export.saved_model import Segmenter
 
 ONNX = "model.onnx"
 
-_OPSET = 17
+_NUMBER = re.compile(r"__\d+$")
 
 
 def write_onnx(segmenter: Segmenter, path: Path) -> None:
-    """Writes the signature `images` as ONNX."""
+    """Writes the network with the segmenter's interface as ONNX."""
     import tf2onnx  # noqa: PLC0415 - an extra
 
-    model, _ = tf2onnx.convert.from_function(segmenter.segment_batch, [IMAGES], opset=_OPSET)
+    interface = segmenter.interface
+    images = interface.images(dtype=interface.input_type, channels_first=interface.channels_first)
+    function = segmenter.for_runtimes(interface.channels_first)
+    model, _ = tf2onnx.convert.from_function(function, [images], opset=interface.onnx_opset)
     for node in model.graph.node:
         if node.op_type == "Conv":
             _pad_explicitly(node)
+    for value in (*model.graph.input, *model.graph.output):
+        _name_axes(value.type.tensor_type.shape.dim, interface.channels_first)
+    _name_in_order(model.graph)
+    model.graph.doc_string = ""  # the number of the traced function
     path.write_bytes(model.SerializeToString())
+
+
+def _name_axes(sizes: Any, channels_first: bool) -> None:  # noqa: ANN401
+    """Gives the sizes that are not fixed the same names everywhere, so that a runtime knows which of them are equal."""
+    names = ["batch", "height", "width"]
+    if len(sizes) > len(names):
+        names.insert(1 if channels_first else 3, "channels")
+    for size, name in zip(sizes, names, strict=True):
+        if not size.dim_value:
+            size.dim_param = name
+
+
+def _name_in_order(graph: Any) -> None:  # noqa: ANN401
+    """Names convolutions after their layers, other nodes by their order, and constants after their first reader.
+
+    tf2onnx numbers them as they come and gives equal ones one of their names, others in each process: the same network
+    would be exported to files of other bytes.
+    """
+    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    constants = {constant.name for constant in graph.initializer}
+    count: Counter[str] = Counter()
+    for node in graph.node:
+        stem = _NUMBER.sub("", node.name) if node.op_type == "Conv" else node.op_type
+        count[stem] += 1
+        node.name = f"{stem}__{count[stem]}"
+
+        for place, name in enumerate(node.input):
+            if name in constants:
+                names.setdefault(name, f"{node.name}/{place}")
+            node.input[place] = names[name] if name else ""  # an input that is left out has no name
+        for place, name in enumerate(node.output):
+            node.output[place] = names.setdefault(name, f"{node.name}:{place}")
+
+    for constant in graph.initializer:
+        constant.name = names[constant.name]
+    in_order = sorted(graph.initializer, key=lambda constant: constant.name)
+    del graph.initializer[:]
+    graph.initializer.extend(in_order)
 
 
 def _pad_explicitly(node: Any) -> None:  # noqa: ANN401

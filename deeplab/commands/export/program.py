@@ -3,8 +3,10 @@
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tflite photo1.jpg photo2.jpg
 python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite_int8 --tfrecord_dir=data/voc_shards
+python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite --input_size=384,512
 
 Images on the command line are segmented with the written files and with the model; the share of equal pixels is logged.
+With --input_size they are resized to it.
 """
 
 from deeplab.program.start import start_program
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab.commands.export.comparison import compare
+from deeplab.commands.export.interface import Interface
 from deeplab.commands.export.lite import TFLITE, TFLITE_INT8, write_tflite, write_tflite_int8
 from deeplab.commands.export.onnx import ONNX, write_onnx
 from deeplab.commands.export.saved_model import Segmenter, write_saved_model
@@ -33,6 +36,7 @@ from deeplab.settings import Classes, Options, require, setting
 logger = logging.getLogger("deeplab")
 
 CALIBRATION_IMAGES = 64
+KERAS = "model.keras"
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,13 @@ class ExportSettings:
     tflite_int8: bool = setting(
         False, "Also write model_int8.tflite, whose network computes in 8-bit integers; needs --tfrecord_dir."
     )
+    keras: bool = setting(False, f"Also write {KERAS}, which Keras loads where deeplab is imported, to be trained on.")
     split: str = setting(
         "train", f"Split of --tfrecord_dir; {CALIBRATION_IMAGES} of its images give the ranges of --tflite_int8."
     )
 
 
-SETTINGS: Classes = (ExportSettings, SplitSettings, LoadSettings)
+SETTINGS: Classes = (ExportSettings, Interface, SplitSettings, LoadSettings)
 
 
 def main(argv: list[str]) -> None:
@@ -67,18 +72,22 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"--export_dir={export_dir}: exists already; choose another folder")
     _require_extras(wanted)
     calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
-    images = [read_image(Path(argument)) for argument in argv[1:]]
+    interface = options[Interface]
+    images = [interface.fitted(read_image(Path(argument))) for argument in argv[1:]]
 
     enable_memory_growth()
     log_kernels()
     output_stride = options[LoadSettings].output_stride
     model, config, checkpoint = run_folder.load_model(model_dir, wanted.checkpoint, output_stride)
-    segmenter = Segmenter(model)
+    segmenter = Segmenter(model, interface)
 
     # A folder that is incomplete, or differs from the model, is never left behind.
     with atomic_folder(export_dir) as folder:
         with shown("writing the SavedModel"):
             write_saved_model(segmenter, config, checkpoint, folder)
+        if wanted.keras:
+            with shown(f"writing {KERAS}"):
+                model.save(folder / KERAS)
         if wanted.onnx:
             with shown(f"writing {ONNX}"):
                 write_onnx(segmenter, folder / ONNX)
@@ -115,7 +124,8 @@ def _calibration_split(source: SplitSettings, name: str) -> Split:
 
 
 def _write_calibrated(segmenter: Segmenter, folder: Path, calibration: Split) -> None:
-    images = [image for _, image in sample_images(calibration, CALIBRATION_IMAGES)]
+    fitted = segmenter.interface.fitted
+    images = [fitted(image) for _, image in sample_images(calibration, CALIBRATION_IMAGES)]
     logger.info("%s: %d images of %s give the ranges", TFLITE_INT8, len(images), calibration.name)
     with shown(f"writing {TFLITE_INT8}"):
         write_tflite_int8(segmenter, folder, images)

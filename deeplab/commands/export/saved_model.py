@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from deeplab.api import DESCRIPTION, make_segmenter
 from deeplab.commands.export.encoded import decode
+from deeplab.commands.export.interface import ANY_SIZE, Interface
 from deeplab.files import write_text
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.model.convolution import for_other_runtimes
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Predictor, segmentation
 
-IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, "images")
 _FILES = tf.TensorSpec([None], tf.string, "image_bytes")
 _SEVERAL_SIZES = "images of several sizes in one request; send each size by itself; height, width and channels are"
 
@@ -22,17 +22,39 @@ _SEVERAL_SIZES = "images of several sizes in one request; send each size by itse
 class Segmenter(tf.Module):
     """The network with pre- and postprocessing: takes uint8 or encoded images, returns classes and probabilities."""
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, interface: Interface = ANY_SIZE) -> None:
         super().__init__()
         self._predictor = Predictor(model)
+        self.interface = interface
         self.weights = [variable.value for variable in self._predictor.network.variables]
         self.segment = make_segmenter(self._predictor, with_probabilities=True)
 
-    @tf.function(input_signature=[IMAGES])
-    def segment_batch(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As `segment`, without a loop over the images and with one operation for each convolution."""
-        with for_other_runtimes():
-            return segmentation(self._predictor(images))
+    def for_runtimes(self, channels_first: bool = False) -> tf.types.experimental.GenericFunction:
+        """Images -> the interface's outputs; one operation for each convolution, and no loop.
+
+        Converters read it; TensorFlow itself cannot run it on all devices.
+        """
+
+        @tf.function
+        def segment(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            if channels_first:
+                images = tf.transpose(images, [0, 2, 3, 1])
+            with for_other_runtimes():
+                scores = self._predictor(images)
+            results = self.interface.results(scores)
+            if channels_first:
+                return {
+                    name: tf.transpose(each, [0, 3, 1, 2]) if each.shape.rank == 4 else each
+                    for name, each in results.items()
+                }
+            return results
+
+        return segment
+
+    @tf.function
+    def segment_one(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """As `segment`, for one image [1, height, width, 3]."""
+        return segmentation(self._predictor(images))
 
     @tf.function(input_signature=[_FILES])
     def segment_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -63,16 +85,22 @@ def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str
     """Writes the SavedModel and, next to it, `deeplab.json`: class names, palette, inputs and outputs.
 
     Signatures: `serving_default` takes `image_bytes` (string [batch]), `images` takes `images` (uint8). Both return
-    `classes` (uint8 [batch, height, width]) and `probabilities` (float32 [batch, height, width, classes]).
+    `classes` (uint8 [batch, height, width]) and `probabilities` (float32 [batch, height, width, classes]). With a fixed
+    size both take `images`, one at a time: compilers read the default one, and cannot read files.
     """
+    interface = segmenter.interface
     signatures = {"serving_default": segmenter.segment_bytes, "images": segmenter.segment}
+    if interface.size:
+        one = segmenter.segment_one.get_concrete_function(interface.images())
+        signatures = {"serving_default": one, "images": one}
     tf.saved_model.save(segmenter, str(export_dir), signatures)
     description = {
         "class_names": config.class_names,
         "palette": palette()[: config.num_classes].tolist(),
         "void": VOID_LABEL,
-        "preprocessing": "none: uint8 RGB of any size, as decoded; the graph does what the backbone expects. "
-        "Encoded images are turned upright by their EXIF orientation.",
+        "input_size": interface.size,
+        "preprocessing": "none: uint8 RGB of input_size, or of any size, as decoded; the graph does what "
+        "the backbone expects. Encoded images are turned upright by their EXIF orientation.",
         "outputs": {"classes": "index into class_names and palette", "probabilities": "by pixel and class"},
         "checkpoint": checkpoint,
         "model": config.to_json(),
