@@ -14,6 +14,12 @@ def escaped(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def shortened(text: object, length: int = 80) -> str:
+    """The beginning of a text from a file, to quote in a message; it could be as long as the file."""
+    words = str(text)[: length + 1]
+    return words if len(words) <= length else f"{words[:length]}..."
+
+
 class DeepLabError(Exception):
     """The run failed for a reason outside the program: data, numerics, hardware. Exit status 1."""
 

@@ -6,6 +6,8 @@ import math
 import typing
 from typing import Any, TypeVar
 
+from deeplab.errors import shortened
+
 Object = TypeVar("Object")
 
 
@@ -77,5 +79,4 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:  # noqa: ANN401 
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return shortened(repr(value))

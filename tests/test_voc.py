@@ -162,10 +162,12 @@ def test_pairs_of_paths_outside_the_folders_have_the_paths_name(tiny_voc, tmp_pa
     (tiny_voc / "JPEGImages").rename(tiny_voc / "images")
     (tiny_voc / "SegmentationClass").rename(tmp_path / "masks")
     _write_list(tiny_voc, f"images/a.jpg {tmp_path}/masks/a.png\n{tiny_voc}/images/b.jpg {tmp_path}/masks/b.png\n")
-    assert [(pair.name, pair.mask) for pair in voc.pairs(tiny_voc, "train")] == [
-        ("images/a", tmp_path / "masks" / "a.png"),
-        ("images/b", tmp_path / "masks" / "b.png"),
-    ]
+    expected = [("images/a", tmp_path / "masks" / "a.png"), ("images/b", tmp_path / "masks" / "b.png")]
+    assert [(pair.name, pair.mask) for pair in voc.pairs(tiny_voc, "train", tmp_path / "masks")] == expected
+    with pytest.raises(DataError, match=rf"train\.txt: line 1: a\.png is outside {tiny_voc} and .*; move or link"):
+        voc.pairs(tiny_voc, "train")
+    (tiny_voc / "SegmentationClass").symlink_to(tmp_path / "masks")
+    assert [(pair.name, pair.mask) for pair in voc.pairs(tiny_voc, "train")] == expected
 
 
 def test_names_may_differ_in_unicode_form(tiny_voc):

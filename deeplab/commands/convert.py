@@ -16,11 +16,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from deeplab import settings
+from deeplab.data.source.bounds import Bounds
 from deeplab.data.source.formats import boxes, coco, labelme, masks, yolo
 from deeplab.data.source.formats.coco import InstancesFile
 from deeplab.data.source.formats.dataset import Dataset, split_folders
 from deeplab.data.source.formats.writer import write_voc
-from deeplab.errors import UsageError
+from deeplab.errors import UsageError, shortened
 from deeplab.progress import shown
 from deeplab.settings import Classes, setting
 
@@ -58,6 +59,11 @@ class ReadingSettings:
         False,
         "Refuse what would be left out with a warning: shapes that cover no area or are of an unknown kind, files of "
         "other tools, objects of images that the file does not list, images without annotations.",
+    )
+    allow_outside: bool = setting(
+        False,
+        "Also read files outside the given folders if annotations name them, by absolute paths, by .. or by symbolic "
+        "links. Only for annotations that you trust: images are copied into the new data set, whatever they show.",
     )
 
 
@@ -115,13 +121,22 @@ def read(source: SourceSettings, reading: ReadingSettings, options: CocoSettings
         "labelme_dir": lambda: labelme.read_labelme(path, reading.strict),
         "coco_json": lambda: coco.read_coco(_coco_files(path, options), reading.boxes, reading.strict),
         "coco_dir": lambda: coco.read_coco(coco.instances_files(path), reading.boxes, reading.strict),
-        "yolo_yaml": lambda: yolo.read_yolo(path, reading.boxes, reading.strict),
+        "yolo_yaml": lambda: yolo.read_yolo(path, reading.boxes, reading.strict, reading.allow_outside),
         "roboflow_dir": lambda: _read_roboflow(path, reading),
         "cityscapes_dir": lambda: masks.read_cityscapes(path),
         "ade20k_dir": lambda: masks.read_ade20k(path),
     }
     with shown("reading annotations"):
-        return readers[name]()
+        dataset = readers[name]()
+
+    # In the folders that the flags name, and in those of the files that they name.
+    places = [getattr(each, field.name) for each in (source, options) for field in fields(each)]
+    folders = [place if place.is_dir() else place.parent for place in places if place]
+    bounds = Bounds(tuple(dict.fromkeys(folders)), reading.allow_outside)
+    for example in dataset.examples:
+        for file in filter(None, (example.image, example.mask)):
+            bounds.check(file, f"example {shortened(example.name)}")
+    return dataset
 
 
 def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
@@ -140,7 +155,7 @@ def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
 def _read_roboflow(folder: Path, reading: ReadingSettings) -> Dataset:
     """An export of Roboflow; its files show the format."""
     if (folder / "data.yaml").is_file():
-        return yolo.read_yolo(folder / "data.yaml", reading.boxes, reading.strict)
+        return yolo.read_yolo(folder / "data.yaml", reading.boxes, reading.strict, reading.allow_outside)
     if any((place / "_annotations.coco.json").is_file() for place in split_folders(folder).values()):
         return coco.read_coco(coco.instances_files(folder), reading.boxes, reading.strict)
     return masks.read_roboflow(folder)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from deeplab.data.source import images
+from deeplab.data.source.bounds import Bounds
 from deeplab.data.source.images import Folder, normal_form
-from deeplab.errors import DataError
+from deeplab.errors import DataError, shortened
 from deeplab.files import is_relative_name
 from deeplab.text import read_lines
 
@@ -51,6 +52,8 @@ MASK_ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 """Endings of mask files, in lower or upper case."""
 
 _SEPARATOR = re.compile(r"[\s,;]+")
+_LONGEST_LINE = 8192
+"""Characters; two paths, each as long as systems allow."""
 _SPLIT_HALVES = {"val_half": 0, "test_half": 1}
 
 
@@ -137,7 +140,11 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
     path = folder / f"{split}.txt"
     if path.exists():
         lines = enumerate(read_lines(path, "split"), 1)
-        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir) for number, line in lines if line]
+        bounds = Bounds(
+            tuple(filter(None, (voc_dir, image_folder.path, voc_dir / MASK_FOLDER, mask_dir))),
+            advice="move or link the folder of the files there",
+        )
+        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir, bounds) for number, line in lines if line]
     elif split == "trainval":
         entries = [entry for part in ("train", "val") for entry in _read_entries(voc_dir, part, None, image_folder)]
     elif split in _SPLIT_HALVES:
@@ -182,20 +189,26 @@ class _ListLine:
         self._text = line.replace("\\", "/")  # as Windows writes paths
         self._images = image_folder
 
-    def entry(self, voc_dir: Path) -> _Entry:
-        """The entry of this line; raises DataError if the line is neither a name nor two paths."""
+    def entry(self, voc_dir: Path, bounds: Bounds) -> _Entry:
+        """The entry of this line; raises DataError if it is neither a name nor two paths within the bounds."""
+        if len(self._text) > _LONGEST_LINE:
+            raise DataError(f"{self._where}: {len(self._text):,} characters, more than {_LONGEST_LINE:,}")
         if entry := self._named(self._text):
             return entry
         if files := self._pair(voc_dir):
+            for file in files:
+                bounds.check(file, self._where)
             return _Entry(self._name_of(files[0], voc_dir), *files)
         if self._text.startswith("#"):
-            raise DataError(f"{self._where}: {self._text!r}: comments are not supported; write one name per line")
+            raise DataError(
+                f"{self._where}: {shortened(repr(self._text))}: comments are not supported; write one name per line"
+            )
         columns = _SEPARATOR.split(self._text)
         looks_like_pair = any(_is_image_and_mask(Path(left), Path(right)) for left, right in self._halves())
         if len(columns) > 1 and (looks_like_pair or self._named(columns[0])):
             raise DataError(
-                f"{self._where}: {len(columns)} columns ({self._text!r}); expected one name per line, or the paths of "
-                f"an image and its mask from {voc_dir}, which must exist"
+                f"{self._where}: {len(columns)} columns ({shortened(repr(self._text))}); expected one name per "
+                f"line, or the paths of an image and its mask from {voc_dir}, which must exist"
             )
         return _Entry(_without_ending(self._text))
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,7 @@ class Example:
         num_objects: number of objects that `draw` draws; 0 if the format has only pixels.
         split: its split in the data set; empty if unknown.
         stated_size: (width, height) in the annotation, or of the mask file; None without either.
-        is_mask: whether the annotation is a mask file, so that only its size can show whether it is turned by EXIF.
+        mask: the annotation if it is a mask file, so that only its size can show whether it is turned by EXIF.
         embedded: opens the image inside `image`; None if `image` is an image file.
     """
 
@@ -43,7 +44,7 @@ class Example:
     num_objects: int = 0
     split: str = ""
     stated_size: tuple[int, int] | None = None
-    is_mask: bool = False
+    mask: Path | None = None
     embedded: Callable[[], BinaryIO] | None = None
 
     def open_image(self) -> ImageFile:
@@ -144,7 +145,7 @@ class ImageFinder:
         path = path.replace("\\", "/")
         names = [path, PurePosixPath(path).name]
         for name in names:
-            if (folder / name).is_file():
+            if os.path.isfile(folder / name):  # noqa: PTH113  no error for a name that is too long
                 return folder / name
         listed = self._folders.setdefault(folder, Folder(folder))
         for name in names:

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from deeplab.data.source.classes import BACKGROUND, VOID
-from deeplab.errors import DataError
+from deeplab.errors import DataError, shortened
 
 logger = logging.getLogger("deeplab")
 
@@ -14,6 +14,8 @@ _VOID_WORDS = (VOID, "ignore", "ignored")
 _NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # characters that distinguish a class table from plain names
 _MAX_SHOWN = 200
 _SHOWN_NAMES = 5
+_LONGEST_PATH = 300  # shown of a missing file
+_LONGEST_LABEL = 200
 
 
 class Findings:
@@ -38,7 +40,7 @@ class Findings:
 
     def add_missing(self, path: Path, named_by: str) -> None:
         """Adds a file that `named_by` needs; all missing files together are one problem."""
-        self._missing.append(f"{path} (of {named_by})")
+        self._missing.append(f"{shortened(path, _LONGEST_PATH)} (of {named_by})")
 
     def omit(self, reason: str, name: str, number: int = 1, chosen: bool = False) -> None:
         """Notes that `number` objects of a file are left out; `chosen` if the user asked for that."""

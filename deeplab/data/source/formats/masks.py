@@ -162,7 +162,7 @@ def _example(name: str, image: Path, mask: Path, classes: ClassTable, split: str
         draw=functools.partial(_read_labels, mask, classes),
         split=split,
         stated_size=_size(mask),
-        is_mask=True,
+        mask=mask,
     )
 
 

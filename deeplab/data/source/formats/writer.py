@@ -150,7 +150,7 @@ def _is_turned(example: Example, image: ImageFile) -> bool:
             f"{image.name}: {shown_size[0]}x{shown_size[1]} pixels, but its annotation is for {stated[0]}x{stated[1]}; "
             "was one of them resized?"
         )
-    if example.is_mask and fits and fits_turned and image.orientation != 1:
+    if example.mask and fits and fits_turned and image.orientation != 1:
         raise DataError(
             f"{image.name}: EXIF turns it (orientation {image.orientation}), and the size of its mask does not show "
             "whether the mask is also turned; save the image in the orientation of its mask, without EXIF"

@@ -5,6 +5,7 @@ A line is a class number and x, y of each point, as fractions of width and heigh
 
 import functools
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from deeplab.data.source.bounds import Bounds
 from deeplab.data.source.classes import VOID
 from deeplab.data.source.formats.boxes import BoxRule
 from deeplab.data.source.formats.dataset import (
@@ -23,7 +25,7 @@ from deeplab.data.source.formats.dataset import (
 )
 from deeplab.data.source.formats.findings import Findings
 from deeplab.data.source.formats.recognition import recognized
-from deeplab.errors import DataError, UsageError
+from deeplab.errors import DataError, UsageError, shortened
 from deeplab.text import read_lines, read_text
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -38,7 +40,7 @@ class _Outline:
     is_box: bool = False
 
 
-def read_yolo(path: Path, boxes: str | None = None, strict: bool = False) -> Dataset:
+def read_yolo(path: Path, boxes: str | None = None, strict: bool = False, allow_outside: bool = False) -> Dataset:
     """The data set that a data.yaml describes; its classes follow background, and later lines lie in front.
 
     Images without a text file, or with an empty one, are only background, as in Ultralytics.
@@ -47,9 +49,11 @@ def read_yolo(path: Path, boxes: str | None = None, strict: bool = False) -> Dat
         path: data.yaml.
         boxes: the meaning of a line with a box (class, center, size), one of `boxes.MEANINGS`; None refuses boxes.
         strict: refuse what would be left out.
+        allow_outside: also read files outside the folder of data.yaml.
 
     Raises:
-        DataError: unreadable files, unknown classes, coordinates that are not fractions, boxes if `boxes` is None.
+        DataError: unreadable files or such outside, unknown classes, coordinates that are not fractions, boxes if
+            `boxes` is None.
         UsageError: PyYAML is not installed.
     """
     content = _read_yaml(path)
@@ -57,14 +61,17 @@ def read_yolo(path: Path, boxes: str | None = None, strict: bool = False) -> Dat
     labels = _labels(path, content, findings)
     class_names, indices = class_table(labels)
     rule = BoxRule(boxes, findings)
+    bounds = Bounds((path.parent,), allow_outside)
     examples = []
     num_objects = 0
     for key, split in _SPLIT_KEYS.items():
-        for root, image in _images(path, content, key):
+        for root, image in _images(path, content, key, bounds):
             if not image.is_file():
                 findings.add_missing(image, path.name)
                 continue
             text = _label_path(image)
+            for file in (image, text):
+                bounds.check(file, path)
             outlines = _read_outlines(text, labels, rule, findings)
             num_objects += len(outlines)
             if not text.is_file():
@@ -124,12 +131,12 @@ def _labels(path: Path, content: dict[str, Any], findings: Findings) -> list[str
     return labels
 
 
-def _images(path: Path, content: dict[str, Any], key: str) -> list[tuple[Path, Path]]:
+def _images(path: Path, content: dict[str, Any], key: str, bounds: Bounds) -> list[tuple[Path, Path]]:
     """(folder that names are relative to, image) of a split: a folder, a text file of one path per line, or several."""
     entries = content.get(key) or []
     found = []
     for entry in entries if isinstance(entries, list) else [entries]:
-        place = _place(path, content, str(entry))
+        place = _place(path, content, str(entry), bounds)
         if place.is_dir():
             found += [(place, image) for image in images_in(place)]
             continue
@@ -142,18 +149,26 @@ def _images(path: Path, content: dict[str, Any], key: str) -> list[tuple[Path, P
     return found
 
 
-def _place(path: Path, content: dict[str, Any], entry: str) -> Path:
+def _place(path: Path, content: dict[str, Any], entry: str, bounds: Bounds) -> Path:
     """The path that an entry of data.yaml means, by Ultralytics' rules and by the rules that exports rely on.
 
-    It is relative to `path`, else to the folder of data.yaml; Roboflow's `../train/images` means `train/images`.
+    It is relative to `path`, else to the folder of data.yaml; Roboflow's `../train/images` means `train/images`, also
+    if there is a folder `train/images` of something else beside that of data.yaml.
+
+    Raises:
+        DataError: it does not exist, or is outside the bounds.
     """
     folder = path.parent
     roots = [folder / str(content.get("path") or "."), folder]
     entries = [entry, entry.removeprefix("../")]
     places = [root / each for root in roots for each in entries]
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
-        raise DataError(f"{path}: {entry}: no such folder or file ({', '.join(map(str, dict.fromkeys(places)))})")
+    there = [place for place in places if os.path.exists(place)]  # noqa: PTH110  no error for a name that is too long
+    if not there:
+        tried = ", ".join(shortened(place, 200) for place in dict.fromkeys(places))
+        raise DataError(f"{path}: {shortened(entry)}: no such folder or file ({tried})")
+    held = [place for place in there if bounds.hold(place)]
+    found = held[0] if held and entry.startswith("../") else there[0]
+    bounds.check(found, path)
     return found
 
 
