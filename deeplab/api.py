@@ -9,7 +9,7 @@ import tensorflow as tf
 from deeplab.data.source.images import read_image
 from deeplab.distribute.gpus import enable_memory_growth, untimed_algorithms
 from deeplab.errors import DataError, UsageError
-from deeplab.json_fields import parse_json
+from deeplab.json_fields import read_json
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor, segment_one_by_one
 from deeplab.run.run_folder import load_model
@@ -87,7 +87,7 @@ class Model:
         path = Path(export_dir) / DESCRIPTION
         enable_memory_growth()
         try:
-            description = parse_json(path.read_text(encoding="utf-8"))
+            description = read_json(path)
             class_names = tuple(description["class_names"])
             if not class_names or not all(isinstance(name, str) for name in class_names):
                 raise ValueError("class_names")

@@ -9,6 +9,8 @@ import os
 import secrets
 import shutil
 import socket
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +96,21 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path`, completely or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_regular(path: Path, max_bytes: int = sys.maxsize) -> bytes:
+    """A file's content.
+
+    Raises:
+        OSError: missing or unreadable, larger than `max_bytes`, or a pipe or device, for which nobody waits.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "a pipe or a device, not a regular file", str(path))
+        if about.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"{about.st_size:,} bytes, more than {max_bytes:,}", str(path))
+        return file.read()
 
 
 def digest(path: Path, algorithm: str) -> str:

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import math
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from deeplab.errors import shortened
+from deeplab.files import read_regular
 
 Object = TypeVar("Object")
 
@@ -21,6 +23,16 @@ def parse_json(text: str) -> Any:  # noqa: ANN401  whatever the text holds
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """What a JSON file holds.
+
+    Raises:
+        OSError: as `read_regular`.
+        ValueError: not UTF-8, or as `parse_json`.
+    """
+    return parse_json(read_regular(path).decode())
 
 
 def from_fields(cls: type[Object], fields: object, **known: object) -> Object:

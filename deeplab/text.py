@@ -1,32 +1,38 @@
 """Text files as written by various editors and tools."""
 
 import codecs
+import sys
 from pathlib import Path
 
 from deeplab.errors import DataError
+from deeplab.files import read_regular
 
 _OTHER_ENCODINGS = ("GBK", "CP1252", "SHIFT_JIS", "EUC-KR")
 """What a file that is not UTF-8 may be, by the names of iconv: editors on Windows write the system's encoding."""
 
 
-def read_lines(path: Path, what: str) -> list[str]:
+MAX_BYTES = 16 << 20
+"""Largest list; a name of 100 bytes in each line makes 160,000 examples."""
+
+
+def read_lines(path: Path, what: str, max_bytes: int = MAX_BYTES) -> list[str]:
     """The lines of a text file as `read_text` reads it; surrounding blanks are removed.
 
     Raises:
         DataError: as `read_text`.
     """
-    return [line.strip() for line in read_text(path, what).splitlines()]
+    return [line.strip() for line in read_text(path, what, max_bytes).splitlines()]
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, max_bytes: int = sys.maxsize) -> str:
     """The content of a text file in UTF-8 or UTF-16, with or without a byte order mark.
 
     Raises:
-        DataError: missing, unreadable or in another encoding; the message says `what` the file is, and what the line
-            would be in the encodings that it may be in.
+        DataError: missing, unreadable, no regular file, larger than `max_bytes`, or in another encoding; the message
+            says `what` the file is, and what the line would be in the encodings that it may be in.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, max_bytes)
         return content.decode(_encoding(content))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file ({what})") from error

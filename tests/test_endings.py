@@ -135,6 +135,13 @@ def test_an_error_that_follows_from_a_signal_ends_with_the_status_of_signals(mon
     assert (str(ending) == "SIGTERM: stopped; run the same command again") == (status == 75)
 
 
+@pytest.mark.parametrize(
+    ("words", "line"), [((), "out of memory"), (("Unable to allocate 3 GiB",), "Unable to allocate 3 GiB")]
+)
+def test_memory_that_does_not_suffice_ends_in_one_line(words, line):
+    assert str(start._ending(MemoryError(*words))) == line
+
+
 def test_control_characters_of_names_are_escaped_in_log_lines_and_in_the_reason(tmp_path):
     code = (
         "\n    import logging"

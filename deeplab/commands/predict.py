@@ -22,7 +22,7 @@ from PIL import Image
 
 from deeplab.api import Model, load
 from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.images import ENDINGS, read_image
+from deeplab.data.source.images import ENDINGS, MAX_PIXELS, read_image
 from deeplab.data.source.masks import read_mask
 from deeplab.data.source.voc import split_images
 from deeplab.distribute.devices import log_kernels
@@ -46,6 +46,12 @@ class PredictSettings:
     model_dir: Path | None = setting(None, "Folder of the run whose model predicts, or of an export.")
     checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
     output_dir: Path | None = setting(None, "Folder for the pictures.")
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "Refuse larger images. --window_size bounds what the network needs for them.",
+        lower=1,
+        upper=2 * MAX_PIXELS,
+    )
     truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show next to the predictions.")
     voc_dir: Path | None = setting(
         None, "Folder in VOC layout: segment the images of its --split, for VOC's evaluation server."
@@ -94,7 +100,7 @@ def segment(images: list[tuple[str, Path]], model: Model, wanted: PredictSetting
 
     for number, (name, path) in enumerate(images, 1):
         try:
-            image = read_image(sys.stdin.buffer if path == STANDARD_INPUT else path)
+            image = read_image(sys.stdin.buffer if path == STANDARD_INPUT else path, wanted.max_pixels)
         except DataError as error:
             note(error, unread)
             continue

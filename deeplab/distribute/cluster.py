@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deeplab.errors import NothingToDo, UsageError
+from deeplab.json_fields import parse_json
 
 FIRST_PORT = 12_000
 NUM_PORTS = 20_000
@@ -73,13 +74,13 @@ def _from_tf_config(text: str) -> Cluster:
         UsageError: parameter servers, or not a cluster and a task.
     """
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         jobs = {job: list(addresses) for job, addresses in config.get("cluster", {}).items() if addresses}
         task = config.get("task", {}) if jobs else {}
         kind = str(task.get("type"))
         job = _CHIEFS.get(kind, kind)
         number = int(task.get("index", 0))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UsageError(f"TF_CONFIG: not a cluster and a task in JSON ({error!r}): {text}") from error
     if "ps" in jobs or job == "ps":
         raise UsageError("TF_CONFIG: names parameter servers (ps), which this program does not use; list only workers")

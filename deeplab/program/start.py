@@ -100,8 +100,8 @@ def _ending(error: Exception) -> DeepLabError | Interrupted | None:
         return error
     if isinstance(error, tf.errors.OpError):
         return DeepLabError(_explain(error))
-    if isinstance(error, OSError):
-        return DeepLabError(str(error))
+    if isinstance(error, OSError | MemoryError):
+        return DeepLabError(str(error) or "out of memory")
     if isinstance(error, RuntimeError) and _is_from_tensorflow(error):
         return DeepLabError(f"{type(error).__name__} in TensorFlow: {_words(error)} ({_SHOW_ALL}=0 shows where)")
     return None

@@ -16,6 +16,7 @@ import deeplab
 from deeplab.errors import DataError
 from deeplab.json_fields import parse_json
 from deeplab.model.cost import activation_bytes, forward_flop
+from deeplab.text import read_text
 from deeplab.training.plan import Plan
 from deeplab.training.state import TrainState
 
@@ -58,13 +59,13 @@ def read_description(model_dir: Path) -> dict[str, str]:
         DataError: the line is not a record of a start.
     """
     path = model_dir / _STARTS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path, "starts of a run").splitlines() if path.exists() else []
     try:
         size = parse_json(lines[-1]).get("run") if lines else None
         if size and not all(type(value) is int and value >= 0 for value in size.values()):
             raise ValueError(f"run: {size}")
         return describe(size) if size else {}
-    except (ValueError, AttributeError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, AttributeError, KeyError, ArithmeticError) as error:
         raise DataError(f"{path}: line {len(lines)} is not a record of a start ({error}); delete it") from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from deeplab.errors import DataError, UsageError
 from deeplab.files import locked, write_text
-from deeplab.json_fields import parse_json
+from deeplab.json_fields import read_json
 from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.run.checkpoints import LATEST, best_path, checkpoints_in, restore_model
@@ -139,7 +139,7 @@ def read_config(model_dir: Path) -> ModelConfig:
             raise DataError(f"{model_dir}: an export; name the folder of the run that it was made from")
         raise DataError(f"{path}: no such file; is this the folder of a run of train.py?")
     try:
-        return ModelConfig.from_json(parse_json(path.read_text(encoding="utf-8")))
+        return ModelConfig.from_json(read_json(path))
     except (OSError, ValueError, UsageError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 

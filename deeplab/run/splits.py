@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deeplab.errors import DataError
 from deeplab.files import write_text
-from deeplab.json_fields import from_fields, parse_json
+from deeplab.json_fields import from_fields, read_json
 from deeplab.training.state import TrainState
 
 logger = logging.getLogger("deeplab")
@@ -34,7 +34,7 @@ def read_splits_of_run(model_dir: Path) -> dict[str, SplitRecord]:
     if not path.exists():
         return {}
     try:
-        records = parse_json(path.read_text(encoding="utf-8"))
+        records = read_json(path)
         return {role: from_fields(SplitRecord, fields) for role, fields in records.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: cannot be read: {error}; delete it") from error

@@ -1,7 +1,6 @@
 """One HTML file about an evaluation: scores, confusions, best and worst images, curves. It loads no other file."""
 
 import heapq
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,14 @@ from PIL import Image
 from deeplab.errors import DataError
 from deeplab.json_fields import parse_json
 from deeplab.labels import VOID_LABEL, foreground
+from deeplab.text import read_text
 from deeplab.training.metrics import Evaluation, Scores, confusion_counts, per_cent, scores
 from deeplab.view import charts, page, pictures
 from deeplab.view.template import Markup, Template
 
 SHOWN_IMAGES = 4
 SHOWN_CONFUSIONS = 10
+_LARGEST = 1e30  # number that is drawn
 
 _TEMPLATE = Template(Path(__file__).with_name("report.html"))
 
@@ -125,22 +126,22 @@ def read_records(path: Path) -> list[dict]:
         DataError: a line that is not a record.
     """
     newest = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(read_text(path, "records of a run").splitlines() if path.exists() else [], 1):
         try:
             record = parse_json(line)
-            if not isinstance(record, dict) or type(record["step"]) is not int or type(record["split"]) is not str:
+            step = record["step"] if isinstance(record, dict) else None
+            if type(step) is not int or not 0 <= step < 1 << 63 or type(record["split"]) is not str:
                 raise ValueError("no step or no split")
-            newest[record["split"], record["step"]] = {
-                name: value for name, value in record.items() if _is_plain(value)
-            }
+            numbers = {name: value for name, value in record.items() if _is_finite(value)}
+            newest[record["split"], step] = numbers | {"split": record["split"]}
         except (ValueError, KeyError) as error:
             raise DataError(f"{path}: line {number} is not a record of a run ({error}); delete it") from error
     return [newest[key] for key in sorted(newest)]
 
 
-def _is_plain(value: object) -> bool:
-    """Whether a field is a text or a finite number: all that is drawn."""
-    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
+def _is_finite(value: object) -> bool:
+    """Whether a field is a number that can be drawn."""
+    return isinstance(value, int | float) and abs(value) < _LARGEST
 
 
 def _trained(trained: dict[str, str], records: Sequence[dict]) -> Markup:

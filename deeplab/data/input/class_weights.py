@@ -9,7 +9,7 @@ import numpy as np
 
 from deeplab.data.input.stored import pixels_by_example
 from deeplab.data.shards.split import Split
-from deeplab.errors import UsageError
+from deeplab.errors import UsageError, shortened
 from deeplab.text import read_lines
 
 
@@ -83,6 +83,8 @@ def _read_weights(text: str, class_names: Sequence[str]) -> list[str]:
         place = len(items)
         if name and (place >= len(class_names) or name != class_names[place]):
             expected = repr(class_names[place]) if place < len(class_names) else "no further class"
-            raise UsageError(f"{path}: {line!r}: expected {expected} here; the order is that of the classes")
+            raise UsageError(
+                f"{path}: {shortened(repr(line))}: expected {expected} here; the order is that of the classes"
+            )
         items.append(item)
     return items

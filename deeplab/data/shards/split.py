@@ -13,7 +13,7 @@ import tensorflow as tf
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, is_plain_name, write_text
-from deeplab.json_fields import from_fields, parse_json
+from deeplab.json_fields import from_fields, read_json
 from deeplab.settings import require, setting
 
 logger = logging.getLogger("deeplab")
@@ -203,7 +203,7 @@ def name_damaged_shard(splits: Sequence[Split]) -> Iterator[None]:
 def _parse(path: Path) -> Split:
     """The split that a manifest describes; does not check its shards."""
     try:
-        fields = parse_json(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
         version = fields["format_version"]
         if version != FORMAT_VERSION:
             raise DataError(f"{path}: format {version!r}, this program reads {FORMAT_VERSION}; write the shards again")

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deeplab.data.source import voc
-from deeplab.errors import DataError
+from deeplab.errors import DataError, shortened
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.text import read_lines
 
@@ -40,6 +40,11 @@ FILE_NAMES = ("class_names.txt", "labelmap.txt")
 
 BACKGROUND = "background"
 VOID = "void"
+
+MAX_NAME = 200
+"""Longest name of a class, in characters; names stand in logs, pictures and TensorBoard."""
+
+_MAX_BYTES = 2**20
 
 _VOID_IN_LABELMAP = (VOID, "ignored")
 _REST = "*"
@@ -118,7 +123,7 @@ def read_classes(path: Path) -> ClassTable:
     Raises:
         DataError: the file is missing or has none of these forms; names the line.
     """
-    lines = read_lines(path, "class names")
+    lines = read_lines(path, "class names", _MAX_BYTES)
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
@@ -141,9 +146,9 @@ Row = tuple[int, str, list[str]]
 def _roboflow_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     rows = []
     for number, line in numbered:
-        cells = next(csv.reader([line], skipinitialspace=True))
+        cells = next(csv.reader([line], skipinitialspace=True)) if len(line) < 2 * MAX_NAME else []
         if len(cells) != 2:
-            raise DataError(f"{path}: line {number}: {line!r} is not a pixel value and a class")
+            raise DataError(f"{path}: line {number}: {_quoted(line)} is not a pixel value and a class")
         rows.append((number, cells[1].strip(), [cells[0].strip()]))
     return rows
 
@@ -152,7 +157,7 @@ def _labelmap_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     rows = []
     for index, (number, line) in enumerate(numbered):
         if not _LABELMAP_LINE.fullmatch(line):
-            raise DataError(f"{path}: line {number}: {line!r} is not `name:red,green,blue::` like other lines")
+            raise DataError(f"{path}: line {number}: {_quoted(line)} is not `name:red,green,blue::` like other lines")
         name, channels, *_ = line.split(":")
         color = channels.split(",") if channels.strip() else palette()[index % 256]
         rows.append((number, name.strip(), ["#" + "".join(f"{int(channel):02x}" for channel in color)]))
@@ -164,12 +169,12 @@ def _table_rows(path: Path, numbered: list[tuple[int, str]]) -> list[Row]:
     for number, line in numbered:
         name, colon, values = (part.strip() for part in line.partition(":"))
         if name.startswith("#"):
-            raise DataError(f"{path}: line {number}: {line!r}: comments are not supported; {_EXAMPLE}")
+            raise DataError(f"{path}: line {number}: {_quoted(line)}: comments are not supported; {_EXAMPLE}")
         if not colon or not values:
             other_number, other = next(each for each in numbered if ":" in each[1])
             raise DataError(
-                f"{path}: line {number}: {line!r} has no value, but the colon in line {other_number}, {other!r}, makes "
-                f"the file a table; {_EXAMPLE}; in a list of names, no name has a colon"
+                f"{path}: line {number}: {_quoted(line)} has no value, but the colon in line {other_number}, "
+                f"{_quoted(other)}, makes the file a table; {_EXAMPLE}; in a list of names, no name has a colon"
             )
         rows.append((number, name, [value.strip() for value in values.split(",")]))
     return rows
@@ -181,10 +186,10 @@ def _plain_names(path: Path, lines: list[str]) -> ClassTable:
             raise DataError(f"{path}: line {number} is empty; it would shift the classes below it")
         if found := _NOT_IN_NAMES.search(line):
             raise DataError(
-                f"{path}: line {number}: {line!r} is not a class name: it contains {found[0]!r}; {_EXAMPLE}"
+                f"{path}: line {number}: {_quoted(line)} is not a class name: it contains {found[0]!r}; {_EXAMPLE}"
             )
     if len(lines) > 1 and all(re.match(r"\d+\s", line) for line in lines):
-        raise DataError(f"{path}: line 1: {lines[0]!r}: each line begins with a number; {_EXAMPLE}")
+        raise DataError(f"{path}: line 1: {_quoted(lines[0])}: each line begins with a number; {_EXAMPLE}")
     _check_names(path, list(enumerate(lines, 1)))
     if VOID in map(str.casefold, lines):
         logger.warning(
@@ -247,8 +252,8 @@ class _Builder:
         if text.isascii() and text.isdigit() and int(text) <= 255:
             return int(text)
         raise DataError(
-            f"{self._path}: line {number}: {text!r} is neither a value from 0 to 255 nor a colour; {_EXAMPLE}; in a "
-            "list of names, no name has a colon"
+            f"{self._path}: line {number}: {_quoted(text)} is neither a value from 0 to 255 nor a colour; {_EXAMPLE}; "
+            "in a list of names, no name has a colon"
         )
 
 
@@ -260,6 +265,8 @@ def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
     for number, name in names:
         if not name:
             raise DataError(f"{path}: line {number} has no name")
+        if len(name) > MAX_NAME:
+            raise DataError(f"{path}: line {number}: a name of {len(name):,} characters, more than {MAX_NAME}")
         other_number, other = seen.setdefault(look(name), (number, name))
         if other_number == number:
             continue
@@ -273,6 +280,10 @@ def _check_names(path: Path, names: list[tuple[int, str]]) -> None:
             other_number,
             number,
         )
+
+
+def _quoted(line: str) -> str:
+    return shortened(repr(line))
 
 
 def look(name: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from deeplab.errors import DataError
+from deeplab.files import read_regular
 
 logger = logging.getLogger("deeplab")
 
@@ -28,6 +29,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 """Largest image or mask: Pillow's safe limit, 89 million. A header of a few bytes can claim any size."""
+
+MAX_BYTES = 3 * MAX_PIXELS + 2**20
+"""Largest file: uncompressed RGB of `MAX_PIXELS`, and its metadata."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: Pillow's name for a JPEG followed by further pictures, as some cameras write
@@ -64,16 +68,17 @@ _BACK = _TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """EXIF orientation -> the operation that undoes `_TURNS`."""
 
 
-def read_image(source: Path | BinaryIO) -> np.ndarray:
+def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An image's pixels: uint8 RGB [height, width, 3], turned according to its EXIF orientation.
 
     `source` is a file's path or a binary stream such as `sys.stdin.buffer`. Bands beside the colors are left out,
     with a warning.
 
     Raises:
-        DataError: missing, unreadable, or more than 8 bits per channel; the message names the file.
+        DataError: missing, unreadable, more than `max_pixels` or 8 bits per channel; the message names the file.
     """
     file = ImageFile(source)
+    check_pixels(file.name, file.size, max_pixels, "max_pixels=")
     if file.other_bands:
         logger.warning("%s: left out: %d band(s) beside the colours", file.name, file.other_bands)
     return file.pixels(turned=True)
@@ -130,7 +135,7 @@ class ImageFile:
             DataError: missing, an unsupported format, or more than 8 bits per channel.
         """
         self.name = str(source if isinstance(source, Path) else getattr(source, "name", "image"))
-        self._content = read_bytes(source) if isinstance(source, Path) else source.read()
+        self._content = read_bytes(source) if isinstance(source, Path) else source.read(MAX_BYTES)
         with opened(self.name, self._content) as image:
             self._format = image.format or ""
             if bits := more_than_8_bits(image, self._content):
@@ -175,9 +180,8 @@ class ImageFile:
         Raises:
             DataError: damaged, if it is decoded here (a JPEG is not), or more than `MAX_PIXELS`.
         """
+        check_pixels(self.name, self.size)
         width, height = self.size
-        if width * height > MAX_PIXELS:
-            raise DataError(f"{self.name}: {width}x{height} pixels, more than {MAX_PIXELS:,}")
         is_stored_so = not turned or self.orientation == 1
         if self._format in _JPEG_FORMATS and is_stored_so:
             return self._content, height, width
@@ -185,6 +189,13 @@ class ImageFile:
         is_rgb_png = self._format == "PNG" and self._content[_PNG_COLOR_TYPE] == _PNG_RGB
         content = self._content if is_rgb_png and is_stored_so else _as_png(pixels)
         return content, pixels.shape[0], pixels.shape[1]
+
+
+def check_pixels(name: str, size: tuple[int, int], max_pixels: int = MAX_PIXELS, limit: str = "") -> None:
+    """Raises DataError for a picture of more pixels; `limit` says what set `max_pixels`. Call it before decoding."""
+    width, height = size
+    if width * height > max_pixels:
+        raise DataError(f"{name}: {width}x{height} pixels, more than {limit}{max_pixels:,}")
 
 
 @contextmanager
@@ -199,8 +210,9 @@ def opened(name: str, source: bytes | Path, formats: tuple[str, ...] = _FORMATS)
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        what = "not in a supported format (JPEG, PNG, BMP, WebP, TIFF, GIF, PPM), or truncated"
-        raise DataError(f"{name}: cannot be read as an image: {what}") from error
+        some = "in a supported format (JPEG, PNG, BMP, WebP, TIFF, GIF, PPM)"
+        what = some if formats == _FORMATS else " or ".join(formats)
+        raise DataError(f"{name}: cannot be read as an image: not {what}, or truncated") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         words = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise DataError(f"{name}: cannot be read as an image: {words}") from error
@@ -241,10 +253,10 @@ def read_bytes(path: Path) -> bytes:
     """A file's content.
 
     Raises:
-        DataError: missing or unreadable.
+        DataError: missing, unreadable, no regular file, or more than `MAX_BYTES`.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_BYTES)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:

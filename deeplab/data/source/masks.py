@@ -13,7 +13,6 @@ import numpy as np
 
 from deeplab.data.source import images
 from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.images import MAX_PIXELS
 from deeplab.data.source.palette_checks import Palette, hex_of
 from deeplab.errors import DataError
 from deeplab.labels import VOID_LABEL
@@ -100,8 +99,7 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
 def _read_pixels(path: Path) -> _Pixels:
     content = images.read_bytes(path)
     with images.opened(str(path), content) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        images.check_pixels(str(path), image.size)
         if image.format not in _ENCODINGS:
             raise DataError(
                 f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, TIFF)"

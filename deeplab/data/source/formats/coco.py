@@ -22,7 +22,8 @@ from deeplab.data.source.formats.dataset import (
 )
 from deeplab.data.source.formats.findings import Findings, lines_of_left_out
 from deeplab.data.source.formats.recognition import COCO, kind_of, recognized
-from deeplab.errors import DataError
+from deeplab.data.source.images import MAX_PIXELS
+from deeplab.errors import DataError, shortened
 
 _ROBOFLOW_FILE = "_annotations.coco.json"
 
@@ -137,19 +138,22 @@ def _read_content(file: InstancesFile, content: Entry, rule: BoxRule, findings: 
     images = _images(file.path, content, findings)
     objects: dict[Any, list[CocoObject]] = {number: [] for number in images}
     for entry in _entries(file.path, content, "annotations", ("image_id", "category_id"), findings):
-        number = entry.get("id", "without an id")
+        number = shortened(entry.get("id", "without an id"))
         where = f"{file.path}: annotation {number}"
         if entry["category_id"] not in labels:
             known = ", ".join(f"{key} {label!r}" for key, label in itertools.islice(labels.items(), 20))
-            findings.add(f"{where}: unknown category {entry['category_id']!r}; the file has {known}")
+            category = shortened(repr(entry["category_id"]))
+            findings.add(f"{where}: unknown category {category}; the file has {known}")
         elif entry["image_id"] not in images:
-            findings.omit("annotation of an unknown image", f"annotation {number} of image {entry['image_id']!r}")
+            findings.omit(
+                "annotation of an unknown image", f"annotation {number} of image {shortened(entry['image_id'])}"
+            )
         else:
             image = images[entry["image_id"]]
             try:
                 found = _object(entry, labels[entry["category_id"]], image, rule, findings)
-            except (TypeError, ValueError, KeyError) as error:
-                findings.add(f"{where} of {image['file_name']}: {error}")
+            except (TypeError, ValueError, KeyError, OverflowError) as error:
+                findings.add(f"{where} of {shortened(image['file_name'])}: {error}")
             else:
                 objects[entry["image_id"]] += found
     return _Content(file, labels, images, objects)
@@ -161,11 +165,12 @@ def _images(path: Path, content: Entry, findings: Findings) -> dict[Any, Entry]:
     for image in _entries(path, content, "images", ("id", "file_name"), findings):
         number = image["id"]
         if number in images:
-            names = f"{images[number]['file_name']} and {image['file_name']}"
-            findings.add(f"{path}: two images have the id {number!r}: {names}")
+            names = " and ".join(shortened(each["file_name"]) for each in (images[number], image))
+            findings.add(f"{path}: two images have the id {shortened(repr(number))}: {names}")
         elif not name_in_voc(str(image["file_name"])) or not _has_plain_size(image):
-            size = f"{image.get('width')!r} x {image.get('height')!r}"
-            findings.add(f"{path}: image {number}: named {image['file_name']!r}, of size {size}")
+            size = " x ".join(shortened(repr(image.get(side))) for side in ("width", "height"))
+            name = shortened(repr(image["file_name"]))
+            findings.add(f"{path}: image {shortened(number)}: named {name}, of size {size}")
         else:
             images[number] = image
     return images
@@ -177,7 +182,7 @@ def _entries(path: Path, content: Entry, key: str, needed: tuple[str, ...], find
     for number, entry in enumerate(content[key]):
         missing = [name for name in needed if not isinstance(entry, dict) or not isinstance(entry.get(name), str | int)]
         if missing:
-            about = f" (id {entry['id']})" if isinstance(entry, dict) and "id" in entry else ""
+            about = f" (id {shortened(entry['id'])})" if isinstance(entry, dict) and "id" in entry else ""
             findings.add(f"{path}: {key}[{number}]{about}: no {missing[0]!r}")
         else:
             good.append(entry)
@@ -187,17 +192,17 @@ def _entries(path: Path, content: Entry, key: str, needed: tuple[str, ...], find
 def _labels(path: Path, content: Entry, findings: Findings) -> dict[Any, str]:
     """Label by category id, without the unused group that Roboflow puts before the categories in it."""
     entries = _entries(path, content, "categories", ("id", "name"), findings)
-    groups = {entry.get("supercategory") for entry in entries if entry["name"] != entry.get("supercategory")}
-    used = {entry.get("category_id") for entry in content["annotations"] if isinstance(entry, dict)}
+    groups = {str(entry.get("supercategory")) for entry in entries if entry["name"] != entry.get("supercategory")}
+    used = {str(entry.get("category_id")) for entry in content["annotations"] if isinstance(entry, dict)}
     labels = {}
     for entry in entries:
-        is_group = entry["name"] in groups and entry.get("supercategory") in (None, "", "none")
-        if is_group and entry["id"] not in used:
+        is_group = str(entry["name"]) in groups and entry.get("supercategory") in (None, "", "none")
+        if is_group and str(entry["id"]) not in used:
             continue
         try:
             labels[entry["id"]] = findings.label(entry["name"])
         except ValueError as error:
-            findings.add(f"{path}: category {entry['id']}: {error}")
+            findings.add(f"{path}: category {shortened(entry['id'])}: {error}")
     return labels
 
 
@@ -241,7 +246,8 @@ def _checked_run_lengths(segmentation: Entry, image: Entry) -> Entry:
 
 
 def _has_plain_size(image: Entry) -> bool:
-    return all(isinstance(image.get(side) or 0, int | float) for side in ("width", "height"))
+    sides = [image.get(side) or 0 for side in ("width", "height")]
+    return all(isinstance(side, int | float) and 0 <= side <= MAX_PIXELS for side in sides)
 
 
 def _stated_size(image: Entry) -> tuple[int, int] | None:

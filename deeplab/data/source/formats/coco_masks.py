@@ -11,6 +11,9 @@ from deeplab.data.source.classes import VOID
 from deeplab.data.source.formats.dataset import check_near_image
 from deeplab.errors import DataError, UsageError
 
+_LONGEST_RUN = 30
+"""Bits; a run of all pixels of the largest image has 27. Without a limit, numbers would grow with the text."""
+
 
 @dataclass(frozen=True)
 class CocoObject:
@@ -52,7 +55,10 @@ def _encode(mask_api: ModuleType, found: CocoObject, height: int, width: int) ->
     counts = found.run_lengths["counts"]
     if size != [height, width]:
         raise ValueError(f"its run lengths are for {size[1]}x{size[0]} pixels, but the image is {width}x{height}")
-    if sum(_decompressed(counts) if isinstance(counts, str) else counts) != height * width:
+    numbers = _decompressed(counts) if isinstance(counts, str) else counts
+    if min(numbers, default=0) < 0:
+        raise ValueError("a run length is negative")
+    if sum(numbers) != height * width:
         raise ValueError(f"its run lengths do not add up to {width}x{height} pixels")  # pycocotools would not notice
     return found.run_lengths if isinstance(counts, str) else mask_api.frPyObjects(found.run_lengths, height, width)
 
@@ -64,6 +70,8 @@ def _decompressed(text: str) -> list[int]:
     shift = 0
     for character in text.encode():
         bits = character - 48
+        if not 0 <= bits < 64 or shift > _LONGEST_RUN:
+            raise ValueError("its compressed run lengths are damaged")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from deeplab.data.source.classes import BACKGROUND, VOID, look
 from deeplab.data.source.formats.findings import Findings
 from deeplab.data.source.formats.recognition import recognized
 from deeplab.data.source.images import ENDINGS, Folder, ImageFile
-from deeplab.errors import DataError
+from deeplab.errors import DataError, shortened
 from deeplab.labels import VOID_LABEL
 from deeplab.text import read_text
 
 logger = logging.getLogger("deeplab")
 
+_MAX_POINTS = 100_000
+_MAX_TURNS = 100
 _SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
@@ -162,11 +165,23 @@ class ImageFinder:
 
 
 def check_near_image(points: Iterable[tuple[float, float]], height: int, width: int) -> None:
-    """Raises ValueError for a point further outside the image than the image's longer side."""
+    """Raises ValueError for an outline whose drawing would take long or much memory, which grow with its length.
+
+    A point is further outside the image than the image's longer side; there are more than `_MAX_POINTS`; or the outline
+    is longer than `_MAX_TURNS` times around the image.
+    """
     longest = max(height, width)
-    for x, y in points:
+    outline = list(points)
+    if len(outline) > _MAX_POINTS:
+        raise ValueError(f"{len(outline):,} points, more than {_MAX_POINTS:,}")
+    for x, y in outline:
         if not (-longest <= x <= 2 * longest and -longest <= y <= 2 * longest):
             raise ValueError(f"the point ({x:g}, {y:g}) is far outside its {width}x{height} pixels")
+    length = sum(map(math.dist, outline, outline[1:]))
+    if length > _MAX_TURNS * 2 * (height + width):
+        raise ValueError(
+            f"an outline of {length:,.0f} pixels, more than {_MAX_TURNS} times around its {width}x{height}"
+        )
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
@@ -182,4 +197,4 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     except DataError as error:
         raise DataError(f"{error}{recognized(path)}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}{recognized(path)}") from error
+        raise DataError(f"{path}: cannot be read as JSON: {shortened(error, 200)}{recognized(path)}") from error

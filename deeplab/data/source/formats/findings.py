@@ -5,7 +5,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from deeplab.data.source.classes import BACKGROUND, VOID
+from deeplab.data.source.classes import BACKGROUND, MAX_NAME, VOID
 from deeplab.errors import DataError, shortened
 
 logger = logging.getLogger("deeplab")
@@ -15,7 +15,6 @@ _NOT_IN_NAMES = re.compile(r"\s*[:,#{}][\s:,#{}]*")  # characters that distingui
 _MAX_SHOWN = 200
 _SHOWN_NAMES = 5
 _LONGEST_PATH = 300  # shown of a missing file
-_LONGEST_LABEL = 200
 
 
 class Findings:
@@ -92,10 +91,14 @@ def clean_label(label: object) -> str:
         ValueError: not text, or only blanks.
     """
     if isinstance(label, bool) or not isinstance(label, str | int):
-        raise ValueError(f"the label {label!r} is not text")
+        # Of a list, not what it holds: aliases of YAML can make it endless.
+        shown = type(label).__name__ if isinstance(label, list | dict) else repr(label)
+        raise ValueError(f"the label {shown} is not text")
     text = unicodedata.normalize("NFC", str(label)).strip()
+    if len(text) > MAX_NAME:
+        raise ValueError(f"the label {shortened(repr(text))} has {len(text):,} characters, more than {MAX_NAME}")
     if not text or not text.isprintable():
-        raise ValueError(f"the label {label!r} is empty or contains control characters")
+        raise ValueError(f"the label {shortened(repr(label))} is empty or contains control characters")
     word = text.strip("_ ").casefold()
     if word == BACKGROUND:
         return BACKGROUND

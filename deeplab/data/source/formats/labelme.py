@@ -25,7 +25,8 @@ from deeplab.data.source.formats.dataset import (
 )
 from deeplab.data.source.formats.findings import Findings, lines_of_left_out
 from deeplab.data.source.formats.recognition import kind_of, kind_of_file, recognized
-from deeplab.errors import DataError
+from deeplab.data.source.images import check_pixels, opened
+from deeplab.errors import DataError, shortened
 
 _NUM_POINTS = {
     "polygon": range(3, 1 << 30),
@@ -48,7 +49,7 @@ class _Shape:
     label: str
     kind: str
     points: list[Point]
-    mask: str | None  # PNG, base64
+    mask: Any  # a text: PNG, base64
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_labelme(folder: Path, strict: bool = False) -> Dataset:
                 annotations.append(annotation)
         except DataError as error:
             findings.add(str(error))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             findings.add(f"{path}: not an annotation of labelme ({reason})")
     class_names, indices = class_table(sorted({shape.label for each in annotations for shape in each.shapes}))
@@ -119,7 +120,7 @@ def _read_annotation(path: Path, name: str, findings: Findings) -> _Annotation |
     shapes = _shapes(content["shapes"], findings, name)
     image_path = content.get("imagePath") or path.stem
     if not isinstance(image_path, str) or not name_in_voc(image_path):
-        raise ValueError(f"imagePath is {image_path!r}")
+        raise ValueError(f"imagePath is {shortened(repr(image_path))}")
     # version 3 has neither
     width = content.get("imageWidth")
     height = content.get("imageHeight")
@@ -149,7 +150,7 @@ def _shapes(content: list[dict[str, Any]], findings: Findings, name: str) -> lis
     for entry in content:
         kind = entry.get("shape_type") or "polygon"  # version 3 has only polygons
         if kind not in (*_NUM_POINTS, *_NO_AREA):
-            findings.omit(f"{kind}: not a shape of labelme", name)
+            findings.omit(f"{shortened(kind)}: not a shape of labelme", name)
             continue
         points = [(float(x), float(y)) for x, y in entry["points"]]
         if not all(math.isfinite(value) for point in points for value in point):
@@ -203,13 +204,17 @@ def _paste_mask(canvas: Image.Image, shape: _Shape, index: int, path: Path) -> N
     """Draws the non-zero pixels of a shape's PNG; its two points are its first and last pixel."""
     corners = np.sort(np.array(shape.points).astype(int), 0)
     width, height = (corners[1] - corners[0] + 1).tolist()
+    name = f"{path}: a mask of {shape.label!r}"
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape.mask or ""))) as image:
-            pixels = np.asarray(image).astype(bool)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: a mask of {shape.label!r} cannot be decoded: {error}") from error
-    # One pixel of tolerance: tools differ in whether the second point belongs to the mask.
-    if pixels.ndim != 2 or abs(pixels.shape[0] - height) > 1 or abs(pixels.shape[1] - width) > 1:
-        found = "x".join(map(str, pixels.shape[1::-1]))
-        raise DataError(f"{path}: a mask of {shape.label!r} has {found} pixels, its points say {width}x{height}")
+        content = base64.b64decode(shape.mask or "")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} cannot be decoded: {error}") from error
+    with opened(name, content, formats=("PNG",)) as image:
+        # One pixel of tolerance: tools differ in whether the second point belongs to the mask.
+        if abs(image.height - height) > 1 or abs(image.width - width) > 1:
+            raise DataError(f"{name} has {image.width}x{image.height} pixels, its points say {width}x{height}")
+        check_pixels(name, image.size)
+        pixels = np.asarray(image).astype(bool)
+    if pixels.ndim != 2:
+        raise DataError(f"{name} is a picture of mode {image.mode}, not black and white")
     canvas.paste(index, tuple(corners[0].tolist()), Image.fromarray(pixels))

@@ -8,9 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from deeplab.files import read_regular
+
 _SUFFIXES = (".json", ".ndjson", ".jsonl", ".yaml", ".yml", ".xml", ".csv")
 _HEAD = 4096
 _MAX_FILES = 50
+_MAX_BYTES = 4 << 20  # of a file that is read to recognize it
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _below(folder: Path) -> list[Path]:
 def kind_of_file(path: Path) -> Kind | None:
     """The format of a file; None if it is not known, or the file cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_regular(path, _MAX_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
         return None
     try:

@@ -6,6 +6,7 @@ A line is a class number and x, y of each point, as fractions of width and heigh
 import functools
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from deeplab.text import read_lines, read_text
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _TOLERANCE = 0.01
 """How far outside 0..1 a coordinate may be, as in Ultralytics."""
+_MAX_BYTES = 2**18  # of data.yaml: 255 names of classes, and scripts
+_MAX_DEPTH = 20
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,30 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise UsageError("PyYAML is needed to read data.yaml: pip install '.[yolo]'") from error
     try:
-        content = yaml.safe_load(read_text(path, "YAML"))
-    except (ValueError, yaml.YAMLError) as error:
-        words = " ".join(str(error).split())
+        text = read_text(path, "YAML", _MAX_BYTES)
+        _check_plain(yaml.parse(text))
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        words = shortened(" ".join(str(error).split()), 200)
         raise DataError(f"{path}: cannot be read as YAML: {words}{recognized(path)}") from error
     if isinstance(content, dict) and content.get("kpt_shape"):
         raise DataError(f"{path}: kpt_shape: labels for poses, not for outlines")
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{path}: not a data.yaml of YOLO: no `names`{recognized(path)}")
     return content
+
+
+def _check_plain(events: Iterable[Any]) -> None:
+    """Raises ValueError for aliases, of which a few lines can make an endless list, and for deep nesting."""
+    depth = 0
+    for event in events:
+        name = type(event).__name__
+        depth += name.endswith("StartEvent")
+        depth -= name.endswith("EndEvent")
+        if name == "AliasEvent":
+            raise ValueError("an alias (*), which is not supported")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"nested deeper than {_MAX_DEPTH}")
 
 
 def _labels(path: Path, content: dict[str, Any], findings: Findings) -> list[str]:
@@ -199,7 +217,7 @@ def _read_outlines(path: Path, labels: list[str], rule: BoxRule, findings: Findi
             if line:
                 outlines += _outline(line.split(), labels, rule, findings, path.name)
         except ValueError as error:
-            findings.add(f"{path}: line {number}: {error}")
+            findings.add(f"{path}: line {number}: {shortened(error, 200)}")
     return outlines
 
 
@@ -207,7 +225,7 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, findings: Find
     """The outline of a line; none if it covers no area (noted)."""
     number = float(fields[0])
     if number not in range(len(labels)):
-        raise ValueError(f"class {fields[0]}, but data.yaml names {len(labels)} (0 to {len(labels) - 1})")
+        raise ValueError(f"class {shortened(fields[0])}, but data.yaml names {len(labels)} (0 to {len(labels) - 1})")
     label = labels[int(number)]
     values = [float(value) for value in fields[1:]]
     if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
