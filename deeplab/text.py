@@ -14,14 +14,21 @@ _OTHER_ENCODINGS = ("GBK", "CP1252", "SHIFT_JIS", "EUC-KR")
 MAX_BYTES = 16 << 20
 """Largest list; a name of 100 bytes in each line makes 160,000 examples."""
 
+_MAX_LINES = 1_000_000
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""What `splitlines` splits at."""
+
 
 def read_lines(path: Path, what: str, max_bytes: int = MAX_BYTES) -> list[str]:
     """The lines of a text file as `read_text` reads it; surrounding blanks are removed.
 
     Raises:
-        DataError: as `read_text`.
+        DataError: as `read_text`, or more than a million lines.
     """
-    return [line.strip() for line in read_text(path, what, max_bytes).splitlines()]
+    text = read_text(path, what, max_bytes)
+    if sum(map(text.count, _LINE_ENDS)) > _MAX_LINES:
+        raise DataError(f"{path}: cannot be read ({what}): more than {_MAX_LINES:,} lines")
+    return [line.strip() for line in text.splitlines()]
 
 
 def read_text(path: Path, what: str, max_bytes: int = sys.maxsize) -> str:

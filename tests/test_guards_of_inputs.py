@@ -174,7 +174,7 @@ def test_nobody_waits_for_a_pipe(tmp_path):
         ("a: &a {b: 1}\nnames: {<<: *a}\n", "an alias (*), which is not supported"),
         ("names: " + "[" * 50_000, "nested deeper than 20"),
         ("names: " + "[" * 21 + "]" * 21, "nested deeper than 20"),
-        ("names: [" + "x, " * 2**17, "more than 262,144"),
+        ("names: [" + "x, " * 2**17, "more than 131,072"),
         ("names: [" + "x" * 1000 + "]", "has 1,000 characters, more than 200"),
         ("names: [[" + "x" * 1000 + "]]", "the label list is not text"),
     ],

@@ -139,7 +139,8 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
     folder = voc_dir / "ImageSets" / "Segmentation"
     path = folder / f"{split}.txt"
     if path.exists():
-        lines = enumerate(read_lines(path, "split"), 1)
+        lines = [(number, line) for number, line in enumerate(read_lines(path, "split"), 1) if line]
+        _check_distinct(path, [line for _, line in lines])
         bounds = Bounds(
             tuple(filter(None, (voc_dir, image_folder.path, voc_dir / MASK_FOLDER, mask_dir))),
             advice="move or link the folder of the files there",
@@ -171,14 +172,19 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
 def _check_names(path: Path, names: list[str]) -> None:
     if not names:
         raise DataError(f"{path}: the split is empty")
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
-        if normal_form(name) in seen:
-            places = f"{seen[normal_form(name)]} and {number}"
-            raise DataError(f"{path}: duplicate name {name!r}, examples {places} of it")
+    for name in names:
         if not is_relative_name(name):
-            raise DataError(f"{path}: {name!r} is not a plain file name or one in a subfolder")
-        seen[normal_form(name)] = number
+            raise DataError(f"{path}: {shortened(repr(name))} is not a plain file name or one in a subfolder")
+    _check_distinct(path, names)
+
+
+def _check_distinct(path: Path, names: list[str]) -> None:
+    seen: dict[str, int] = {}
+    for number, name in enumerate(map(normal_form, names), 1):
+        if name in seen:
+            places = f"{seen[name]} and {number}"
+            raise DataError(f"{path}: duplicate name {shortened(repr(name))}, examples {places} of it")
+        seen[name] = number
 
 
 class _ListLine:

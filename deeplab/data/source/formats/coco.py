@@ -13,6 +13,7 @@ from deeplab.data.source.formats.dataset import (
     Dataset,
     Example,
     ImageFinder,
+    check_number,
     class_table,
     name_in_voc,
     read_json,
@@ -215,6 +216,8 @@ def _object(entry: Entry, label: str, image: Entry, rule: BoxRule, findings: Fin
     if segmentation:
         if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
             raise ValueError("its segmentation is neither a list of polygons nor run lengths")
+        for polygon in segmentation:
+            check_number(len(polygon) // 2)
         polygons = [[float(value) for value in polygon] for polygon in segmentation]
         if any(len(polygon) % 2 or not all(map(math.isfinite, polygon)) for polygon in polygons):
             raise ValueError("a polygon with an odd number of coordinates, or with one that is not finite")
@@ -241,7 +244,7 @@ def _checked_run_lengths(segmentation: Entry, image: Entry) -> Entry:
         raise ValueError(f"its run lengths are for {width}x{height} pixels, but the stated image size is {size}")
     is_list = isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts)
     if not is_list and not isinstance(counts, str):
-        raise ValueError("its run lengths are neither a list of numbers nor a text")
+        raise ValueError("its run lengths are neither a list of numbers from 0 nor a text")
     return {"size": [height, width], "counts": counts}
 
 

@@ -164,6 +164,12 @@ class ImageFinder:
         return None
 
 
+def check_number(num_points: int) -> None:
+    """Raises ValueError for an outline of too many points."""
+    if num_points > _MAX_POINTS:
+        raise ValueError(f"{num_points:,} points, more than {_MAX_POINTS:,}")
+
+
 def check_near_image(points: Iterable[tuple[float, float]], height: int, width: int) -> None:
     """Raises ValueError for an outline whose drawing would take long or much memory, which grow with its length.
 
@@ -172,8 +178,7 @@ def check_near_image(points: Iterable[tuple[float, float]], height: int, width: 
     """
     longest = max(height, width)
     outline = list(points)
-    if len(outline) > _MAX_POINTS:
-        raise ValueError(f"{len(outline):,} points, more than {_MAX_POINTS:,}")
+    check_number(len(outline))
     for x, y in outline:
         if not (-longest <= x <= 2 * longest and -longest <= y <= 2 * longest):
             raise ValueError(f"the point ({x:g}, {y:g}) is far outside its {width}x{height} pixels")

@@ -17,6 +17,7 @@ from deeplab.data.source.formats.dataset import (
     Example,
     ImageFinder,
     check_near_image,
+    check_number,
     class_table,
     images_in,
     name_in_voc,
@@ -152,6 +153,7 @@ def _shapes(content: list[dict[str, Any]], findings: Findings, name: str) -> lis
         if kind not in (*_NUM_POINTS, *_NO_AREA):
             findings.omit(f"{shortened(kind)}: not a shape of labelme", name)
             continue
+        check_number(len(entry["points"]))
         points = [(float(x), float(y)) for x, y in entry["points"]]
         if not all(math.isfinite(value) for point in points for value in point):
             raise ValueError(f"a {kind} with a point that is not finite")
