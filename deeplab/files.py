@@ -34,13 +34,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = _scratch_beside(path)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except OSError as error:
-        _name(error, path)
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -63,11 +61,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = _scratch_beside(path)
         temporary.mkdir()
         try:
-            yield temporary
+            with naming(path):
+                yield temporary
             temporary.rename(path)
-        except OSError as error:
-            _name(error, path)
-            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -77,10 +73,15 @@ def _scratch_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(_DIGITS // 2)}{_SCRATCH}")
 
 
-def _name(error: OSError, path: Path) -> None:
-    """Gives an error of the system a file's name; writing to a full disk raises one without."""
-    if error.filename is None and error.errno is not None:
-        error.filename = str(path)
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A context in which an error of the system without a file's name gets this one; that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def sync(path: Path) -> None:

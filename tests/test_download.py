@@ -3,6 +3,8 @@
 import hashlib
 import io
 import random
+import resource
+import signal
 import tarfile
 import threading
 from functools import partial
@@ -82,6 +84,23 @@ def test_download_that_keeps_breaking_keeps_the_partial_file(tmp_path):
     server.close()
     assert (tmp_path / "small.tar.part").stat().st_size == 10_000 * len(requests)
     assert not (tmp_path / "VOC2012").exists()
+
+
+def test_a_download_that_does_not_fit_on_the_disk_is_not_tried_again(tmp_path):
+    """A limit on file sizes stands in for the disk."""
+    archive, requests = _archive(), []
+    server = _Server(_breaking_handler(archive, 200_000, requests))
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(OSError, match=r"File too large: '.*/small\.tar\.part'"):
+            download_voc(tmp_path / "VOC2012", server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+        server.close()
+    assert len(requests) == 1
+    assert (tmp_path / "small.tar.part").stat().st_size == 100_000
 
 
 def test_download_with_a_wrong_checksum_is_discarded(tmp_path):

@@ -20,8 +20,9 @@ from types import SimpleNamespace
 import pytest
 
 from deeplab.errors import UsageError
-from deeplab.files import atomic_folder, atomic_write, digest, is_plain_name, is_relative_name, locked
+from deeplab.files import atomic_folder, atomic_write, digest, is_plain_name, is_relative_name, locked, naming
 from deeplab.progress import Progress, duration, shown
+from deeplab.run.log import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +45,23 @@ def test_a_full_disk_is_told_with_the_path_and_leaves_nothing(tmp_path, write):
         (temporary / "a" if temporary.is_dir() else temporary).write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_that_does_not_fit_on_the_disk_names_its_file(tmp_path):
+    path = tmp_path / "starts.jsonl"
+    path.symlink_to("/dev/full")
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/starts\.jsonl'"),
+        naming(path),
+        path.open("a") as file,
+    ):
+        file.write("line")
+    log = RunLog.__new__(RunLog)
+    log._newest = {}
+    log._path = path
+    log._file = path.open("a")
+    with pytest.raises(OSError, match=words):
+        log.write(1, "train", {"loss": 0.5})
 
 
 def test_errors_that_name_a_file_keep_it(tmp_path):

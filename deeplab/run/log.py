@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from deeplab.files import write_text
+from deeplab.files import naming, write_text
 from deeplab.progress import duration
 from deeplab.run.tensorboard import Events
 from deeplab.training.metrics import Evaluation, per_cent, scores
@@ -54,7 +54,8 @@ class RunLog:
         self.model_dir = model_dir
         self._class_names = class_names
         self._panel = panel
-        self._file = _open_lines(model_dir / "metrics.jsonl")
+        self._path = model_dir / "metrics.jsonl"
+        self._file = _open_lines(self._path)
         self._events = Events(model_dir, flags_text, hyperparameters or {})
         self._newest: dict[str, dict] = {}
 
@@ -114,8 +115,9 @@ class RunLog:
     def write(self, step: int, split: str, record: dict) -> None:
         """Writes one JSON line, and a TensorBoard scalar for each field in `tensorboard.TAGS`."""
         self._newest[split] = {"step": step, "split": split, **record}
-        self._file.write(json.dumps(self._newest[split]) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(self._newest[split]) + "\n")
+            self._file.flush()
         self._events.write_record(step, split, record)
 
     def write_pictures(self, step: int, split: str, pictures: dict[str, np.ndarray]) -> None:

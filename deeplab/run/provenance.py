@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import deeplab
 from deeplab.errors import DataError
+from deeplab.files import naming
 from deeplab.json_fields import parse_json
 from deeplab.model.cost import activation_bytes, forward_flop
 from deeplab.text import read_text
@@ -48,7 +49,8 @@ def record_start(model_dir: Path, state: TrainState, plan: Plan, crop_size: int,
         "host": platform.node(),
         "gpus": [details.get("device_name", "unknown") for details in gpus],
     }
-    with (model_dir / _STARTS).open("a", encoding="utf-8") as file:
+    path = model_dir / _STARTS
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab.errors import DataError, UsageError
-from deeplab.files import digest, locked_beside
+from deeplab.files import digest, locked_beside, naming
 from deeplab.progress import Progress
 from deeplab.settings import setting
 
@@ -110,6 +110,8 @@ def _fetch(url: str, part: Path) -> None:
         except urllib.error.HTTPError as error:
             raise DataError(f"{url}: {error}; choose a mirror with --voc_url") from error
         except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "filename", None):  # of our own disk
+                raise
             reason = str(error)
         if attempt == _TRIES:
             raise DataError(
@@ -137,7 +139,9 @@ def _fetch_rest(url: str, part: Path) -> bool:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if have else os.O_TRUNC)
         with os.fdopen(os.open(part, flags, 0o666), "ab" if have else "wb") as file:
             while piece := response.read(1 << 20):
-                file.write(piece)
+                with naming(part):
+                    file.write(piece)
+                    file.flush()
                 have += len(piece)
                 progress.update(have >> 20)
         progress.close()
