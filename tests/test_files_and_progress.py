@@ -50,11 +50,8 @@ def test_a_full_disk_is_told_with_the_path_and_leaves_nothing(tmp_path, write):
 def test_a_line_that_does_not_fit_on_the_disk_names_its_file(tmp_path):
     path = tmp_path / "starts.jsonl"
     path.symlink_to("/dev/full")
-    with (
-        pytest.raises(OSError, match=r"No space left on device: '.*/starts\.jsonl'"),
-        naming(path),
-        path.open("a") as file,
-    ):
+    words = r"No space left on device: '.*/starts\.jsonl'"
+    with pytest.raises(OSError, match=words), naming(path), path.open("a") as file:
         file.write("line")
     log = RunLog.__new__(RunLog)
     log._newest = {}
