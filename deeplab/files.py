@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,11 @@ from deeplab.errors import UsageError
 logger = logging.getLogger("deeplab")
 
 _SCRATCH = ".part"
+_LONGEST_NAME = 255  # bytes, in all usual file systems
 _DIGITS = 16  # in the name of a scratch file or folder
 _LONGEST_HOLDER = 300  # characters
+
+_unfinished: set[Path] = set()
 
 
 @contextmanager
@@ -33,14 +37,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     write to the same file, and nobody can put a link there. An `OSError` names `path` if it names no file.
     """
     temporary = _scratch_beside(path)
-    try:
+    with _unfinished_until_end(temporary):
         with naming(path):
             yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,13 +61,43 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _DIGITS}{_SCRATCH}"):
             shutil.rmtree(leftover, ignore_errors=True)
         temporary = _scratch_beside(path)
-        temporary.mkdir()
-        try:
+        with _unfinished_until_end(temporary):
+            temporary.mkdir()
             with naming(path):
                 yield temporary
             temporary.rename(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yields a new folder in `parent`, by default in the system's temporary folder, and deletes it at the end."""
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    with _unfinished_until_end(path):
+        yield path
+
+
+@contextmanager
+def _unfinished_until_end(path: Path) -> Iterator[None]:
+    """Deletes a scratch file or folder at the end, if it is still there; `delete_unfinished` may do so before."""
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        _delete(path)
+        _unfinished.discard(path)
+
+
+def delete_unfinished() -> None:
+    """Deletes what this process has not finished: scratch files and folders, locks. Call it before `os._exit`."""
+    for path in tuple(_unfinished):
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _scratch_beside(path: Path) -> Path:
@@ -157,10 +189,8 @@ def locked_beside(path: Path, waits: bool = False) -> Iterator[None]:
             _lock(file, path, waits)
             # A holder deletes the file when it is done: the lock counts only on the file that is there now.
             if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
-                try:
+                with _unfinished_until_end(lock):
                     yield
-                finally:
-                    lock.unlink(missing_ok=True)
                 return
 
 
@@ -203,7 +233,8 @@ def _lock(file: IO[str], what: Path, waits: bool) -> None:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name from a data set names a file directly in its folder, not anywhere else."""
-    return Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    is_name = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    return is_name and len(name.encode()) <= _LONGEST_NAME
 
 
 def is_relative_name(name: str) -> bool:

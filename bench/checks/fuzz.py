@@ -1,134 +1,149 @@
-"""Mutated bytes of shards, manifests, masks and images: reading gives the original or an error, never other data.
+"""Changed bytes and values of every kind of file that is read: each ends in a result or in one line, soon.
 
-python bench/checks/fuzz.py [MUTATIONS] [SEED]        mutations of each kind; defaults 3,000 and 0
+python bench/checks/fuzz.py [MUTATIONS] [SEED] [KIND ...]        mutations of each kind; defaults 3,000, 0 and all
 
-A mutation flips bits, cuts, zeroes, removes, repeats or inserts bytes. JPEG has no checksum, so a changed file may be a
-different picture to every decoder; for JPEG, an error or a picture of the right size is correct. Ten seconds without a
-result count as a hang. Prints a table and a JSON line; exit status 1 for any other outcome.
+Bytes are flipped, cut, zeroed, removed, repeated or inserted; values of JSON and words of text are replaced, removed,
+repeated or moved (mutations.py). What has a checksum must be refused or read as the original. JPEG has none, so that a
+changed file may be a different picture to every decoder. Text and JSON may say something else. All that has two
+seconds, 500 MB and one line.
+
+Prints a table and a JSON line; exit status 1 for any other outcome, which is kept in fuzz-KIND-NUMBER.
 """
 
 import json
+import logging
+import multiprocessing
 import random
-import signal
+import resource
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import fuzz_kinds
+from fuzz_kinds import Kind
 
-from deeplab.data.input.evaluation_batches import EvaluationBatches
-from deeplab.data.shards import records
-from deeplab.data.shards.split import Split, name_damaged_shard
-from deeplab.data.shards.write import ShardSettings, prepare
-from deeplab.data.source import voc
-from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.masks import read_mask
-from deeplab.errors import DataError
-from deeplab.labels import palette
+from deeplab.errors import DeepLabError, escaped
 
-NAMES = ("background", "one", "two")
+SECONDS = 2
+MEGABYTES = 500
+PATIENCE = 20  # seconds until a mutation counts as a hang
+LONGEST_LINE = 2500  # characters
+_REFERENCE = "reference"
+_FORK = multiprocessing.get_context("fork")
 
 
-def mutate(content: bytes, rng: random.Random) -> bytes:
-    """One to three random changes."""
-    changed = bytearray(content)
-    for _ in range(rng.randint(1, 3)):
-        start = rng.randrange(len(changed) or 1)
-        end = start + rng.choice((1, 4, 16, 64))
-        kind = rng.randrange(6)
-        if kind == 0 and changed:
-            changed[start] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            del changed[start:]
-        elif kind == 2:
-            changed[start:end] = bytes(len(changed[start:end]))
-        elif kind == 3:
-            del changed[start:end]
-        elif kind == 4:
-            changed[start:start] = changed[start:end]
-        else:
-            changed[start:start] = rng.randbytes(end - start)
-    return bytes(changed)
-
-
-def write_voc(voc_dir: Path, rng: np.random.Generator) -> None:
-    """Four small images with masks."""
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (voc_dir / part).mkdir(parents=True)
-    for name in "abcd":
-        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(voc_dir / "JPEGImages" / f"{name}.jpg")
-        mask = Image.fromarray(rng.choice(np.array([0, 1, 2, 255], np.uint8), (20, 30)))
-        mask.putpalette(palette().tobytes())
-        mask.save(voc_dir / "SegmentationClass" / f"{name}.png")
-    (voc_dir / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\nd\n")
-
-
-def survey(path: Path, read: Callable[[], object], number: int, rng: random.Random) -> Counter[str]:
-    """How many mutations of a file were refused, read as the original, or read as something else."""
-    original = path.read_bytes()
-    expected = read()
+def survey(name: str, kind: Kind, number: int, seed: int) -> dict[str, int | float]:
+    """Outcomes of all mutations of a kind, the longest time and the most memory; reading happens in another process."""
+    original = kind.path.read_bytes()
     outcomes: Counter[str] = Counter()
-    for _ in range(number):
-        changed = mutate(original, rng)
-        path.write_bytes(changed)
-        signal.alarm(10)
+    slowest = 0.0
+    largest = 0.0
+    done = 0
+    while done < number:
+        ours, theirs = _FORK.Pipe(duplex=False)
+        process = _FORK.Process(target=_read_mutations, args=(kind, original, range(done, number), seed, theirs))
+        process.start()
+        theirs.close()
+        for outcome, seconds, megabytes in _received(ours):
+            if outcome == _REFERENCE:
+                continue
+            problem = _problem(kind, outcome, seconds, megabytes)
+            if problem:
+                _keep(name, kind, original, done, seed, problem)
+            outcomes["wrong" if problem else outcome] += 1
+            done += 1
+            slowest = max(slowest, seconds)
+            largest = max(largest, megabytes)
+        process.kill()
+        process.join()
+    kind.path.write_bytes(original)
+    return {**outcomes, "slowest": slowest, "largest": largest}
+
+
+def _problem(kind: Kind, outcome: str, seconds: float, megabytes: float) -> str:
+    """What is wrong with an outcome; empty if nothing is."""
+    if outcome not in ("refused", "original", *(() if kind.exact else ("other",))):
+        return outcome
+    return f"{seconds:.1f} s, {megabytes:.0f} MB" if seconds > SECONDS or megabytes > MEGABYTES else ""
+
+
+def _received(connection: Connection) -> Iterator[tuple[str, float, float]]:
+    """What a process sends, until it ends; a hang or a crash is the last outcome."""
+    while connection.poll(PATIENCE):
         try:
-            outcome = "original" if read() == expected else "other"
-        except DataError:
-            outcome = "refused"
-        finally:
-            signal.alarm(0)
-        if outcome == "other":
-            print(f"{path.name}: other data after a mutation: {changed!r}"[:300], file=sys.stderr)
-        outcomes[outcome] += 1
-    path.write_bytes(original)
-    return outcomes
+            found = connection.recv()
+        except EOFError:
+            yield "crash", 0.0, 0.0
+            return
+        if found is None:
+            return
+        yield found
+    yield "hang", 0.0, 0.0
+
+
+def _read_mutations(kind: Kind, original: bytes, numbers: range, seed: int, connection: Connection) -> None:
+    """Sends the outcome, seconds and megabytes of the original and of each mutation."""
+    kind.path.write_bytes(original)
+    reference = kind.read()
+    connection.send((_REFERENCE, 0.0, 0.0))
+    for number in numbers:
+        kind.path.write_bytes(_mutation(kind, original, number, seed))
+        before = _peak()
+        start = time.perf_counter()
+        outcome = _outcome(kind, reference)
+        connection.send((outcome, time.perf_counter() - start, _peak() - before))
+    connection.send(None)
+
+
+def _mutation(kind: Kind, original: bytes, number: int, seed: int) -> bytes:
+    return kind.mutate(original, random.Random(f"{seed} {number}"))
+
+
+def _outcome(kind: Kind, reference: object) -> str:
+    try:
+        return "original" if kind.read() == reference else "other"
+    except DeepLabError as error:
+        length = len(escaped(str(error)))
+        return "refused" if length <= LONGEST_LINE else f"a line of {length} characters"
+    except Exception as error:  # whatever it is, it would be a traceback
+        return f"{type(error).__name__}: {error}"
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _keep(name: str, kind: Kind, original: bytes, number: int, seed: int, outcome: str) -> None:
+    path = Path(f"fuzz-{name.replace(' ', '-')}-{number}")
+    path.write_bytes(_mutation(kind, original, number, seed))
+    print(f"{path}: {outcome}"[:300], file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Runs all four kinds."""
-    number, seed = (int(text) for text in (sys.argv[1:] + ["3000", "0"][len(sys.argv) - 1 :]))
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_voc(folder / "voc", np.random.default_rng(seed))
-        prepare(ShardSettings(voc_dir=folder / "voc", num_shards=1), folder, "train", NAMES)
-        (pair, *_) = voc.pairs(folder / "voc", "train")
-        classes = ClassTable.of_names(NAMES)
-
-        def read_shards() -> list[tuple[bytes, ...]]:
-            split = Split.read(folder, "train")
-            with name_damaged_shard([split]):
-                batches = EvaluationBatches(split, max_images=1, max_pixels=1).for_worker().take(split.num_examples)
-                return [
-                    (*batch["name"], batch["image"].tobytes(), batch["label"].tobytes())
-                    for batch in batches.as_numpy_iterator()
-                ]
-
-        def read_labels() -> bytes:
-            return read_mask(pair.mask, classes).labels.tobytes()
-
-        def read_image() -> tuple[int, ...]:
-            record = records.encode_example(pair, classes).record
-            image, _ = records.decode_example(records.parse_example(record))
-            return tuple(image.shape)
-
-        kinds: dict[str, tuple[Path, Callable[[], object]]] = {
-            "shard": (folder / "train-00000-of-00001.tfrecord", read_shards),
-            "manifest": (folder / "train.json", lambda: Split.read(folder, "train")),
-            "mask (PNG)": (pair.mask, read_labels),
-            "image (JPEG)": (pair.image, read_image),
-        }
-        results = {kind: survey(path, read, number, rng) for kind, (path, read) in kinds.items()}
-    print("| bytes of | mutations | refused | read as the original | read as something else |")
-    print("| --- | --- | --- | --- | --- |")
-    for kind, outcomes in results.items():
-        print(f"| {kind} | {number:,} | {outcomes['refused']:,} | {outcomes['original']:,} | {outcomes['other']:,} |")
+    """Runs the kinds that are asked for."""
+    logging.getLogger("deeplab").setLevel(logging.CRITICAL)
+    number, seed = (int(text) for text in (sys.argv[1:3] + ["3000", "0"][len(sys.argv[1:3]) :]))
+    results = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        # In a process of its own, since TensorFlow cannot compute in a process and in those forked from it.
+        writer = _FORK.Process(target=fuzz_kinds.write_shards, args=(folder, seed))
+        writer.start()
+        writer.join()
+        kinds = fuzz_kinds.all_kinds(folder)
+        print("| bytes of | mutations | refused | read as the original | read as something else | wrong | s | MB |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for name in sys.argv[3:] or kinds:
+            found = results[name] = survey(name, kinds[name], number, seed)
+            counts = (f"{found.get(outcome, 0):,}" for outcome in ("refused", "original", "other", "wrong"))
+            cells = (name, f"{number:,}", *counts, f"{found['slowest']:.2f}", f"{found['largest']:.0f}")
+            print(f"| {' | '.join(cells)} |", flush=True)
     print(json.dumps({"bench": "fuzz", "outcomes": results}))
-    sys.exit(any(outcomes["other"] for outcomes in results.values()))
+    sys.exit(any(found.get("wrong") for found in results.values()))
 
 
 if __name__ == "__main__":

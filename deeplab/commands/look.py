@@ -10,7 +10,6 @@ from deeplab.program.start import start_program
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, 
 from deeplab.data.shards.write import ShardSettings, write_shards
 from deeplab.data.source.download import DownloadSettings
 from deeplab.errors import UsageError
-from deeplab.files import write_text
+from deeplab.files import temporary_folder, write_text
 from deeplab.progress import Progress
 from deeplab.settings import Classes, Options, setting
 from deeplab.view import dataset_page
@@ -89,9 +88,9 @@ def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSetti
         write_shards(shards, DownloadSettings(), source.tfrecord_dir)
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix="deeplab-look-") as folder:
-        write_shards(shards, DownloadSettings(), Path(folder))
-        yield SplitSettings(tfrecord_dir=Path(folder), verify=False)
+    with temporary_folder("deeplab-look-") as folder:
+        write_shards(shards, DownloadSettings(), folder)
+        yield SplitSettings(tfrecord_dir=folder, verify=False)
 
 
 def make_survey(splits: list[Split], seed: int) -> Survey:

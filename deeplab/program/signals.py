@@ -14,6 +14,8 @@ from types import FrameType
 from typing import NoReturn
 
 from deeplab.errors import Interrupted
+from deeplab.files import delete_unfinished
+from deeplab.program.generated import delete_generated_code
 
 logger = logging.getLogger("deeplab")
 
@@ -93,6 +95,8 @@ def _end(number: int, what: str) -> NoReturn:
     if not is_worker_process():  # which leaves the line to its parent
         reason = f"{signal.Signals(number).name}: {what}; run the same command again"
         os.write(sys.stderr.fileno() if sys.stderr else 2, f"{program_name()}: {reason}\n".encode())
+    delete_unfinished()
+    delete_generated_code()
     os._exit(Interrupted.exit_status)
 
 

@@ -21,6 +21,7 @@ from absl import logging as absl_logging
 from deeplab.errors import DeepLabError, Interrupted, UsageError, escaped
 from deeplab.program import signals
 from deeplab.program.flag_files import with_files_read
+from deeplab.program.generated import delete_generated_code
 from deeplab.program.help import help_text
 from deeplab.settings import Classes, define
 
@@ -132,6 +133,7 @@ def _exit(status: int) -> NoReturn:
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
     deeplab.program.quiet.drain()
+    delete_generated_code()
     os._exit(status)
 
 

@@ -3,7 +3,6 @@
 import http.client
 import os
 import tarfile
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab.errors import DataError, UsageError
-from deeplab.files import digest, locked_beside, naming
+from deeplab.files import digest, locked_beside, naming, temporary_folder
 from deeplab.progress import Progress
 from deeplab.settings import setting
 
@@ -86,7 +85,7 @@ def _check(archive: Path, md5: str, message: str) -> None:
 
 def _unpack(archive: Path, voc_dir: Path) -> None:
     """Unpacks VOCdevkit/VOC2012 as `voc_dir`, completely or not at all."""
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=voc_dir.parent) as folder:
+    with temporary_folder(".unpack-", voc_dir.parent) as folder:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
@@ -94,7 +93,7 @@ def _unpack(archive: Path, voc_dir: Path) -> None:
             raise DataError(
                 f"{archive}: cannot be unpacked: {error}; delete it and run the same command again"
             ) from error
-        unpacked = Path(folder) / "VOCdevkit" / "VOC2012"
+        unpacked = folder / "VOCdevkit" / "VOC2012"
         if not unpacked.is_dir():
             raise DataError(f"{archive}: does not contain VOCdevkit/VOC2012")
         unpacked.rename(voc_dir)

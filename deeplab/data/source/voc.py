@@ -7,6 +7,7 @@ contain blanks.
 """
 
 import logging
+import os
 import random
 import re
 from dataclasses import dataclass
@@ -225,8 +226,8 @@ class _ListLine:
         that where one does and the other has the ending of its kind, so that it is named as missing.
         """
         pairs = [(_path(left, voc_dir), _path(right, voc_dir)) for left, right in self._halves()]
-        both = [pair for pair in pairs if all(file.is_file() for file in pair)]
-        one = [pair for pair in pairs if any(file.is_file() for file in pair) and _is_image_and_mask(*pair)]
+        both = [pair for pair in pairs if all(map(_is_file, pair))]
+        one = [pair for pair in pairs if any(map(_is_file, pair)) and _is_image_and_mask(*pair)]
         found = both or one
         return found[0] if len(found) == 1 else None
 
@@ -244,7 +245,7 @@ class _ListLine:
             stem = _without_ending(name)
             if stem != name and self._images.has(stem):
                 file = self._images.path / name
-                return _Entry(stem, file if file.is_file() else None)
+                return _Entry(stem, file if _is_file(file) else None)
         return None
 
     def _name_of(self, image: Path, voc_dir: Path) -> str:
@@ -257,7 +258,11 @@ class _ListLine:
 def _path(text: str, voc_dir: Path) -> Path:
     """The path that a list means: from the data set's folder, even with a slash in front, unless it is absolute."""
     from_folder = voc_dir / text.lstrip("/")
-    return Path(text) if text.startswith("/") and not from_folder.is_file() and Path(text).is_file() else from_folder
+    return Path(text) if text.startswith("/") and not _is_file(from_folder) and _is_file(Path(text)) else from_folder
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113  no error for text that cannot be a path
 
 
 def _is_image_and_mask(image: Path, mask: Path) -> bool:

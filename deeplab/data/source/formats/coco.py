@@ -154,7 +154,7 @@ def _read_content(file: InstancesFile, content: Entry, rule: BoxRule, findings: 
             try:
                 found = _object(entry, labels[entry["category_id"]], image, rule, findings)
             except (TypeError, ValueError, KeyError, OverflowError) as error:
-                findings.add(f"{where} of {shortened(image['file_name'])}: {error}")
+                findings.add(f"{where} of {shortened(image['file_name'])}: {shortened(error, 200)}")
             else:
                 objects[entry["image_id"]] += found
     return _Content(file, labels, images, objects)

@@ -82,7 +82,7 @@ def read_labelme(folder: Path, strict: bool = False) -> Dataset:
         except DataError as error:
             findings.add(str(error))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else error
+            reason = f"no {error}" if isinstance(error, KeyError) else shortened(error, 200)
             findings.add(f"{path}: not an annotation of labelme ({reason})")
     class_names, indices = class_table(sorted({shape.label for each in annotations for shape in each.shapes}))
     finder = ImageFinder(findings)
