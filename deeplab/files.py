@@ -23,6 +23,7 @@ logger = logging.getLogger("deeplab")
 
 _SCRATCH = ".part"
 _LONGEST_NAME = 255  # bytes, in all usual file systems
+_LONGEST_PATH = 1000  # characters, in a data set's folder
 _DIGITS = 16  # in the name of a scratch file or folder
 _LONGEST_HOLDER = 300  # characters
 
@@ -239,4 +240,4 @@ def is_plain_name(name: str) -> bool:
 
 def is_relative_name(name: str) -> bool:
     """As `is_plain_name`, but also for files in subfolders: `day1/img_000`, with slashes on every system."""
-    return all(is_plain_name(part) for part in name.split("/"))
+    return len(name) <= _LONGEST_PATH and all(is_plain_name(part) for part in name.split("/"))

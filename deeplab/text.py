@@ -40,13 +40,16 @@ def read_text(path: Path, what: str, max_bytes: int = sys.maxsize) -> str:
     """
     try:
         content = read_regular(path, max_bytes)
-        return content.decode(_encoding(content))
+        text = content.decode(_encoding(content))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file ({what})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({what}): {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read ({what}): {_not_utf8(content, error.start)}") from error
+    if "\0" in text:  # which no name of a file can have
+        raise DataError(f"{path}: cannot be read ({what}): it holds a null character, so it is not text")
+    return text
 
 
 def _encoding(content: bytes) -> str:

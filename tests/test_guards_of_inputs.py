@@ -149,6 +149,17 @@ def test_a_line_of_a_list_has_a_largest_length(tiny_voc):
     assert "train.txt: line 1: 9,999 characters, more than 8,192" in _line(voc.pairs, tiny_voc, "train")
 
 
+def test_a_null_character_is_no_text(tiny_voc):
+    (tiny_voc / "ImageSets" / "Segmentation" / "train.txt").write_text("/JPEGImages/a.jpg /Segmentation\0Class/a.png\n")
+    assert "(split): it holds a null character, so it is not text" in _line(voc.pairs, tiny_voc, "train")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a" + " /JPEGImages/a.jpg" * 300, "/JPEGImages/a.jpg " + "y" * 5000])
+def test_a_name_that_is_too_long_for_a_file_is_shown_in_part(tiny_voc, name):
+    (tiny_voc / "ImageSets" / "Segmentation" / "train.txt").write_text(name)
+    assert "train.txt: " in _line(voc.pairs, tiny_voc, "train")
+
+
 def test_nobody_waits_for_a_pipe(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
