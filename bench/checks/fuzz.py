@@ -51,7 +51,7 @@ def survey(name: str, kind: Kind, number: int, seed: int) -> dict[str, int | flo
         for outcome, seconds, megabytes in _received(ours):
             if outcome == _REFERENCE:
                 continue
-            problem = _problem(kind, outcome, seconds, megabytes)
+            problem = problem_of(kind, outcome, seconds, megabytes)
             if problem:
                 _keep(name, kind, original, done, seed, problem)
             outcomes["wrong" if problem else outcome] += 1
@@ -64,7 +64,7 @@ def survey(name: str, kind: Kind, number: int, seed: int) -> dict[str, int | flo
     return {**outcomes, "slowest": slowest, "largest": largest}
 
 
-def _problem(kind: Kind, outcome: str, seconds: float, megabytes: float) -> str:
+def problem_of(kind: Kind, outcome: str, seconds: float, megabytes: float) -> str:
     """What is wrong with an outcome; empty if nothing is."""
     if outcome not in ("refused", "original", *(() if kind.exact else ("other",))):
         return outcome
@@ -91,19 +91,21 @@ def _read_mutations(kind: Kind, original: bytes, numbers: range, seed: int, conn
     reference = kind.read()
     connection.send((_REFERENCE, 0.0, 0.0))
     for number in numbers:
-        kind.path.write_bytes(_mutation(kind, original, number, seed))
+        kind.path.write_bytes(mutation(kind, original, number, seed))
         before = _peak()
         start = time.perf_counter()
-        outcome = _outcome(kind, reference)
+        outcome = outcome_of(kind, reference)
         connection.send((outcome, time.perf_counter() - start, _peak() - before))
     connection.send(None)
 
 
-def _mutation(kind: Kind, original: bytes, number: int, seed: int) -> bytes:
+def mutation(kind: Kind, original: bytes, number: int, seed: int) -> bytes:
+    """The file after the mutation of this number."""
     return kind.mutate(original, random.Random(f"{seed} {number}"))
 
 
-def _outcome(kind: Kind, reference: object) -> str:
+def outcome_of(kind: Kind, reference: object) -> str:
+    """refused, original, other, or what else happened."""
     try:
         return "original" if kind.read() == reference else "other"
     except DeepLabError as error:
@@ -119,7 +121,7 @@ def _peak() -> float:
 
 def _keep(name: str, kind: Kind, original: bytes, number: int, seed: int, outcome: str) -> None:
     path = Path(f"fuzz-{name.replace(' ', '-')}-{number}")
-    path.write_bytes(_mutation(kind, original, number, seed))
+    path.write_bytes(mutation(kind, original, number, seed))
     print(f"{path}: {outcome}"[:300], file=sys.stderr, flush=True)
 
 
