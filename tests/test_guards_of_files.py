@@ -14,7 +14,15 @@ import pytest
 from deeplab.data.source import shapes
 from deeplab.data.source.download import DownloadSettings, download_voc
 from deeplab.errors import DataError, UsageError
-from deeplab.files import atomic_folder, locked, locked_beside, write_text
+from deeplab.files import (
+    atomic_folder,
+    atomic_write,
+    delete_unfinished,
+    locked,
+    locked_beside,
+    temporary_folder,
+    write_text,
+)
 
 
 def test_a_users_own_folder_with_the_old_scratch_name_is_left_alone(tmp_path):
@@ -35,6 +43,23 @@ def test_leftovers_of_killed_processes_are_deleted_and_nothing_else_is_left(tmp_
         (folder / "a").write_text("new")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_ends_at_once_can_delete_what_it_has_not_finished(tmp_path):
+    (tmp_path / ".mine.part").write_text("kept")
+    with (
+        pytest.raises(ZeroDivisionError),
+        atomic_folder(tmp_path / "set") as folder,
+        atomic_write(tmp_path / "file") as file,
+        temporary_folder("shards-", tmp_path) as shards,
+    ):
+        for path in (folder / "a", file, shards / "b"):
+            path.write_text("half")
+        assert len(list(tmp_path.iterdir())) == 5  # with the lock
+        delete_unfinished()
+        assert [path.name for path in tmp_path.iterdir()] == [".mine.part"]
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.part"]
 
 
 def test_of_two_that_write_one_folder_the_second_is_refused_by_name(tmp_path):
