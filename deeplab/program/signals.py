@@ -25,8 +25,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PATIENCE = 4.0
 """Seconds within which a program that has nothing to save ends after a signal."""
 
+_LAST_FILE = 0.05
+"""Seconds within which the main thread, which cannot be stopped, has written the file of code that it is writing."""
+
 signals_seen: list[int] = []
 """Signals that arrived. A library's callback may swallow their exception, but not this."""
+
+is_ending = threading.Event()
+"""Set once the thread that watches ends the program: what the main thread meets from then on is of no interest."""
 
 something_to_save = threading.Event()
 """Set once the training loop has made a step: from then on it ends the program itself, after a save."""
@@ -73,6 +79,7 @@ def _leave_after_signal(read_end: int) -> None:
         (number,) = os.read(read_end, 1)
     time.sleep(PATIENCE)
     if not something_to_save.is_set():
+        is_ending.set()
         for child in multiprocessing.active_children():
             child.kill()  # it would wait for more work forever
         _end(number, "stopped")
@@ -96,6 +103,8 @@ def _end(number: int, what: str) -> NoReturn:
         reason = f"{signal.Signals(number).name}: {what}; run the same command again"
         os.write(sys.stderr.fileno() if sys.stderr else 2, f"{program_name()}: {reason}\n".encode())
     delete_unfinished()
+    delete_generated_code()
+    time.sleep(_LAST_FILE)
     delete_generated_code()
     os._exit(Interrupted.exit_status)
 

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,8 @@ class _OneLine(logging.Formatter):
 
 
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:
+    if signals.is_ending.is_set():
+        time.sleep(signals.PATIENCE)  # another thread says the reason, and ends the process meanwhile
     deeplab.program.quiet.drain()  # the reason is the last line
     print(escaped(f"{signals.program_name()}: {error}"), file=sys.stderr)
     _exit(error.exit_status)
