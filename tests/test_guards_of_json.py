@@ -72,6 +72,8 @@ def test_a_model_json_of_an_earlier_version_has_the_defaults_of_new_fields(tmp_p
         ({"shards": [3]}, "3 where an object belongs"),
         ({"shards": []}, "out of range"),
         ({"more": 1}, "unknown field 'more'"),
+        ({"split": "../train"}, "names a shard in another folder"),
+        ({"split": "x" * 5000}, "names a shard in another folder"),
     ],
 )
 def test_a_manifest_with_a_valid_checksum_and_wrong_fields(shards, tmp_path, change, words):

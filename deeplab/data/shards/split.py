@@ -214,7 +214,7 @@ def _parse(path: Path) -> Split:
         del fields["format_version"]
         fields["name"] = fields.pop("split")
         split = from_fields(Split, fields, folder=path.parent)
-        plain = all(is_plain_name(shard.name) for shard in split.shards)
+        plain = all(map(is_plain_name, (split.name, *(shard.name for shard in split.shards))))
         if plain:
             split.check_counts()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
