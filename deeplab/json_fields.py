@@ -70,7 +70,7 @@ def _of_type(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401  a type a
         return tuple(_of_type(typing.get_args(hint)[0], item, name) for item in value)
     if dataclasses.is_dataclass(hint):
         return from_fields(typing.cast(type, hint), value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 1 << 53:  # a larger one may be too large for a float
         value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise ValueError(f"{name}: {_short(value)}")

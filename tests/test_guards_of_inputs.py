@@ -130,6 +130,12 @@ def test_names_of_classes_have_at_most_200_characters(tmp_path):
         clean_label("x" * 201)
 
 
+@pytest.mark.parametrize("text", ["a: {}", "a: #ff0000\nb: {}", "a:{},0,0::\nb:1,2,3::"])
+def test_numbers_of_thousands_of_digits_in_a_class_table(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text.format("9" * 5000) + "\n")
+    assert "names.txt: line " in _line(read_classes, tmp_path / "names.txt")
+
+
 @pytest.mark.parametrize("line", ["a: " + "1, " * 10_000, "a,b" * 10_000, "a:" * 10_000, "0 " + "x" * 10_000])
 def test_of_a_long_line_of_classes_only_the_beginning_is_shown(tmp_path, line):
     (tmp_path / "names.txt").write_text(f"{line}\n{line}\n")

@@ -39,6 +39,7 @@ def _line(read, *arguments):
         ("class_names", ["a", 2], "class_names: 2"),
         ("class_names", {"a": 1}, "class_names: {'a': 1} is not a list"),
         ("batch_norm_epsilon", -1.0, "batch_norm_epsilon: -1.0"),
+        ("batch_norm_epsilon", 10**400, "batch_norm_epsilon: 1000"),
         ("multi_grid", [1, 2], "--multi_grid=1,2"),
         ("colour", 1, "unknown field 'colour'"),
     ],

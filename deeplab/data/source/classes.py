@@ -48,9 +48,10 @@ _MAX_BYTES = 2**20
 
 _VOID_IN_LABELMAP = (VOID, "ignored")
 _REST = "*"
-_LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d+\s*,\s*\d+\s*,\s*\d+\s*):[^:]*:[^:]*")
+_LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d{1,9}\s*,\s*\d{1,9}\s*,\s*\d{1,9}\s*):[^:]*:[^:]*")
 _NOT_IN_NAMES = re.compile(r"[:,#{}\t]")
 _COLOR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _EXAMPLE = "a line of a table is `cat: 1`, `cat: 1, 2`, `cat: #ff0000` or `void: *`"
 
 
@@ -249,7 +250,7 @@ class _Builder:
         if color := _COLOR.fullmatch(text):
             red, green, blue = (int(channel, 16) for channel in color.groups())
             return red, green, blue
-        if text.isascii() and text.isdigit() and int(text) <= 255:
+        if _NUMBER.fullmatch(text) and int(text) <= 255:
             return int(text)
         raise DataError(
             f"{self._path}: line {number}: {_quoted(text)} is neither a value from 0 to 255 nor a colour; {_EXAMPLE}; "
