@@ -144,7 +144,7 @@ def survey(name: str, starts: list[Start], folder: Path, times: int, rng: random
     for number in range(times):
         target = folder / f"{number}" / "target"
         target.parent.mkdir()
-        delays = [0, rng.uniform(0, seconds)]
+        delays = [0, rng.uniform(0, seconds / 2)]
         rng.shuffle(delays)
         ends = together(starts, target, delays)
         outcome = _outcome(name, ends, tree(target), alone, target.parent)
