@@ -28,7 +28,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf  # noqa: F401  once for all, before the processes are forked
+import tensorflow as tf  # once for all, before the processes are forked
 from PIL import Image
 
 from deeplab.data.source import shapes
@@ -41,7 +41,7 @@ SMALL = (
     *("--backbone=mobilenet_v2", "--backbone_weights=none", "--num_gpus=0", "--crop_size=65", "--global_batch_size=2"),
     *("--train_steps=2", "--checkpoint_steps=1", "--log_every_steps=1", "--num_shards=2", "--deterministic"),
 )
-UNLIKE = (".tfevents", "saved_model.pb", "fingerprint.pb", "starts.jsonl", ".lock", "flags.txt", "checkpoint.json")
+UNLIKE = (".tfevents", "saved_model.pb", "fingerprint.pb", "starts.jsonl", ".lock", "flags.txt", ".data-")
 """Parts of the names of files that differ from one time to the next: they hold times, or an order of no meaning."""
 _FORK = multiprocessing.get_context("fork")
 
@@ -111,10 +111,20 @@ def tree(folder: Path) -> Tree:
 
 def _without_times(path: Path) -> bytes:
     """The content of a file, without the seconds and bytes that a run measures."""
+    if path.suffix == ".index":
+        return _weights(path)
     if path.suffix not in (".jsonl", ".json"):
         return path.read_bytes()
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     return json.dumps([_plain(json.loads(line)) for line in lines]).encode()
+
+
+def _weights(index: Path) -> bytes:
+    """The digests of a checkpoint's numbers; it also holds a graph of objects in any order, and seeds of dropout."""
+    reader = tf.train.load_checkpoint(str(index.with_suffix("")))
+    types = reader.get_variable_to_dtype_map()
+    names = sorted(name for name, dtype in types.items() if "VARIABLE_VALUE" in name and dtype.is_floating)
+    return b"".join(name.encode() + hashlib.sha256(reader.get_tensor(name)).digest() for name in names)
 
 
 def _plain(record: object) -> object:
