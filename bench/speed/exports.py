@@ -1,7 +1,8 @@
-"""The formats of an export: size, time to open, time and memory for one 500x375 image, and mIoU on a split.
+"""The formats of an export: size, time to open, time and memory for one image, and mIoU on a split.
 
 python bench/speed/exports.py EXPORT_DIR TFRECORD_DIR [SPLIT]
 
+The image has 500x375 pixels or the export's fixed size, to which those of the split are resized, and their masks back.
 Each format in the folder gets a process of its own, one_format.py, which imports only what that format needs.
 """
 
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
+from deeplab.api import DESCRIPTION
+from deeplab.commands.export.interface import Interface
 from deeplab.commands.export.lite import QUANTIZED, TFLITE
 from deeplab.commands.export.onnx import ONNX
 from deeplab.data.shards import records
@@ -32,7 +36,8 @@ def main() -> None:
     print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        labels = write_images(split, folder)
+        described = json.loads((export_dir / DESCRIPTION).read_text())
+        labels = write_images(split, folder, Interface(described["input_size"]))
         for path in (export_dir / file for file in ("saved_model.pb", ONNX, TFLITE, *QUANTIZED)):
             if path.exists():
                 figures = measure(path, folder)
@@ -43,12 +48,12 @@ def main() -> None:
                 )
 
 
-def write_images(split: Split, folder: Path) -> list[np.ndarray]:
+def write_images(split: Split, folder: Path, interface: Interface) -> list[np.ndarray]:
     """Writes the images of a split to files NUMBER.npy; returns the labels, uint8 [height, width]."""
     labels: list[np.ndarray] = []
     for record in tf.data.TFRecordDataset(split.shard_paths):
         image, label = records.decode_example(records.parse_example(record))
-        np.save(folder / f"{len(labels):06}.npy", image.numpy())
+        np.save(folder / f"{len(labels):06}.npy", interface.fitted(image.numpy()))
         labels.append(label.numpy()[..., 0])
     return labels
 
@@ -66,7 +71,9 @@ def score(folder: Path, labels: list[np.ndarray], num_classes: int) -> float:
     """Mean IoU of the masks, in per cent."""
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for number, label in enumerate(labels):
-        matrix += confusion_counts(label, np.load(folder / f"mask_{number:06}.npy"), num_classes)
+        mask = Image.fromarray(np.load(folder / f"mask_{number:06}.npy"))
+        resized = mask.resize(label.shape[::-1], Image.Resampling.NEAREST)
+        matrix += confusion_counts(label, np.asarray(resized), num_classes)
     return 100 * (scores(matrix).mean_iou or 0.0)
 
 

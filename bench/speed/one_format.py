@@ -3,8 +3,9 @@
 python bench/speed/one_format.py FILE FOLDER
 
 Segments the images NUMBER.npy of the folder (uint8 [height, width, 3]) into files mask_NUMBER.npy and prints a line of
-JSON: seconds to open the file, seconds for one 500x375 image and for each of a batch (medians of 20 calls, on all
-cores), and the most memory that the process has held until then, in bytes. Imports only what the format needs.
+JSON: seconds to open the file, seconds for one image (500x375, or of the fixed size) and for each of a batch (medians
+of 20 calls, on all cores), and the most memory that the process has held until then, in bytes. Imports only what the
+format needs.
 """
 
 import importlib
@@ -36,9 +37,10 @@ def main() -> None:
     start = time.perf_counter()
     segment = open_format(path)
     opened = time.perf_counter() - start
-    one = np.asarray(Image.fromarray(np.load(images[0])).resize(SIZE))[np.newaxis]
+    fixed = json.loads((path.parent / "deeplab.json").read_text())["input_size"]
+    one = np.asarray(Image.fromarray(np.load(images[0])).resize(fixed[::-1] if fixed else SIZE))[np.newaxis]
     figures: dict[str, float | None] = {"opened": opened, "one": median_seconds(segment, one), "of_batch": None}
-    if path.suffix != ".tflite":  # those take one image
+    if path.suffix != ".tflite" and not fixed:  # those take one image
         figures["of_batch"] = median_seconds(segment, one.repeat(BATCH, 0)) / BATCH
     figures["memory"] = most_memory()
     for image in images:
