@@ -25,7 +25,7 @@ from deeplab.errors import UsageError
 from deeplab.evaluator import EvaluationSettings, Evaluator
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig
 from deeplab.model.inference import Inference, Predictor
-from deeplab.resume import resume_or_start
+from deeplab.resume import config_of_start, resume_or_start
 from deeplab.run import provenance, run_folder
 from deeplab.run.checkpoints import CheckpointSettings
 from deeplab.run.log import RunLog
@@ -135,7 +135,7 @@ def train(
     Only the chief's `output_dir` is the run's folder; the other workers write to a scratch folder.
     """
     # ---- What is trained, for how long.
-    config = replace(options[ModelConfig], class_names=split.class_names)
+    config = config_of_start(options, split.class_names)
     repeats = options[SamplingSettings].repeats(split)
     plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_extra)
 

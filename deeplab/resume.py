@@ -1,5 +1,7 @@
 """The state from which a run starts or continues: its newest checkpoint, another run's weights, or ImageNet's."""
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -7,6 +9,8 @@ import tensorflow as tf
 from deeplab.data.shards.split import Split
 from deeplab.distribute.numerics import PrecisionSettings
 from deeplab.distribute.workers import Workers
+from deeplab.model.backbone import family_of_weights
+from deeplab.model.conventions import KERAS
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_to_train, fetch_weights
 from deeplab.run import run_folder
 from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
@@ -18,6 +22,8 @@ from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
+
+logger = logging.getLogger("deeplab")
 
 
 def resume_or_start(
@@ -69,6 +75,28 @@ def resume_or_start(
         with strategy.scope():
             run_folder.init_weights(state.training_model, init_checkpoint, config.class_names)
     return state, checkpoints
+
+
+def config_of_start(options: Options, class_names: tuple[str, ...]) -> ModelConfig:
+    """The network that the flags describe, with the conventions of the weights that it starts or continues from.
+
+    Raises:
+        DataError: there are no such weights.
+        UsageError: they are of another backbone, or the folder holds imported weights.
+    """
+    config = replace(options[ModelConfig], class_names=class_names)
+    model_dir = require("model_dir", options[RunSettings].model_dir)
+    init = options[InitSettings]
+    run_folder.check_not_imported(model_dir)
+    if run_folder.has_checkpoint(model_dir):
+        source = run_folder.read_config(model_dir)
+    elif init.init_checkpoint is not None:
+        source = run_folder.read_config(run_folder.run_of(init.init_checkpoint))
+    else:
+        source = replace(config, backbone_family=family_of_weights(init.backbone_weights))
+    if source.backbone_family != KERAS:
+        logger.info("%s: as in %s's, from which its weights are", config.backbone, source.backbone_family)
+    return replace(config, backbone_family=source.backbone_family, head_family=source.head_family)
 
 
 def make_state(

@@ -43,6 +43,7 @@ class Setting:
         choices: the only values allowed, strings or integers.
         fixed: a checkpoint depends on it, so a run cannot be resumed with another value.
         hyperparameter: it changes what the model learns.
+        may_be_empty: a tuple may have no items.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Setting:
     choices: Sequence = ()
     fixed: bool = False
     hyperparameter: bool = True
+    may_be_empty: bool = False
 
 
 def setting(
@@ -66,6 +68,7 @@ def setting(
     choices: Sequence = (),
     fixed: bool = False,
     hyperparameter: bool = True,
+    may_be_empty: bool = False,
 ) -> Any:  # noqa: ANN401  as dataclasses.field
     """A dataclass field that is a flag.
 
@@ -77,8 +80,10 @@ def setting(
         choices: the only values allowed.
         fixed: whether a checkpoint depends on it.
         hyperparameter: whether it changes what the model learns.
+        may_be_empty: whether a tuple may have no items.
     """
     marks = {"lower": lower, "upper": upper, "choices": choices, "fixed": fixed, "hyperparameter": hyperparameter}
+    marks |= {"may_be_empty": may_be_empty}
     return dataclasses.field(default=default, metadata={"setting": {"help": help, **marks}})
 
 
@@ -150,11 +155,22 @@ def _numbers(declared: Setting, items: list[str]) -> tuple:
         values = ()
     lower = -math.inf if declared.lower is None else declared.lower
     upper = math.inf if declared.upper is None else declared.upper
-    if not values or not all(lower <= value <= upper for value in values):
+    is_missing = not values and (items or not declared.may_be_empty)
+    if is_missing or not all(lower <= value <= upper for value in values):
         bounds = f"from {lower:g} to {upper:g}" if upper < math.inf else "above 0"
         kind = "whole numbers" if declared.kind is int else "numbers"
         raise UsageError(f"--{declared.name}={','.join(items)}: {kind} {bounds} are needed, separated by commas")
     return values
+
+
+def as_flags(values: object) -> str:
+    """The flags that give the settings of an object, one per line, as text for --flagfile."""
+    defined = flags.FlagValues()
+    define([type(values)], defined)
+    for each in all_settings([type(values)]):
+        value = getattr(values, each.name)
+        defined[each.name].value = [*map(str, value)] if each.is_tuple else value
+    return "".join(f"{defined[each.name].serialize()}\n" for each in all_settings([type(values)]))
 
 
 class Options:

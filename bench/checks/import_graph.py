@@ -26,7 +26,17 @@ FLOORS = (
     ("commands", "app"),
 )
 CONDUCTORS = {"resume", "trainer", "evaluator", "api"}
-STARTED_AS = {"predict", "export", "look", "app", "data.convert", "data.sbd", "data.shapes", "data.polygons"}
+STARTED_AS = {
+    "predict",
+    "export",
+    "import_weights",
+    "look",
+    "app",
+    "data.convert",
+    "data.sbd",
+    "data.shapes",
+    "data.polygons",
+}
 """Modules that `python -m deeplab.NAME` starts; short ones only start a program elsewhere."""
 
 _SHORT = 12  # lines

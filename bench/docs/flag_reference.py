@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for train.py and
 
 import eval as eval_program
 import train
-from deeplab.commands import convert, look, predict, sbd
+from deeplab.commands import convert, import_weights, look, predict, sbd
 from deeplab.commands.app import program as app
 from deeplab.commands.export import program as export
 from deeplab.errors import EXIT_STATUSES
@@ -25,6 +25,7 @@ PROGRAMS: dict[str, Classes] = {
     "eval.py": eval_program.SETTINGS,
     "python -m deeplab.predict": predict.SETTINGS,
     "python -m deeplab.export": export.SETTINGS,
+    "python -m deeplab.import_weights": import_weights.SETTINGS,
     "python -m deeplab.app": app.SETTINGS,
     "python -m deeplab.look": look.SETTINGS,
     "python -m deeplab.data.convert": convert.SETTINGS,

@@ -19,23 +19,26 @@ class _EvenStridePadding(keras.layers.Layer):
     """A convolution that, at a stride of 2, pads images of odd size as "same" pads those of even size.
 
     TensorFlow's own "same" adds a row and a column at the top and left of odd ones only, which moves their features by
-    a pixel (docs/design.md, which kernels are dilated).
+    a pixel (docs/design.md, which kernels are dilated). With `pads_evenly` there is one at the top and left of all.
     """
 
     padding: str
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: object, pads_evenly: bool = False, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        self._pads_evenly = pads_evenly
         self._added = [(0, 0), (0, 0)]  # rows above and below, columns to the left and right
         if self.padding == "same" and max(self.strides) > 1:
             added = [max(kernel - stride, 0) for kernel, stride in zip(self.kernel_size, self.strides, strict=True)]
             self._added = [(number // 2, number - number // 2) for number in added]
+            if pads_evenly:
+                self._added = [(kernel // 2, kernel // 2) for kernel in self.kernel_size]
             self.padding = "valid"
 
     def get_config(self) -> dict[str, object]:
         """As the layer's own, with the padding that was asked for."""
-        is_padded = any(map(any, self._added))
-        return super().get_config() | ({"padding": "same"} if is_padded else {})
+        asked = {"padding": "same"} if any(map(any, self._added)) else {}
+        return super().get_config() | asked | ({"pads_evenly": True} if self._pads_evenly else {})
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """As the layer's own, for NHWC."""

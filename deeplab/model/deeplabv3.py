@@ -11,19 +11,26 @@ import tensorflow as tf
 from deeplab.errors import UsageError
 from deeplab.json_fields import from_fields
 from deeplab.model.backbone import (
-    BACKBONES,
     BATCH_NORM_MOMENTUM,
+    IMAGENET,
     NO_MULTI_GRID,
+    NO_WEIGHTS,
     OUTPUT_STRIDES,
     atrous_backbone,
     fetch_imagenet,
 )
+from deeplab.model.conventions import BACKBONES, FAMILIES, KERAS, Backbone, Head
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.head import LOW_LEVEL_STRIDE, AlignedUpsampling, ConvBlock, Grid, aspp, decoder
+from deeplab.model.preprocessing import Preprocess
+from deeplab.model.published.transfer import leaves
 from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
+
+AUXILIARY_DROPOUT = 0.1
+"""That of mmsegmentation's and of torchvision's FCNHead."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +39,22 @@ class ModelConfig:
 
     All that is needed to build the same network again; `model.json` of a run holds it. `atrous_rates` apply at output
     stride 16; they are doubled at 8 (section 4.1) and halved at 32. `batch_norm_epsilon` applies to the head; the
-    backbone keeps the epsilon of its ImageNet weights.
+    backbone keeps the epsilon of its ImageNet weights. `backbone_family` and `head_family` name the conventions that
+    the weights were trained with; there is no flag for them, since the weights decide.
 
     Raises:
-        UsageError: `multi_grid` is not three numbers.
+        UsageError: `multi_grid` is not three numbers, or a family without this backbone.
     """
 
     class_names: tuple[str, ...] = ()
     backbone: str = setting("resnet50", "Keras application under the ASPP head.", choices=list(BACKBONES))
     output_stride: int = setting(16, "Input size over feature size.", choices=OUTPUT_STRIDES)
     atrous_rates: tuple[int, ...] = setting(
-        (6, 12, 18), "ASPP rates at output stride 16; doubled at 8, halved at 32.", lower=1, upper=1000
+        (6, 12, 18),
+        "ASPP rates at output stride 16; doubled at 8, halved at 32. Empty: ASPP without atrous branches.",
+        lower=1,
+        upper=1000,
+        may_be_empty=True,
     )
     separable_aspp: bool = setting(False, "Depthwise separable 3x3 convolutions in ASPP; paper of v3+: yes.")
     decoder: bool = setting(False, "Decoder of DeepLab v3+: refines the features at stride 4.")
@@ -56,6 +68,8 @@ class ModelConfig:
         "Added to the variance in the head's batch normalization.",
         lower=1e-12,
     )
+    backbone_family: str = KERAS
+    head_family: str = KERAS
 
     def __post_init__(self) -> None:
         if len(self.multi_grid) != 3:
@@ -63,6 +77,11 @@ class ModelConfig:
             raise UsageError(f"--multi_grid={text}: three numbers are needed, as in 1,2,4")
         if self.separable_decoder and not self.decoder:
             raise UsageError("--separable_decoder: needs --decoder")
+        for family in (self.backbone_family, self.head_family):
+            if family not in FAMILIES:
+                raise UsageError(f"no conventions of the name {family!r}; known are {', '.join(FAMILIES)}")
+        if self.backbone not in FAMILIES[self.backbone_family].backbones:
+            raise UsageError(f"--backbone={self.backbone}: {self.backbone_family} has no weights of it")
 
     @property
     def num_classes(self) -> int:
@@ -73,6 +92,16 @@ class ModelConfig:
     def architecture(self) -> str:
         """The network's name, by the papers."""
         return "DeepLab v3+" if self.decoder else "DeepLab v3"
+
+    @property
+    def backbone_conventions(self) -> Backbone:
+        """What the backbone does as its weights expect it."""
+        return FAMILIES[self.backbone_family].backbones[self.backbone]
+
+    @property
+    def head_conventions(self) -> Head:
+        """The same for what follows the backbone."""
+        return FAMILIES[self.head_family].head
 
     def to_json(self) -> dict[str, object]:
         """Plain lists, strings and numbers."""
@@ -92,8 +121,9 @@ class InitSettings:
     """Initial weights and batch normalization."""
 
     backbone_weights: str = setting(
-        "imagenet",
-        "imagenet (fetched by Keras on first use), none (random), or a file of Keras weights without the top.",
+        IMAGENET,
+        "imagenet (fetched by Keras on first use), none (random), or a file: of Keras, with or without the top, or of "
+        "torchvision or timm, .pth or .safetensors, whose conventions the backbone then takes (docs/weights.md).",
     )
     init_checkpoint: Path | None = setting(
         None,
@@ -113,24 +143,6 @@ class InitSettings:
         lower=0.0,
         upper=1.0,
     )
-
-
-@keras.saving.register_keras_serializable(package="deeplab")
-class Preprocess(keras.layers.Layer):
-    """RGB in [0, 255], uint8 or float -> the input of the backbone's ImageNet weights, in the compute dtype."""
-
-    def __init__(self, backbone: str, **settings: object) -> None:
-        super().__init__(autocast=False, **settings)
-        self._backbone = backbone
-
-    def get_config(self) -> dict[str, object]:
-        """The arguments of the constructor."""
-        return super().get_config() | {"backbone": self._backbone}
-
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        """[batch, height, width, 3] -> the same shape."""
-        preprocess_input = BACKBONES[self._backbone].preprocess_input
-        return tf.cast(preprocess_input(tf.cast(images, tf.float32)), self.compute_dtype)
 
 
 def build_deeplabv3(
@@ -156,28 +168,53 @@ def build_deeplabv3(
         UsageError: as `atrous_backbone` and `aspp_dilations`.
     """
     images = keras.Input((None, None, 3), dtype="float32", name="images")
-    backbone = atrous_backbone(
-        config.backbone, config.output_stride, backbone_weights, config.multi_grid, batch_norm_momentum
+    head = config.head_conventions
+    extends = head.size_rest is not None
+    preprocess = Preprocess(
+        config.backbone,
+        config.backbone_family,
+        size_multiple=config.output_stride if extends else 0,
+        size_rest=head.size_rest or 0,
+        name="preprocess",
     )
-    features, auxiliary, low_level = backbone(Preprocess(config.backbone, name="preprocess")(images))
-    block = ConvBlock(batch_norm_momentum, config.batch_norm_epsilon)
+    backbone = atrous_backbone(
+        config.backbone,
+        config.output_stride,
+        backbone_weights,
+        config.multi_grid,
+        batch_norm_momentum,
+        config.backbone_family,
+    )
+    features, auxiliary, low_level = backbone(preprocess(images))
+
+    # The head; dropout acts on the last features, or before the refinement.
+    block = ConvBlock(batch_norm_momentum, config.batch_norm_epsilon, head.norm_in_separable)
     features = aspp(features, aspp_dilations(config), block, config.separable_aspp)
+    if head.has_refinement:
+        features = GlobalDropout(config.dropout_rate, name="head_dropout")(features)
+        features = block(features, 3, name="refinement", separable=config.separable_aspp)
     stride = config.output_stride
     if config.decoder:
-        grids = _grid(config, stride), _grid(config, LOW_LEVEL_STRIDE)
-        features = decoder(features, low_level, *grids, block, config.separable_decoder)
+        upsampling = _upsampling(config, stride, LOW_LEVEL_STRIDE, "decoder_upsampled")
+        features = decoder(features, low_level, upsampling, block, head.decoder_blocks, config.separable_decoder)
         stride = LOW_LEVEL_STRIDE
+    if not head.has_refinement:
+        features = GlobalDropout(config.dropout_rate, name="head_dropout")(features)
     logits = _classify(features, images, config, stride)
     if not auxiliary_head:
         return keras.Model(images, logits, name="deeplabv3")
-    auxiliary = block(auxiliary, 3, name="auxiliary")
-    auxiliary = _classify(auxiliary, images, config, min(config.output_stride, 16), "auxiliary_")
+
+    conventions = config.backbone_conventions
+    auxiliary = block(auxiliary, 3, name="auxiliary", filters=conventions.auxiliary_filters)
+    auxiliary = GlobalDropout(min(config.dropout_rate, AUXILIARY_DROPOUT), name="auxiliary_head_dropout")(auxiliary)
+    stride = min(config.output_stride, conventions.auxiliary_stride)
+    auxiliary = _classify(auxiliary, images, config, stride, "auxiliary_")
     return keras.Model(images, [logits, auxiliary], name="deeplabv3_and_auxiliary")
 
 
 def fetch_weights(config: ModelConfig, init: InitSettings, has_weights: bool) -> None:
     """Fetches what `build_to_train` will read; see `backbone.fetch_imagenet`."""
-    if init.backbone_weights == "imagenet" and not has_weights:
+    if init.backbone_weights == IMAGENET and not has_weights:
         fetch_imagenet(config.backbone)
 
 
@@ -194,7 +231,7 @@ def build_to_train(
     With `has_weights` no weights are fetched, since a checkpoint is restored later. A frozen backbone keeps its
     weights and its statistics. Raises as `build_deeplabv3`.
     """
-    weights = None if has_weights or init.backbone_weights == "none" else init.backbone_weights
+    weights = None if has_weights or init.backbone_weights == NO_WEIGHTS else init.backbone_weights
     training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
     if init.freeze_batch_norm:
         freeze_batch_norm(training_model)
@@ -212,14 +249,18 @@ def without_auxiliary_head(model: keras.Model) -> keras.Model:
 
 def _classify(features: tf.Tensor, images: tf.Tensor, config: ModelConfig, stride: int, prefix: str = "") -> tf.Tensor:
     """Features at `stride` -> float32 logits at the size of the images."""
-    features = GlobalDropout(config.dropout_rate, name=f"{prefix}head_dropout")(features)
     logits = AtrousConv2D(config.num_classes, 1, dtype="float32", name=f"{prefix}logits")(features)
-    upsampling = AlignedUpsampling(_grid(config, stride), dtype="float32", name=f"{prefix}upsampled_logits")
-    return upsampling(logits, images)
+    return _upsampling(config, stride, 1, f"{prefix}upsampled_logits", dtype="float32")(logits, images)
 
 
-def _grid(config: ModelConfig, stride: int) -> Grid:
-    return Grid(stride, BACKBONES[config.backbone].first_center(stride))
+def _upsampling(
+    config: ModelConfig, stride: int, target_stride: int, name: str, dtype: str | None = None
+) -> AlignedUpsampling:
+    """From features at one stride to those at another, or to pixels."""
+    first_center = config.backbone_conventions.first_center
+    source = Grid(stride, first_center(stride))
+    target = Grid(target_stride, first_center(target_stride))
+    return AlignedUpsampling(source, target, config.head_conventions.alignment, name=name, dtype=dtype)
 
 
 def aspp_dilations(config: ModelConfig) -> list[int]:
@@ -257,8 +298,4 @@ def unsynchronize_batch_norm(model: keras.Model) -> None:
 
 
 def _batch_norm_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _batch_norm_layers(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            yield layer
+    return (layer for layer in leaves(model) if isinstance(layer, keras.layers.BatchNormalization))

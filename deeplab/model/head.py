@@ -34,23 +34,26 @@ class Grid:
 
 @keras.saving.register_keras_serializable(package="deeplab")
 class AlignedUpsampling(keras.layers.Layer):
-    """Bilinear upsampling of features to a finer grid; each feature is placed on its central pixel.
+    """Bilinear upsampling of features to a finer grid.
 
-    Outside the outermost centers the edge repeats. The position of a feature therefore does not depend on the size of
-    the image. If the features were stretched to the image instead, a network trained on crops would be off by up to
-    half an output stride on whole images. Logits are upsampled in float32: set `dtype`.
+    By default each feature is placed on its central pixel. Outside the outermost centers the edge repeats. The position
+    of a feature therefore does not depend on the size of the image. If the features were stretched to the image
+    instead, a network trained on crops would be off by up to half an output stride on whole images. Published weights
+    were trained with features that are stretched; see `conventions.Head.alignment`. Logits are upsampled in float32:
+    set `dtype`.
     """
 
-    def __init__(self, source: Grid, target: Grid = Grid(), **settings: object) -> None:
+    def __init__(self, source: Grid, target: Grid = Grid(), alignment: str = "centers", **settings: object) -> None:
         super().__init__(**settings)
         # In places of the target, whose own grid is then the default one.
         self._source = Grid(
             source.stride // target.stride, (source.first_center - target.first_center) // target.stride
         )
+        self._alignment = alignment
 
     def get_config(self) -> dict[str, object]:
         """For `from_config`."""
-        return super().get_config() | {"source": asdict(self._source)}
+        return super().get_config() | {"source": asdict(self._source), "alignment": self._alignment}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AlignedUpsampling":
@@ -69,14 +72,25 @@ class AlignedUpsampling(keras.layers.Layer):
 
     def _weights(self, num_features: tf.Tensor, num_places: tf.Tensor) -> tf.Tensor:
         """[places, features]: the weight of each feature in each place of the target grid."""
-        # Positions are whole numbers of target places: an export in 8 bits would round floats by the largest position.
+        # Positions are whole numbers of a unit: an export in 8 bits would round floats by the largest position.
         targets, features = (tf.cast(tf.range(number), tf.int64) for number in (num_places, num_features))
-        stride = self._source.stride
-        centers = stride * features
-        places = tf.minimum(tf.maximum(targets - self._source.first_center, 0), centers[-1])
+        places, unit = self._places(targets, tf.cast(num_features, tf.int64), tf.cast(num_places, tf.int64))
+        centers = unit * features
+        places = tf.minimum(tf.maximum(places, 0), centers[-1])
         away = places[:, tf.newaxis] - centers
-        near = tf.maximum(stride - tf.maximum(away, -away), 0)
-        return tf.cast(tf.cast(near, tf.float32) / stride, self.compute_dtype)
+        near = tf.maximum(unit - tf.maximum(away, -away), 0)
+        return tf.cast(tf.cast(near, tf.float32) / tf.cast(unit, tf.float32), self.compute_dtype)
+
+    def _places(
+        self, targets: tf.Tensor, num_features: tf.Tensor, num_places: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor | int]:
+        """Places of the target grid among the features, [places], and the distance of two features; whole numbers."""
+        stride = self._source.stride
+        if self._alignment == "half_pixel":
+            return (2 * targets + 1) * num_features - num_places, 2 * num_places
+        if self._alignment == "corners":
+            return targets * (num_features - 1), stride * num_features - 1
+        return targets - self._source.first_center, stride
 
 
 @dataclass(frozen=True)
@@ -84,11 +98,13 @@ class ConvBlock:
     """Convolution without bias, batch normalization and ReLU, with the given batch normalization.
 
     A separable one is a depthwise and a 1x1 convolution, each with its own batch normalization and ReLU (arXiv
-    1802.02611, section 3.1, as in `split_separable_conv2d` of tensorflow/models, research/deeplab/core/utils.py).
+    1802.02611, section 3.1, as in `split_separable_conv2d` of tensorflow/models, research/deeplab/core/utils.py), or,
+    without `norm_in_separable`, with those of the 1x1 convolution alone.
     """
 
     momentum: float
     epsilon: float
+    norm_in_separable: bool = True
 
     def __call__(
         self,
@@ -111,7 +127,9 @@ class ConvBlock:
                 depthwise_initializer=keras.initializers.TruncatedNormal(stddev=(1 / kernel_size)),
                 name=f"{name}_depthwise",
             )
-            features = self._normalized(depthwise(features), f"{name}_depthwise")
+            features = depthwise(features)
+            if self.norm_in_separable:
+                features = self._normalized(features, f"{name}_depthwise")
             kernel_size = dilation_rate = 1
         convolution = AtrousConv2D(
             filters,
@@ -143,12 +161,17 @@ def aspp(features: tf.Tensor, dilations: list[int], block: ConvBlock, separable:
 
 
 def decoder(
-    features: tf.Tensor, low_level: tf.Tensor, source: Grid, target: Grid, block: ConvBlock, separable: bool
+    features: tf.Tensor,
+    low_level: tf.Tensor,
+    upsampling: AlignedUpsampling,
+    block: ConvBlock,
+    num_blocks: int,
+    separable: bool,
 ) -> tf.Tensor:
-    """ASPP's features on the grid `source` and low-level ones on `target` -> features on `target` (section 3.1)."""
+    """ASPP's features, upsampled onto the grid of low-level ones, and these -> features on it (section 3.1)."""
     low_level = block(low_level, 1, name="decoder_low_level", filters=LOW_LEVEL_FILTERS)
-    features = AlignedUpsampling(source, target, name="decoder_upsampled")(features, low_level)
+    features = upsampling(features, low_level)
     features = keras.layers.Concatenate(name="decoder_concat")([features, low_level])
-    for number in (1, 2):
+    for number in range(1, num_blocks + 1):
         features = block(features, 3, name=f"decoder_3x3_{number}", separable=separable)
     return features

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import sync, write_text
-from deeplab.run.old_checkpoints import in_current_form
+from deeplab.run.old_checkpoints import GRAPH, in_current_form
 from deeplab.settings import setting
 from deeplab.training.state import TrainState
 
@@ -151,10 +152,32 @@ def restore_model(model: keras.Model, path: str) -> None:
     Raises:
         DataError: the checkpoint does not exist, is damaged or belongs to another model.
     """
-    if not Path(f"{path}.index").is_file():
-        raise DataError(f"{path}: no such checkpoint; name it as in MODEL_DIR/checkpoints/latest/ckpt-1000")
+    _check_exists(path)
     check_whole(path)
     _restore(tf.train.Checkpoint(model=model), path)
+
+
+def restore_training_model(model: keras.Model, training_model: keras.Model, path: str) -> None:
+    """The same for a network with its auxiliary head, `training_model`, whose first output is that of `model`."""
+    _check_exists(path)
+    check_whole(path)
+    _restore(tf.train.Checkpoint(model=model, training_model=training_model), path)
+
+
+def has_auxiliary_head(path: str) -> bool:
+    """Whether a checkpoint holds an auxiliary head; DataError if it cannot be read."""
+    _check_exists(path)
+    try:
+        reader = tf.train.load_checkpoint(path)
+        graph = TrackableObjectGraph.FromString(reader.get_tensor(GRAPH))
+    except Exception as error:  # as in `check_whole`
+        raise DataError(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:200]})") from error
+    return any(each.full_name.startswith("auxiliary_") for node in graph.nodes for each in node.attributes)
+
+
+def _check_exists(path: str) -> None:
+    if not Path(f"{path}.index").is_file():
+        raise DataError(f"{path}: no such checkpoint; name it as in MODEL_DIR/checkpoints/latest/ckpt-1000")
 
 
 def checkpoint_step(path: str) -> int:

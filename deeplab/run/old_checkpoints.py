@@ -20,19 +20,19 @@ from deeplab.errors import DeepLabError
 
 logger = logging.getLogger("deeplab")
 
-_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 @contextmanager
 def in_current_form(path: str) -> Iterator[str]:
     """The path of a checkpoint without folded biases: the given one, or a copy that exists in this context."""
     reader = tf.train.load_checkpoint(path)
-    if _GRAPH not in reader.get_variable_to_shape_map():
+    if GRAPH not in reader.get_variable_to_shape_map():
         yield path  # not written by tf.train.Checkpoint; restoring it will say so
         return
 
     # Which biases it has, and the moving means that they are folded into.
-    graph = TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH))
+    graph = TrackableObjectGraph.FromString(reader.get_tensor(GRAPH))
     stored = {number: node.attributes[0] for number, node in enumerate(graph.nodes) if node.attributes}
     keys = {variable.full_name: variable.checkpoint_key for variable in stored.values()}
     folded = {name: mean for name in keys if (mean := _mean_of(name)) and mean in keys}
@@ -54,7 +54,7 @@ def in_current_form(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         copy = str(Path(folder) / Path(path).name)
         try:
-            _write(copy, {**values, _GRAPH: np.array(graph.SerializeToString(), object)})
+            _write(copy, {**values, GRAPH: np.array(graph.SerializeToString(), object)})
         except tf.errors.OpError as error:
             raise DeepLabError(
                 f"{folder}: no copy of {path} in the current form could be written ({str(error).splitlines()[0]}); "

@@ -15,11 +15,18 @@ import keras
 import numpy as np
 
 from deeplab.errors import DataError, UsageError
-from deeplab.files import locked, write_text
+from deeplab.files import digest, locked, write_text
 from deeplab.json_fields import read_json
 from deeplab.model.backbone import OUTPUT_STRIDES
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.run.checkpoints import LATEST, best_path, checkpoints_in, restore_model
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, without_auxiliary_head
+from deeplab.run.checkpoints import (
+    LATEST,
+    best_path,
+    checkpoints_in,
+    has_auxiliary_head,
+    restore_model,
+    restore_training_model,
+)
 from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
@@ -27,6 +34,7 @@ logger = logging.getLogger("deeplab")
 CHECKPOINTS = "checkpoints"
 _CONFIG = "model.json"
 _FLAGS = "flags.txt"
+_IMPORT = "import.json"
 
 _CLASSIFIER = re.compile(r"(?:auxiliary_)?logits/(?:kernel|bias)")
 """Paths of the weights that have a column for each class."""
@@ -110,6 +118,23 @@ def record_run(model_dir: Path, config: ModelConfig, flags_text: str) -> None:
     write_text(model_dir / _FLAGS, flags_text)
 
 
+def record_import(model_dir: Path, source: Path, title: str) -> None:
+    """Records in the folder that its weights came from a file of others: which, and what it holds."""
+    record = {"file": str(source), "network": title}
+    if source.is_file():
+        record["sha256"] = digest(source, "sha256")
+    write_text(model_dir / _IMPORT, json.dumps(record, indent=1) + "\n")
+
+
+def check_not_imported(model_dir: Path) -> None:
+    """Raises UsageError if a folder holds imported weights, which a training run would take for its own."""
+    if (model_dir / _IMPORT).exists():
+        raise UsageError(
+            f"--model_dir={model_dir}: holds imported weights; train in another folder, with "
+            f"--init_checkpoint={model_dir}"
+        )
+
+
 def _contradiction(model_dir: Path, before: str, now: object) -> UsageError:
     return UsageError(
         f"--model_dir={model_dir}: holds a run with {before}, these flags say {now}; "
@@ -173,9 +198,11 @@ def init_weights(model: keras.Model, source: Path, class_names: Sequence[str]) -
     Raises:
         DataError: as `load_model`, or no weights match.
     """
-    is_checkpoint = not (source / _CONFIG).exists() and source.parent.parent.name == CHECKPOINTS
-    model_dir, checkpoint = (source.parents[2], str(source)) if is_checkpoint else (source, None)
-    other, config, path = load_model(model_dir, checkpoint)
+    model_dir = run_of(source)
+    config = read_config(model_dir)
+    path = best_path(model_dir / CHECKPOINTS) if model_dir == source else str(source)
+    other = build_deeplabv3(config, auxiliary_head=has_auxiliary_head(path))
+    restore_training_model(without_auxiliary_head(other), other, path)
     values = {variable.path: variable for variable in other.weights}
     columns = _common_classes(class_names, config.class_names)
     left_out = []
@@ -193,6 +220,12 @@ def init_weights(model: keras.Model, source: Path, class_names: Sequence[str]) -
     _log_classes(class_names, config.class_names, columns)
     for name in left_out:
         logger.warning("missing from that checkpoint, or of another shape, and so random: %s", name)
+
+
+def run_of(source: Path) -> Path:
+    """The folder of the run that a value of --init_checkpoint names: itself, or the one that has the checkpoint."""
+    is_checkpoint = not (source / _CONFIG).exists() and source.parent.parent.name == CHECKPOINTS
+    return source.parents[2] if is_checkpoint else source
 
 
 def check_classes(tfrecord_dir: Path, names: Sequence[str], of_model: Sequence[str]) -> None:

@@ -1,0 +1,97 @@
+"""Makes a run of a DeepLab that others have trained: for predict, eval.py, export, and to train on from.
+
+python -m deeplab.import_weights deeplabv3_resnet50_coco-cd0a2569.pth --model_dir=runs/coco
+python -m deeplab.import_weights model.safetensors --class_names=names.txt --model_dir=runs/mine
+python -m deeplab.import_weights deeplabv3_mnv2_pascal_train_aug/model.ckpt-30000 --model_dir=runs/mobile
+
+The file is of torchvision (deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large), of
+segmentation-models-pytorch (DeepLabV3 and DeepLabV3Plus on ResNet-50, 101 and 152), or a checkpoint of
+tensorflow/models, research/deeplab, on MobileNetV2. What it holds is recognized by its tensors. docs/weights.md has
+what was checked.
+"""
+
+from deeplab.program.start import start_program
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab.data.source import voc
+from deeplab.data.source.classes import read_classes
+from deeplab.errors import UsageError
+from deeplab.files import atomic_folder
+from deeplab.model.deeplabv3 import build_deeplabv3, without_auxiliary_head
+from deeplab.model.published.files import read_tensors
+from deeplab.model.published.recognition import Recognized, recognize
+from deeplab.model.published.transfer import transfer
+from deeplab.run import run_folder
+from deeplab.run.checkpoints import BEST
+from deeplab.run.run_folder import LoadSettings
+from deeplab.settings import Classes, Options, as_flags, require, setting
+
+logger = logging.getLogger("deeplab")
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """What to import, and where it goes."""
+
+    model_dir: Path | None = setting(None, "Folder of the run to write; it must not exist.")
+    class_names: Path | None = setting(
+        None, "File with the names of its classes, in its order. Default: VOC's for 21 classes, else numbers."
+    )
+
+
+SETTINGS: Classes = (ImportSettings, LoadSettings)
+
+
+def main(argv: list[str]) -> None:
+    """A file of weights -> the folder of a run."""
+    options = Options(SETTINGS)
+    wanted = options[ImportSettings]
+    model_dir = require("model_dir", wanted.model_dir)
+    if len(argv) != 2:
+        raise UsageError("name one file of weights, or the checkpoint of TensorFlow, before or after the flags")
+    if model_dir.exists():
+        raise UsageError(f"--model_dir={model_dir}: exists already; choose another folder")
+
+    # What the file holds.
+    source = Path(argv[1])
+    tensors = read_tensors(source)
+    found = recognize(tensors, options[LoadSettings].output_stride, str(source))
+    config = replace(found.config, class_names=_class_names(found, wanted.class_names))
+    logger.info("%s: %s on %s, %d classes", source, found.title, config.backbone, config.num_classes)
+
+    # The same network here, with its weights.
+    training_model = build_deeplabv3(config, auxiliary_head=found.has_auxiliary_head)
+    transfer(training_model, tensors, found.names, str(source))
+
+    # A run as train.py leaves it, at step 0.
+    with atomic_folder(model_dir) as folder:
+        run_folder.record_run(folder, config, as_flags(config))
+        run_folder.record_import(folder, source, found.title)
+        checkpoint = tf.train.Checkpoint(model=without_auxiliary_head(training_model), training_model=training_model)
+        checkpoint.write(str(folder / run_folder.CHECKPOINTS / BEST / "ckpt-0"))
+    logger.info("wrote %s: python -m deeplab.predict --model_dir=%s --output_dir=... IMAGE", model_dir, model_dir)
+    logger.info(
+        "to train on: python train.py --flagfile=%s/flags.txt --init_checkpoint=%s --model_dir=... %s",
+        *(model_dir, model_dir, "--auxiliary_weight=0.4 ..." if found.has_auxiliary_head else "..."),
+    )
+
+
+def _class_names(found: Recognized, path: Path | None) -> tuple[str, ...]:
+    """The names in the file; without one VOC's, in whose order all published weights of 21 classes are, or numbers."""
+    number = found.config.num_classes
+    if path is None:
+        return voc.CLASS_NAMES if number == len(voc.CLASS_NAMES) else found.config.class_names
+    names = read_classes(path).names
+    if len(names) != number:
+        raise UsageError(f"--class_names={path}: {len(names)} classes, the network has {number}")
+    return names
+
+
+def command() -> None:
+    """The program as `deeplab-import` starts it."""
+    start_program(main, SETTINGS, __doc__)
