@@ -22,6 +22,20 @@ def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.float32)
 
 
+def draw_torch(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of a PyTorch network, by its name and shape there: as `draw`; kernels are [out, in, height, width]."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if len(shape) > 1:
+        values = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[1:])), shape)
+    elif name.endswith(("weight", "running_var")):
+        values = rng.uniform(0.5, 1.5, shape)
+    else:
+        values = rng.normal(0.0, 0.2, shape)
+    return values.astype(np.float32)
+
+
 def image(height: int, width: int) -> np.ndarray:
     """Smooth colours and noise: uint8 [height, width, 3]."""
     rng = np.random.default_rng(0)
