@@ -16,8 +16,6 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tensorflow as tf
-
 from deeplab.data.source import voc
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import UsageError
@@ -27,7 +25,7 @@ from deeplab.model.published.files import read_tensors
 from deeplab.model.published.recognition import Recognized, recognize
 from deeplab.model.published.transfer import transfer
 from deeplab.run import run_folder
-from deeplab.run.checkpoints import BEST
+from deeplab.run.checkpoints import save_imported
 from deeplab.run.run_folder import LoadSettings
 from deeplab.settings import Classes, Options, as_flags, require, setting
 
@@ -72,8 +70,8 @@ def main(argv: list[str]) -> None:
     with atomic_folder(model_dir) as folder:
         run_folder.record_run(folder, config, as_flags(config))
         run_folder.record_import(folder, source, found.title)
-        checkpoint = tf.train.Checkpoint(model=without_auxiliary_head(training_model), training_model=training_model)
-        checkpoint.write(str(folder / run_folder.CHECKPOINTS / BEST / "ckpt-0"))
+        model = without_auxiliary_head(training_model)
+        save_imported(folder / run_folder.CHECKPOINTS, model, training_model)
     logger.info("wrote %s: python -m deeplab.predict --model_dir=%s --output_dir=... IMAGE", model_dir, model_dir)
     logger.info(
         "to train on: python train.py --flagfile=%s/flags.txt --init_checkpoint=%s --model_dir=... %s",

@@ -146,6 +146,14 @@ def _save(manager: tf.train.CheckpointManager, step: int) -> str:
     return path
 
 
+def save_imported(directory: Path, model: keras.Model, training_model: keras.Model) -> None:
+    """Writes weights that were not trained here as the best checkpoint, at step 0; the folder is the run's own.
+
+    `training_model` is the network with its auxiliary head, or `model` itself. Raises as `Checkpoints.save_best`.
+    """
+    _save(_manager(tf.train.Checkpoint(model=model, training_model=training_model), directory / BEST, 1), 0)
+
+
 def restore_model(model: keras.Model, path: str) -> None:
     """Restores only the weights of `model` from a checkpoint of a run.
 
