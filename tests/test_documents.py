@@ -51,6 +51,7 @@ OTHERS_NAMES = {
     "model",
     "strategy",
     "tf",
+    "torch",
     "train_dataloader",
     *sys.stdlib_module_names,
 }

@@ -323,6 +323,18 @@ FLAGS_CASES = (
     Case("download to nowhere", 2, "--download needs --voc_dir", ("--download", "--voc_dir=")),
     Case("voc_url that is not an address", 2, "not the address of an archive", ("--download", "--voc_url=VOC.tar")),
     Case("missing weights", 1, "--backbone_weights=/nowhere.h5", ("--backbone_weights=/nowhere.h5",)),
+    Case(
+        "weights of another network",
+        1,
+        "no tensor features.0.0.weight for Conv1",
+        ("--backbone_weights=tests/golden/weights.pth",),
+    ),
+    Case(
+        "weights in PyTorch's old form",
+        1,
+        "convert it where PyTorch is installed",
+        ("--backbone_weights=tests/golden/weights_legacy.pth",),
+    ),
     Case("start from a folder without a run", 1, "is this the folder of a run", ("--init_checkpoint=/nowhere",)),
     Case("run folder that is a file", 1, "File exists", ("--model_dir={0}/voc/ImageSets/Segmentation/train.txt",)),
     Case("run folder that cannot be written", 1, "/proc", ("--model_dir=/proc/deeplab",)),
@@ -510,6 +522,18 @@ OTHER_CASES = (
         ("{0}/voc/ImageSets/Segmentation/train.txt",),
         program=("-m", "deeplab.predict", "--model_dir={0}/run", "--output_dir={0}/out"),
         trained=True,
+    ),
+    Case(
+        "import_weights: not a DeepLab",
+        1,
+        "of none of the networks that can be imported",
+        program=("-m", "deeplab.import_weights", "tests/golden/weights.pth", "--model_dir={0}/new"),
+    ),
+    Case(
+        "import_weights: folder that exists",
+        2,
+        "exists already",
+        program=("-m", "deeplab.import_weights", "tests/golden/weights.pth", "--model_dir={0}"),
     ),
     Case(
         "sbd: mask folder that exists",

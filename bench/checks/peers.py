@@ -49,6 +49,8 @@ logger = logging.getLogger("deeplab")
 SIZES = ((129, 129), (500, 375), (97, 160))
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 DEVIATION = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+CLASSIFIER = ("classifier.4", "segmentation_head.0")
+"""The last layer in torchvision and in segmentation-models-pytorch."""
 TIE = 2e-4
 """Of the largest logit: where the best two classes are nearer, rounding decides."""
 
@@ -106,9 +108,18 @@ def calibrated(peer: nn.Module) -> nn.Module:
                 module.weight.data *= 0.2
     peer.train()
     with torch.no_grad():
-        for _ in range(2):
-            peer(torch.randn(4, 3, 128, 128))
-    return peer.eval()
+        for height, width in ((160, 128), (128, 192), (192, 192)):
+            outputs_of(peer, random_images(height, width))
+        peer.eval()
+
+        # Every class is as likely as the others, so that the masks have many.
+        logits = outputs_of(peer, random_images(256, 256))[0]
+        classifier = dict(peer.named_modules())[CLASSIFIER[isinstance(peer, smp.base.SegmentationModel)]]
+        deviation = logits.std((0, 2, 3))
+        classifier.bias -= logits.mean((0, 2, 3))
+        classifier.bias /= deviation
+        classifier.weight /= deviation[:, None, None, None]
+    return peer
 
 
 def imported(peer: nn.Module) -> keras.Model:
@@ -158,18 +169,15 @@ def compare_logits(name: str, peer: nn.Module, ours: keras.Model, images: np.nda
 
 
 def compare_gradients(name: str, peer: nn.Module, ours: keras.Model, images: np.ndarray) -> None:
-    """Prints the largest difference of a weight's gradient, as a share of its largest, with frozen normalization."""
+    """Prints how far the gradients of one step with frozen normalization are from the peer's in float64.
+
+    The norm of the difference as a share of the gradient's norm, of all weights together and of the worst of them, and
+    the same for the peer's own gradients in float32.
+    """
     blocks = np.random.default_rng(1).integers(0, 21, (len(images), 20, 20))
     labels = blocks.repeat(16, 1).repeat(16, 2)[:, : images.shape[1], : images.shape[2]]
-    for module in peer.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, nn.BatchNorm2d):
-            module.requires_grad_(False)
-    # In float64, where the peer's own roundings do not count.
-    peer.double()
-    F.cross_entropy(outputs_of(peer, images)[0], torch.tensor(labels)).backward()
-    expected = {key: value.grad.numpy() for key, value in peer.named_parameters() if value.grad is not None}
+    own = gradients_of_peer(peer, images, labels)
+    right = gradients_of_peer(peer.double(), images, labels)
 
     freeze_batch_norm(ours)
     network = without_auxiliary_head(ours)
@@ -179,30 +187,36 @@ def compare_gradients(name: str, peer: nn.Module, ours: keras.Model, images: np.
     with tf.GradientTape() as tape:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, network(images, training=True))
         loss = tf.reduce_mean(losses)
-    gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
-    by_path = {
-        variable.path: gradient for variable, gradient in zip(network.trainable_variables, gradients, strict=True)
-    }
+    variables = network.trainable_variables
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    here = {variable.path: gradient.numpy() for variable, gradient in zip(variables, gradients, strict=True)}
+    for whose, results in (("ours", here), ("the peer's own in float32", own)):
+        errors = {path: np.linalg.norm(results[path] - right[path]) for path in here}
+        norms = {path: np.linalg.norm(right[path]) for path in here}
+        worst = max(here, key=lambda path: errors[path] / norms[path])
+        total = np.linalg.norm([*errors.values()]) / np.linalg.norm([*norms.values()])
+        print(
+            f"{name}: gradients of {len(here)} weights, {whose}: {total:.1e}; the worst, {worst}: "
+            f"{errors[worst] / norms[worst]:.1e}",
+            flush=True,
+        )
 
-    # The peer's gradients in a network of their own, so that names and axes are those of the weights.
-    state = {key: value.numpy() for key, value in peer.state_dict().items()}
-    state = {key: expected.get(key, value) for key, value in state.items()}
+
+def gradients_of_peer(peer: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """By the paths of the variables here, with their axes; without dropout."""
+    for module in peer.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    peer.zero_grad()
+    F.cross_entropy(outputs_of(peer, images)[0], torch.tensor(labels)).backward()
+    gradients = {key: value.grad.numpy() for key, value in peer.named_parameters() if value.grad is not None}
+
+    # Put in the place of the weights, they get their names and axes.
+    state = {key: gradients.get(key, value.numpy()) for key, value in peer.state_dict().items()}
     found = recognize(state, None, "peer")
     holder = build_deeplabv3(found.config, auxiliary_head=found.has_auxiliary_head)
     transfer(holder, state, found.names, "peer")
-    right = {variable.path: variable.numpy() for variable in holder.weights}
-    norms = {
-        path: np.linalg.norm(gradient - right[path]) / np.linalg.norm(right[path]) for path, gradient in by_path.items()
-    }
-    shares = {
-        path: np.abs(gradient - right[path]).max() / np.abs(right[path]).max() for path, gradient in by_path.items()
-    }
-    worst = max(shares, key=lambda path: shares[path])
-    print(
-        f"{name}: {len(shares)} gradients, the worst differs by {shares[worst]:.1e} of its largest ({worst}), "
-        f"by norms {max(norms.values()):.1e}",
-        flush=True,
-    )
+    return {variable.path: variable.numpy() for variable in holder.weights}
 
 
 def compare_as_user(name: str, peer: nn.Module, voc_dir: Path, folder: Path) -> None:

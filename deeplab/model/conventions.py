@@ -1,9 +1,8 @@
 """What networks of the same architecture do otherwise: this project's conventions, and those of published weights.
 
-A network is built from one `Backbone` and one `Head`; `FAMILIES` has those of each source of weights. Sources, read on
-2026-11-29: torchvision 0.29.1 (models/resnet.py, mobilenetv2.py, mobilenetv3.py, efficientnet.py,
-segmentation/deeplabv3.py), segmentation-models-pytorch 0.6.0 (decoders/deeplabv3, encoders/_utils.py), and
-tensorflow/models (research/deeplab/model.py, core/feature_extractor.py; research/slim/nets/mobilenet).
+A network is built from one `Backbone` and one `Head`; `FAMILIES` has those of each source of weights. They were read
+in torchvision 0.29.1 (its models and models/segmentation), segmentation-models-pytorch 0.6.0 (decoders/deeplabv3 and
+encoders) and tensorflow/models (research/deeplab and research/slim/nets/mobilenet).
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Reads PyTorch's files of weights without PyTorch; nothing in a file is executed.
 
-A file of `torch.save` is a zip archive with `data.pkl`, a pickle, and one uncompressed record for each storage. A
+A file of `torch.save` is a zip archive with a pickle, data.pkl, and one uncompressed record for each storage. A
 pickle is a program: it may call any function by its name. The unpickler here knows two calls, to rebuild a tensor and
 a parameter, and one class, `OrderedDict`; whatever else a pickle names is refused.
 """
@@ -79,7 +79,7 @@ def _unwrapped(content: object) -> dict[str, np.ndarray]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles `data.pkl` of an archive into dictionaries, plain values and read-only arrays."""
+    """Unpickles the data.pkl of an archive into dictionaries, plain values and read-only arrays."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         (pickled,) = (each for each in archive.infolist() if each.filename.rpartition("/")[2] == "data.pkl")
