@@ -251,3 +251,19 @@ def test_markdown_has_a_table_for_each_class_of_each_program():
     assert "| `--multi_grid` | `1,1,1` | Dilation factors. |" in lines
     assert "| `--model_dir` |  | Folder of the run. |" in lines
     assert lines.count("| `--flip` | `false` | Mirror, too. |") == 1
+
+
+@dataclass(frozen=True)
+class Branches:
+    rates: tuple[int, ...] = setting((6, 12), "Branches.", lower=1, may_be_empty=True)
+    stride: int | None = setting(None, "Stride.", choices=(8, 16))
+    mirror: bool = setting(True, "Mirror.")
+
+
+@pytest.mark.parametrize("branches", [Branches((), 8, False), Branches((3, 9)), Branches()])
+def test_the_flags_of_an_object_give_it_again(monkeypatch, branches):
+    values = flags.FlagValues()
+    settings.define([Branches], values)
+    monkeypatch.setattr(settings, "FLAGS", values)
+    values(["program.py", *settings.as_flags(branches).splitlines()])
+    assert settings.read(Branches) == branches

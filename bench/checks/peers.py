@@ -109,11 +109,11 @@ def calibrated(peer: nn.Module) -> nn.Module:
     peer.train()
     with torch.no_grad():
         for height, width in ((160, 128), (128, 192), (192, 192)):
-            outputs_of(peer, random_images(height, width))
+            outputs_of(peer, random_images(height, width, number=6))
         peer.eval()
 
         # Every class is as likely as the others, so that the masks have many.
-        logits = outputs_of(peer, random_images(256, 256))[0]
+        logits = outputs_of(peer, random_images(256, 256, number=6))[0]
         classifier = dict(peer.named_modules())[CLASSIFIER[isinstance(peer, smp.base.SegmentationModel)]]
         deviation = logits.std((0, 2, 3))
         classifier.bias -= logits.mean((0, 2, 3))
@@ -131,12 +131,15 @@ def imported(peer: nn.Module) -> keras.Model:
     return model
 
 
-def random_images(height: int, width: int) -> np.ndarray:
-    """Waves and noise, uint8 [2, height, width, 3]."""
+def random_images(height: int, width: int, number: int = 2) -> np.ndarray:
+    """Waves of different lengths and colors, and noise: uint8 [number, height, width, 3]."""
     rng = np.random.default_rng(height * width)
-    y, x = np.mgrid[:height, :width]
-    waves = [128 + 90 * np.sin(y / (7 + 5 * channel) + x / (19 - 4 * channel)) for channel in range(3)]
-    return np.clip(np.stack(waves, -1) + rng.normal(0, 30, (2, height, width, 3)), 0, 255).astype(np.uint8)
+    y, x = np.mgrid[:height, :width][:, np.newaxis, :, :, np.newaxis]
+    lengths, brightness, contrast = (
+        rng.uniform(*limits, (number, 1, 1, 3)) for limits in ((5, 60), (60, 200), (20, 90))
+    )
+    waves = brightness + contrast * np.sin(y / lengths + x / lengths[..., ::-1])
+    return np.clip(waves + rng.normal(0, 15, waves.shape), 0, 255).astype(np.uint8)
 
 
 def outputs_of(peer: nn.Module, images: np.ndarray) -> list[torch.Tensor]:
