@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -216,6 +217,29 @@ def test_keras_files_are_read_by_the_names_of_layers(tmp_path, form, ending):
     again = build_tiny(include_top=False, weights=None)
     transfer(again, read_keras(path, again), KERAS_NAMES, "file")
     for value, expected in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_keras_files_of_keras_2_are_read(tmp_path):
+    """Names end in :0, depthwise kernels have another name, MobileNetV3's layers had slashes, and lists are split."""
+    images = keras.Input((8, 8, 3))
+    features = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(images)
+    features = keras.layers.BatchNormalization(name="conv_bn")(features)
+    model = keras.Model(images, keras.layers.DepthwiseConv2D(3, use_bias=False, name="conv_depthwise")(features))
+    rng = np.random.default_rng(0)
+    values = [rng.uniform(0.5, 1.5, variable.shape).astype(np.float32) for variable in model.weights]
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        layers = {"Conv": ["kernel"], "Conv/BatchNorm": ["gamma", "beta", "moving_mean", "moving_variance"]}
+        layers["conv/depthwise"] = ["depthwise_kernel"]
+        left = iter(values)
+        for number, (layer, variables) in enumerate(layers.items()):
+            file.attrs[f"layer_names{number}"] = [layer.encode()]
+            names = [f"{layer}/{variable}:0" for variable in variables]
+            file.create_group(layer).attrs["weight_names"] = [name.encode() for name in names]
+            for name in names:
+                file[layer][name] = next(left)
+    transfer(model, read_keras(tmp_path / "old.h5", model), KERAS_NAMES, "file")
+    for value, expected in zip(model.get_weights(), values, strict=True):
         np.testing.assert_array_equal(value, expected)
 
 

@@ -44,7 +44,7 @@ def read_keras(path: Path, application: keras.Model) -> dict[str, np.ndarray]:
                 raise DataError(f"{path}: two layers are called {layer}; save the backbone alone")
             else:
                 tensors[name] = value
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, IndexError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as a Keras file: {error}") from error
     if others:
         logger.info("%s: %d tensors of other layers left out, the first is %s", path, len(others), others[0])
@@ -58,7 +58,7 @@ def _read(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
         with zipfile.ZipFile(path) as archive:
             content = io.BytesIO(archive.read(_IN_ARCHIVE))
     with h5py.File(content) as file:
-        if "model_weights" in file or _OF_LAYER in file.attrs:
+        if "model_weights" in file or _names(file, _OF_LAYER):
             yield from _read_by_attributes(file.get("model_weights", file))
         else:
             yield from _read_by_place(path, file)
@@ -66,14 +66,22 @@ def _read(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def _read_by_attributes(group: h5py.Group) -> Iterator[tuple[str, str, np.ndarray]]:
     """From a group for each layer, or for each model in the model."""
-    for layer in group.attrs[_OF_LAYER]:
-        names = [_text(name).removesuffix(":0") for name in group[_text(layer)].attrs["weight_names"]]
+    for layer in _names(group, _OF_LAYER):
+        names = [name.removesuffix(":0") for name in _names(group[layer], "weight_names")]
         variables = [name.rpartition("/")[2].removeprefix("depthwise_") for name in names]
         is_one = len(set(variables)) == len(variables)  # a model has several kernels
         for name, variable in zip(names, variables, strict=True):
-            owner = _text(layer) if is_one else name.split("/")[-2]
-            stored = name if name in group[_text(layer)] else f"{name}:0"
-            yield owner, variable, _value(group[_text(layer)][stored])
+            owner = layer if is_one else name.split("/")[-2]
+            stored = name if name in group[layer] else f"{name}:0"
+            yield owner, variable, _value(group[layer][stored])
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    """A list of names in an attribute, or in several that are numbered if it is longer than HDF5 allows."""
+    parts = [attribute] if attribute in group.attrs else []
+    while f"{attribute}{len(parts)}" in group.attrs:
+        parts.append(f"{attribute}{len(parts)}")
+    return [_text(name) for part in parts for name in group.attrs[part]]
 
 
 def _read_by_place(path: Path, file: h5py.File) -> Iterator[tuple[str, str, np.ndarray]]:
