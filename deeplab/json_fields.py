@@ -63,6 +63,19 @@ def from_fields(cls: type[Object], fields: object, **known: object) -> Object:
     return cls(**values, **known)
 
 
+def field_of(fields: object, name: str, cls: type[Object]) -> Object:
+    """The value of one field of a JSON object, whatever its other fields are; whole numbers are floats, too.
+
+    Raises:
+        ValueError: not an object, or the field is missing, of another type or not finite.
+    """
+    if not isinstance(fields, dict):
+        raise ValueError(f"{_short(fields)} where an object belongs")
+    if name not in fields:
+        raise ValueError(f"no field {name!r}")
+    return _of_type(cls, fields[name], name)
+
+
 def _of_type(hint: Any, value: Any, name: str) -> Any:  # noqa: ANN401  a type and a value of it
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):

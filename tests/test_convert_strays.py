@@ -150,6 +150,11 @@ def test_labels_that_lose_characters_are_said_with_what_they_became(drawn, tmp_p
     ]
 
 
+def test_a_folder_called_like_a_file_is_left_alone(drawn, tmp_path):
+    (drawn / "old.json").mkdir()
+    assert sorted(_written(read_labelme(drawn), tmp_path)) == ["a", "b"]
+
+
 # COCO
 
 
@@ -188,17 +193,55 @@ def test_stray_files_beside_those_of_coco_are_left_out(tmp_path):
     assert [file.path.name for file in instances_files(tmp_path / "export")] == ["_annotations.coco.json"]
 
 
+# YOLO
+
+
+def _yolo(folder, names):
+    for name in "ab":
+        _image(folder / "images" / f"{name}.jpg")
+        _write(folder / "labels" / f"{name}.txt", "1 0 0 0.49 0 0.49 0.97 0 0.97\n")
+    return _write(folder / names[0], names[1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("data.yaml", "names:\n- cat\n- dog\nnc: 2\n"),  # supervision's
+        ("data.yaml", "train: images\nval: ''\nnames: [cat, dog]\n"),
+        ("data.yaml", "train: images\nval:\nnames: [cat, dog]\n"),
+        ("classes.txt", "cat\ndog\n"),  # Label Studio's
+    ],
+)
+def test_yolo_without_splits_has_its_images_in_images(tmp_path, names):
+    pytest.importorskip("yaml")
+    path = _yolo(tmp_path / "set", names)
+    masks = _written(read_yolo(path), tmp_path)
+    assert {name: int((mask == 2).sum()) for name, mask in masks.items()} == {"a": 30 * 39, "b": 30 * 39}
+    if path.name == "classes.txt":
+        assert read_yolo(path.parent).class_names == ("background", "cat", "dog")
+
+
+def test_yolo_without_images_says_what_to_add(tmp_path):
+    pytest.importorskip("yaml")
+    path = _write(tmp_path / "set" / "data.yaml", "names: [cat]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: no images; add a line such as `train: images`, the folder of"):
+        read_yolo(path)
+
+
 # Annotations of another format
 
 VIA_REGION = {"filename": "a.jpg", "size": 1, "regions": [{"shape_attributes": {}}], "file_attributes": {}}
 SEGMENTS = {"image_id": 0, "file_name": "0.png", "segments_info": [{"id": 1, "category_id": 1}]}
 GIVEN = {
-    "via.json": ({"a.jpg1": VIA_REGION}, "a project of VIA: .* COCO format"),
-    "label_studio.json": ([{"id": 1, "data": {"image": "x"}, "annotations": []}], "Label Studio's JSON: export COCO"),
+    "via.json": ({"a.jpg1": VIA_REGION}, "a project of VIA: --via_json=FILE"),
+    "label_studio.json": (
+        [{"id": 1, "data": {"image": "x"}, "annotations": []}],
+        "Label Studio's JSON: --label_studio_json=FILE",
+    ),
     "label_studio_min.json": ([{"image": "x", "tag": [], "annotation_id": 3}], "Label Studio's JSON"),
     "panoptic.json": (
         {"images": [], "annotations": [SEGMENTS], "categories": []},
-        "COCO panoptic, whose masks are PNGs: ",
+        "COCO panoptic, whose masks are PNGs: --panoptic_dir=FOLDER",
     ),
     "results.json": ([{"image_id": 1, "category_id": 2, "score": 1}], "COCO results, which are predictions"),
     "captions.json": ({"images": [], "annotations": [{"caption": "x"}]}, "COCO captions or keypoints"),
@@ -209,11 +252,11 @@ GIVEN = {
     "export.ndjson": ('{"data_row": {}}\n{"data_row": {}}\n', "Labelbox's export"),
     "annotations.xml": (
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta>',
-        "CVAT's XML: export Segmentation mask 1.1 or COCO 1.0 from CVAT",
+        "CVAT's XML: --cvat_xml=FILE",
     ),
     "old.xml": ("<annotation><filename>a.jpg</filename><object><polygon>", "LabelMe's old XML: datum convert"),
     "voc.xml": ("<annotation>\n<folder>a</folder><object><bndbox>", "Pascal VOC's XML of boxes"),
-    "train.csv": ("ImageId,EncodedPixels\n0.jpg,1 3 10 5\n", "a table of run lengths, as Kaggle's: write one mask"),
+    "train.csv": ("ImageId,EncodedPixels\n0.jpg,1 3 10 5\n", "a table of run lengths, as Kaggle's: --rle_csv=FILE"),
     "via.csv": (
         "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes\n",
         "a project of VIA",

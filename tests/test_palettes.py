@@ -9,8 +9,10 @@ from conftest import SHARED_DATA
 from PIL import Image
 
 from deeplab.data.shards.write import ShardSettings, prepare, prepare_splits
-from deeplab.data.source.classes import classes_of, read_classes
+from deeplab.data.source.classes import ClassTable, classes_of, read_classes
+from deeplab.data.source.masks import read_mask
 from deeplab.data.source.palette_checks import find_other_order
+from deeplab.errors import DataError
 from deeplab.labels import palette
 
 BLACK, MAROON, GREEN, CREAM, WHITE = 0x000000, 0x800000, 0x008000, 0xE0E0C0, 0xFFFFFF
@@ -128,3 +130,16 @@ def test_absent_classes_of_names_without_a_background_bring_advice(tiny_voc, tmp
     assert "train has no pixel of " in caplog.text
     assert (advice is None) == ("as in ADE20K" not in caplog.text)
     assert advice is None or advice in caplog.text
+
+
+@pytest.mark.parametrize(("colors", "largest"), [(16, 15), (4, 3), (2, 1)])
+def test_an_index_cut_to_the_bits_of_a_short_palette_is_named(tmp_path, colors, largest):
+    """Pillow writes 255 into 4, 2 or 1 bits of an index if the palette has 16, 4 or 2 colours."""
+    mask = Image.fromarray(np.array([[0, 0, 255]], np.uint8))
+    mask.putpalette([0, 0, 0] * colors)
+    mask.save(tmp_path / "a.png")
+    words = rf"a\.png: value {largest}, the largest of the \d bits .* may have cut 255.*`void: {largest}`"
+    with pytest.raises(DataError, match=words):
+        read_mask(tmp_path / "a.png", ClassTable.of_names(("background",)))
+    table = ClassTable(("background",), {0: 0, largest: 255})
+    assert read_mask(tmp_path / "a.png", table).labels.tolist() == [[0, 0, 255]]

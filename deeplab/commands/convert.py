@@ -4,11 +4,21 @@ python -m deeplab.data.convert --labelme_dir=drawn --voc_dir=mydata
 python -m deeplab.data.convert --coco_json=instances.json --image_dir=images --voc_dir=mydata
 python -m deeplab.data.convert --coco_dir=export --voc_dir=mydata
 python -m deeplab.data.convert --yolo_yaml=export/data.yaml --voc_dir=mydata
+python -m deeplab.data.convert --cvat_xml=export/annotations.xml --voc_dir=mydata
+python -m deeplab.data.convert --label_studio_json=export.json --image_dir=images --voc_dir=mydata
+python -m deeplab.data.convert --supervisely_dir=project --voc_dir=mydata
+python -m deeplab.data.convert --darwin_dir=dataset --voc_dir=mydata
+python -m deeplab.data.convert --panoptic_dir=coco --voc_dir=mydata
+python -m deeplab.data.convert --segments_json=release.json --image_dir=segments/me_set/v1 --voc_dir=mydata
+python -m deeplab.data.convert --via_json=project.json --image_dir=images --voc_dir=mydata
+python -m deeplab.data.convert --rle_csv=train.csv --image_dir=train_images --voc_dir=mydata
+python -m deeplab.data.convert --parquet_dir=data --voc_dir=mydata
 python -m deeplab.data.convert --roboflow_dir=export --voc_dir=mydata
 python -m deeplab.data.convert --cityscapes_dir=cityscapes --voc_dir=mydata
 python -m deeplab.data.convert --ade20k_dir=ADEChallengeData2016 --voc_dir=mydata
 
-COCO needs pycocotools (the extra `coco`), YOLO needs PyYAML (the extra `yolo`).
+COCO, and the outlines of CVAT, Label Studio and VIA, need pycocotools (the extra `coco`); YOLO needs PyYAML (the extra
+`yolo`), parquet pyarrow (the extra `parquet`).
 """
 
 from collections.abc import Callable
@@ -17,7 +27,22 @@ from pathlib import Path
 
 from deeplab import settings
 from deeplab.data.source.bounds import Bounds
-from deeplab.data.source.formats import boxes, coco, labelme, masks, yolo
+from deeplab.data.source.formats import (
+    boxes,
+    coco,
+    cvat,
+    darwin,
+    label_studio,
+    labelme,
+    masks,
+    panoptic,
+    parquet,
+    rle_table,
+    segments_ai,
+    supervisely,
+    via,
+    yolo,
+)
 from deeplab.data.source.formats.coco import InstancesFile
 from deeplab.data.source.formats.dataset import Dataset, split_folders
 from deeplab.data.source.formats.writer import write_voc
@@ -37,7 +62,32 @@ class SourceSettings:
     coco_dir: Path | None = setting(
         None, "COCO: folder with one JSON file in each of train/, valid/, test/, or with annotations/*.json."
     )
-    yolo_yaml: Path | None = setting(None, "YOLO segmentation (Ultralytics): data.yaml.")
+    yolo_yaml: Path | None = setting(
+        None, "YOLO segmentation (Ultralytics): data.yaml; of Label Studio, the folder with classes.txt."
+    )
+    cvat_xml: Path | None = setting(None, "CVAT: annotations.xml of an export as CVAT for images 1.1.")
+    label_studio_json: Path | None = setting(None, "Label Studio: file of an export as JSON or JSON-MIN.")
+    supervisely_dir: Path | None = setting(
+        None, "Supervisely: folder of a project, with meta.json; or of its export as Pascal VOC."
+    )
+    darwin_dir: Path | None = setting(
+        None, "V7: folder of *.json in the format Darwin 2, including subfolders, with the images in images/."
+    )
+    panoptic_dir: Path | None = setting(
+        None, "COCO panoptic: folder with annotations/panoptic_NAME.json, annotations/panoptic_NAME/*.png and images."
+    )
+    segments_json: Path | None = setting(
+        None, "Segments.ai: file of a release, beside the images and bitmaps that its package has downloaded."
+    )
+    via_json: Path | None = setting(
+        None, "VIA (VGG Image Annotator) 1 to 3: file of a project, or of annotations exported as JSON."
+    )
+    rle_csv: Path | None = setting(
+        None, "Kaggle: table of run lengths, with columns such as ImageId, ClassId, EncodedPixels."
+    )
+    parquet_dir: Path | None = setting(
+        None, "Hugging Face: folder of *.parquet with a column of images and one of masks."
+    )
     roboflow_dir: Path | None = setting(
         None, "Roboflow: folder of an export in Semantic Segmentation Masks, COCO Segmentation or YOLO format."
     )
@@ -69,9 +119,11 @@ class ReadingSettings:
 
 @dataclass(frozen=True)
 class CocoSettings:
-    """Options for --coco_json."""
+    """Options for --coco_json; --image_dir also for other single files."""
 
-    image_dir: Path | None = setting(None, "Folder of the images that --coco_json names.")
+    image_dir: Path | None = setting(
+        None, "Folder of the images that the annotations name. Default, except for --coco_json: beside their file."
+    )
     coco_val_json: Path | None = setting(None, "Instances file of val, if val is not in --coco_json.")
     val_image_dir: Path | None = setting(None, "Folder of the images of --coco_val_json. Default: --image_dir.")
     coco_test_json: Path | None = setting(None, "Instances file of test.")
@@ -89,6 +141,18 @@ class TargetSettings:
 
 
 SETTINGS: Classes = (SourceSettings, ReadingSettings, CocoSettings, TargetSettings)
+
+_FIND_THEIR_IMAGES = (
+    "labelme_dir",
+    "coco_dir",
+    "yolo_yaml",
+    "supervisely_dir",
+    "parquet_dir",
+    "roboflow_dir",
+    "cityscapes_dir",
+    "ade20k_dir",
+)
+"""Flags that take no --image_dir."""
 
 
 def main(argv: list[str]) -> None:
@@ -115,13 +179,25 @@ def read(source: SourceSettings, reading: ReadingSettings, options: CocoSettings
     name = given[0]
     path: Path = getattr(source, name)
     unused = [field.name for field in fields(options) if getattr(options, field.name)]
-    if unused and name != "coco_json":
-        raise UsageError(f"--{unused[0]}: only with --coco_json")
+    others = [each for each in unused if each != "image_dir"]
+    if others and name != "coco_json":
+        raise UsageError(f"--{others[0]}: only with --coco_json")
+    if unused and name in _FIND_THEIR_IMAGES:
+        raise UsageError(f"--image_dir: not with --{name}, which finds its images by itself")
     readers: dict[str, Callable[[], Dataset]] = {
         "labelme_dir": lambda: labelme.read_labelme(path, reading.strict),
         "coco_json": lambda: coco.read_coco(_coco_files(path, options), reading.boxes, reading.strict),
         "coco_dir": lambda: coco.read_coco(coco.instances_files(path), reading.boxes, reading.strict),
         "yolo_yaml": lambda: yolo.read_yolo(path, reading.boxes, reading.strict, reading.allow_outside),
+        "cvat_xml": lambda: cvat.read_cvat(path, options.image_dir, reading.strict),
+        "label_studio_json": lambda: label_studio.read_label_studio(path, options.image_dir, reading.strict),
+        "supervisely_dir": lambda: supervisely.read_supervisely(path, reading.strict),
+        "darwin_dir": lambda: darwin.read_darwin(path, options.image_dir, reading.strict),
+        "panoptic_dir": lambda: panoptic.read_panoptic(path, options.image_dir),
+        "segments_json": lambda: segments_ai.read_segments_ai(path, options.image_dir, reading.strict),
+        "via_json": lambda: via.read_via(path, options.image_dir, reading.strict),
+        "rle_csv": lambda: rle_table.read_rle_table(path, options.image_dir),
+        "parquet_dir": lambda: parquet.read_parquet(path),
         "roboflow_dir": lambda: _read_roboflow(path, reading),
         "cityscapes_dir": lambda: masks.read_cityscapes(path),
         "ade20k_dir": lambda: masks.read_ade20k(path),

@@ -47,12 +47,14 @@ class _Pixels:
         stored: indices or gray values, uint8 [height, width], or RGB [height, width, 3].
         palette: 0xrrggbb of each index, uint32 [256]; None without a palette.
         is_one_bit: whether `stored` holds 0 for black and 1 for white.
+        bits: of a palette index in the file; 8 unless it is a PNG.
         is_renumbered: whether programs change `stored` when they save the file, and keep only the colors.
     """
 
     stored: np.ndarray
     palette: np.ndarray | None = None
     is_one_bit: bool = False
+    bits: int = 8
     is_renumbered: bool = False
 
     @property
@@ -74,7 +76,12 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     Raises:
         DataError: missing, unreadable, an unsupported kind of image, or a value or color without a class.
     """
-    pixels = _read_pixels(path)
+    return read_mask_content(str(path), images.read_bytes(path), classes)
+
+
+def read_mask_content(path: str, content: bytes, classes: ClassTable) -> Mask:
+    """As `read_mask`, of the content of a file; `path` is its name in messages."""
+    pixels = _read_pixels(path, content)
     if classes.colors is not None:
         return Mask(_by_colors(path, pixels.colors(), classes))
     if pixels.is_renumbered:
@@ -92,14 +99,13 @@ def read_mask(path: Path, classes: ClassTable) -> Mask:
     known = classes.values or {}
     if pixels.is_one_bit and 1 not in known and 255 in known:
         values = values * np.uint8(255)
-    labels = _by_values(path, values, classes)
+    labels = _by_values(path, values, classes, pixels.bits)
     return Mask(labels, () if pixels.palette is None else _used(values, pixels.palette))
 
 
-def _read_pixels(path: Path) -> _Pixels:
-    content = images.read_bytes(path)
-    with images.opened(str(path), content) as image:
-        images.check_pixels(str(path), image.size)
+def _read_pixels(path: str, content: bytes) -> _Pixels:
+    with images.opened(path, content) as image:
+        images.check_pixels(path, image.size)
         if image.format not in _ENCODINGS:
             raise DataError(
                 f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, TIFF)"
@@ -118,7 +124,7 @@ def _read_pixels(path: Path) -> _Pixels:
         is_gif = image.format == "GIF"
         if is_png:
             image.verify()  # the checksums, which decoding ignores
-    with images.opened(str(path), content) as image:
+    with images.opened(path, content) as image:
         if mode in ("RGB", "RGBA"):
             return _Pixels(np.asarray(image.convert("RGB")))
         values = np.asarray(image)
@@ -133,10 +139,11 @@ def _read_pixels(path: Path) -> _Pixels:
         palette = np.zeros(768, np.uint8)
         stored = image.getpalette("RGB") or []
         palette[: len(stored)] = stored
-        return _Pixels(values, _codes(palette.reshape(256, 3)), is_renumbered=is_gif)
+        bits_of_index = content[_PNG_BIT_DEPTH] if is_png else 8
+        return _Pixels(values, _codes(palette.reshape(256, 3)), bits=bits_of_index, is_renumbered=is_gif)
 
 
-def _narrowed(path: Path, values: np.ndarray) -> np.ndarray:
+def _narrowed(path: str, values: np.ndarray) -> np.ndarray:
     """Whole numbers of more than 8 bits as uint8; raises DataError if one is no index."""
     foreign = values[(values < 0) | (values > VOID_LABEL)]
     if foreign.size:
@@ -148,7 +155,7 @@ def _narrowed(path: Path, values: np.ndarray) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarray:
+def _by_values(path: str, values: np.ndarray, classes: ClassTable, bits: int) -> np.ndarray:
     known = classes.values or {}
     table = np.full(256, _NO_CLASS if classes.rest is None else classes.rest, np.int16)
     table[list(known)] = list(known.values())
@@ -156,6 +163,12 @@ def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarra
     if (labels != _NO_CLASS).all():
         return labels.astype(np.uint8)
     foreign = _most_frequent(values[labels == _NO_CLASS])
+    if bits < 8 and foreign == [(1 << bits) - 1]:
+        raise DataError(
+            f"{path}: value {foreign[0]}, the largest of the {bits} bits that its palette index has; its writer may "
+            f"have cut {VOID_LABEL}, void, to these bits. Write masks with a palette of 256 colours, or, if "
+            f"{foreign[0]} is void in all of them, give --class_names a table with the line `void: {foreign[0]}`"
+        )
     if classes.is_plain:
         count = len(classes.names)
         advice = classes.if_first_is_other() if foreign == [count] else ""
@@ -169,7 +182,7 @@ def _by_values(path: Path, values: np.ndarray, classes: ClassTable) -> np.ndarra
     )
 
 
-def _by_colors(path: Path, colors: np.ndarray, classes: ClassTable) -> np.ndarray:
+def _by_colors(path: str, colors: np.ndarray, classes: ClassTable) -> np.ndarray:
     labels = _color_table(tuple((classes.colors or {}).items()), classes.rest)[colors]
     if (labels != _NO_CLASS).all():
         return labels.astype(np.uint8)
@@ -194,7 +207,7 @@ def _color_table(colors: tuple[tuple[tuple[int, int, int], int], ...], rest: int
     return table
 
 
-def _gray(path: Path, rgb: np.ndarray) -> np.ndarray:
+def _gray(path: str, rgb: np.ndarray) -> np.ndarray:
     """The values of a grayscale mask that was saved as RGB."""
     values = rgb[..., 0]
     if (rgb != values[..., None]).any():

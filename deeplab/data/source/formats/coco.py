@@ -15,13 +15,13 @@ from deeplab.data.source.formats.dataset import (
     ImageFinder,
     check_number,
     class_table,
+    known_split,
     name_in_voc,
     read_json,
     split_folders,
-    split_name,
     visible,
 )
-from deeplab.data.source.formats.findings import Findings, lines_of_left_out
+from deeplab.data.source.formats.findings import Findings, no_area
 from deeplab.data.source.formats.recognition import COCO, kind_of, recognized
 from deeplab.data.source.images import MAX_PIXELS
 from deeplab.errors import DataError, shortened
@@ -91,8 +91,7 @@ def read_coco(files: list[InstancesFile], boxes: str | None = None, strict: bool
     examples = [example for content in contents for example in _examples(content, indices, findings)]
     findings.raise_if_any()
     if not num_objects:
-        left_out = "".join(f"; left out: {line}" for line in lines_of_left_out(findings.left_out))
-        raise DataError(f"{', '.join(str(file.path) for file in files)}: no object covers an area{left_out}")
+        raise no_area(", ".join(str(file.path) for file in files), findings)
     return Dataset(class_names, examples, findings.left_out, findings.renamed)
 
 
@@ -117,10 +116,8 @@ def instances_files(folder: Path) -> list[InstancesFile]:
     for path in [path for path in listed if path.name.startswith("instances_")] or listed:
         name = path.stem.removeprefix("instances_")
         places = (folder / "images" / name, folder / name, folder / "images", folder)
-        split = split_name(name)
         image_dir = next(place for place in places if place.is_dir())
-        known_split = split if split in ("train", "val", "test") else ""
-        files.append(InstancesFile(path, image_dir, known_split, is_named=path.stem != name or len(listed) == 1))
+        files.append(InstancesFile(path, image_dir, known_split(name), is_named=path.stem != name or len(listed) == 1))
     if not files:
         raise DataError(f"{folder}: contains neither train/*.json nor annotations/*.json{recognized(folder)}")
     return files

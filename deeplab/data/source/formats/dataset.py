@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -94,6 +94,12 @@ def split_name(name: str) -> str:
     return word if word in ("train", "val", "test") else name
 
 
+def known_split(name: str) -> str:
+    """As `split_name`, but empty for any other name than those of train, val and test."""
+    split = split_name(name)
+    return split if split in ("train", "val", "test") else ""
+
+
 def split_folders(folder: Path) -> dict[str, Path]:
     """The existing folders train, val (or valid) and test in `folder`, by split name."""
     found = {split_name(path.name): path for path in visible(folder) if path.is_dir()}
@@ -162,6 +168,17 @@ class ImageFinder:
         if needed:
             self._findings.add_missing(folder / path, named_by)
         return None
+
+    def find_in(self, folders: Sequence[Path], paths: Sequence[str], named_by: str) -> Path | None:
+        """As `find`, of several paths in several folders the first that is there; no image is a problem."""
+        if not all(map(name_in_voc, paths)):
+            self._findings.add(f"{named_by}: {paths[0]!r} is not the name of an image")
+            return None
+        for folder in folders:
+            for path in paths:
+                if image := self.find(folder, path, named_by, needed=False):
+                    return image
+        return self.find(folders[0], paths[0], named_by)
 
 
 def check_number(num_points: int) -> None:

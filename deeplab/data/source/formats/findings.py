@@ -112,3 +112,9 @@ def lines_of_left_out(left_out: dict[str, list[str]]) -> list[str]:
         shown = ", ".join(dict.fromkeys(names[:_SHOWN_NAMES])) + (", ..." if len(names) > _SHOWN_NAMES else "")
         lines.append(f"{len(names):,} {reason} ({shown})")
     return lines
+
+
+def no_area(where: Path | str, findings: Findings) -> DataError:
+    """The error for a data set of which no object covers an area."""
+    left_out = "".join(f"; left out: {line}" for line in lines_of_left_out(findings.left_out))
+    return DataError(f"{where}: no object covers an area{left_out}")

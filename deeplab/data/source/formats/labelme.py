@@ -75,7 +75,7 @@ def read_labelme(folder: Path, strict: bool = False) -> Dataset:
     """
     findings = Findings(strict)
     annotations = []
-    for path in visible(folder, "**/*.json"):
+    for path in filter(Path.is_file, visible(folder, "**/*.json")):
         try:
             if annotation := _read_annotation(path, str(path.relative_to(folder)), findings):
                 annotations.append(annotation)

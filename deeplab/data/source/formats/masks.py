@@ -73,7 +73,9 @@ def read_roboflow(folder: Path) -> Dataset:
                 continue
             mask = image.with_name(f"{image.stem}_mask.png")
             if mask.is_file():
-                examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, classes, split))
+                examples.append(
+                    example_of_mask(name_in_voc(str(image.relative_to(place))), image, mask, classes, split)
+                )
             else:
                 findings.add_missing(mask, image.name)
     findings.raise_if_any()
@@ -107,7 +109,7 @@ def read_cityscapes(folder: Path) -> Dataset:
         if kind is None:
             findings.add_missing(found["labelIds"], image.name)
         else:
-            examples.append(_example(stem, image, found[kind], tables[kind], split))
+            examples.append(example_of_mask(stem, image, found[kind], tables[kind], split))
     findings.raise_if_any()
     if not examples:
         raise DataError(f"{folder}: no images in leftImg8bit/train/CITY")
@@ -129,7 +131,9 @@ def read_ade20k(folder: Path) -> Dataset:
         for image in images_in(place) if place.is_dir() else ():
             mask = (folder / "annotations" / name / image.relative_to(place)).with_suffix(".png")
             if mask.is_file():
-                examples.append(_example(name_in_voc(str(image.relative_to(place))), image, mask, classes, split))
+                examples.append(
+                    example_of_mask(name_in_voc(str(image.relative_to(place))), image, mask, classes, split)
+                )
             else:
                 findings.add_missing(mask, image.name)
     findings.raise_if_any()
@@ -155,7 +159,8 @@ def _ade20k_classes(path: Path) -> tuple[str, ...]:
     )
 
 
-def _example(name: str, image: Path, mask: Path, classes: ClassTable, split: str) -> Example:
+def example_of_mask(name: str, image: Path, mask: Path, classes: ClassTable, split: str) -> Example:
+    """An example whose annotation is a mask file, which the class table explains."""
     return Example(
         name=name,
         image=image,

@@ -29,33 +29,25 @@ _OUTSIDE = "export COCO instances (or masks) from that tool, for --coco_json (or
 COCO = Kind("COCO instances", "--coco_json=FILE --image_dir=FOLDER, or --coco_dir")
 _LABELME = Kind("labelme's", "--labelme_dir=FOLDER, the folder of all its *.json")
 _YOLO = Kind("a data.yaml of YOLO", "--yolo_yaml=FILE")
-_VIA = Kind("a project of VIA", "in VIA 2, export annotations in COCO format, for --coco_json")
-_LABEL_STUDIO = Kind("Label Studio's JSON", "export COCO (or YOLO) with images from Label Studio, for --coco_json")
-_PANOPTIC = Kind(
-    "COCO panoptic, whose masks are PNGs", "Datumaro's coco_panoptic, or the instances file of the same images"
-)
+_VIA = Kind("a project of VIA", "--via_json=FILE, if it is JSON; of VIA's CSV, export it as JSON")
+_LABEL_STUDIO = Kind("Label Studio's JSON", "--label_studio_json=FILE --image_dir=FOLDER")
+_PANOPTIC = Kind("COCO panoptic, whose masks are PNGs", "--panoptic_dir=FOLDER, the folder above annotations/")
+_SEGMENTS = Kind("a release of Segments.ai", "--segments_json=FILE --image_dir=FOLDER")
 _RESULTS = Kind("COCO results, which are predictions", "give the instances file that they answer to")
 _OTHER_COCO = Kind("COCO captions or keypoints", "give instances_*.json of the same images")
 _DATUMARO = Kind("Datumaro's", "datum convert -i FOLDER -if datumaro -f coco_instances -o coco -- --save-media")
-_SUPERVISELY = Kind("Supervisely's JSON", "export COCO or Pascal VOC from Supervisely")
-_DARWIN = Kind("V7's Darwin JSON", _OUTSIDE)
+_SUPERVISELY = Kind("Supervisely's JSON", "--supervisely_dir=FOLDER, the project's with meta.json")
+_DARWIN = Kind("V7's Darwin JSON", "--darwin_dir=FOLDER, the folder of all its *.json")
 _LABELBOX = Kind("Labelbox's export", _OUTSIDE)
 _GEOJSON = Kind("GeoJSON, in map coordinates", "draw it into masks first, for example by gdal_rasterize")
 _BDD = Kind("Scalabel's or BDD100K's", _OUTSIDE)
-_CVAT = Kind(
-    "CVAT's XML",
-    "export Segmentation mask 1.1 or COCO 1.0 from CVAT; or datum convert -i FOLDER -if cvat -f coco_instances -o coco "
-    "-- --save-media, for --coco_dir",
-)
+_CVAT = Kind("CVAT's XML", "--cvat_xml=FILE, if it is of 'CVAT for images 1.1'")
 _VOC_BOXES = Kind("Pascal VOC's XML of boxes", "boxes are no masks; VOC's masks are PNGs in SegmentationClass")
 _OLD_LABELME = Kind(
     "LabelMe's old XML",
     "datum convert -i FOLDER -if label_me -f coco_instances -o coco -- --save-media, for --coco_dir",
 )
-_RLE_TABLE = Kind(
-    "a table of run lengths, as Kaggle's",
-    "write one mask per image (start and length, counted from 1 down the columns) and a folder as in docs/own_data.md",
-)
+_RLE_TABLE = Kind("a table of run lengths, as Kaggle's", "--rle_csv=FILE --image_dir=FOLDER")
 _YOLO_LABELS = Kind("labels of YOLO for one image", "--yolo_yaml=FILE, the data.yaml of all of them")
 _ARCHIVE = Kind("a ZIP archive", "unpack it first")
 _BOX_TABLE = Kind("a table of boxes", "boxes are no masks: draw outlines, or write masks")
@@ -74,6 +66,7 @@ def _is_panoptic(content: dict[str, Any]) -> bool:
 
 _DICTIONARIES: tuple[tuple[Kind, Callable[[dict[str, Any]], bool]], ...] = (
     (_VIA, lambda content: "_via_img_metadata" in content or {"filename", "regions"} <= set(_entry(content))),
+    (_VIA, lambda content: {"file", "view", "metadata"} <= set(content)),
     (_LABELME, lambda content: "shapes" in content and "imagePath" in content),
     (_PANOPTIC, _is_panoptic),
     (COCO, lambda content: {"images", "annotations", "categories"} <= set(content)),
@@ -81,6 +74,7 @@ _DICTIONARIES: tuple[tuple[Kind, Callable[[dict[str, Any]], bool]], ...] = (
     (_DATUMARO, lambda content: {"items", "categories"} <= set(content)),
     (_SUPERVISELY, lambda content: {"objects", "size"} <= set(content) or {"classes", "tagMetas"} <= set(content)),
     (_DARWIN, lambda content: {"item", "annotations"} <= set(content)),
+    (_SEGMENTS, lambda content: isinstance(content.get("dataset"), dict) and "samples" in content["dataset"]),
     (_LABELBOX, lambda content: "data_row" in content),
     (_GEOJSON, lambda content: content.get("type") == "FeatureCollection"),
     (_YOLO, lambda content: "names" in content and bool({"train", "val", "path", "nc"} & set(content))),

@@ -30,6 +30,7 @@ from deeplab.errors import DataError, UsageError, shortened
 from deeplab.text import read_lines, read_text
 
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_NAMES = "classes.txt"
 _TOLERANCE = 0.01
 """How far outside 0..1 a coordinate may be, as in Ultralytics."""
 _MAX_BYTES = 2**17  # of data.yaml: 255 names of classes, and scripts
@@ -49,7 +50,7 @@ def read_yolo(path: Path, boxes: str | None = None, strict: bool = False, allow_
     Images without a text file, or with an empty one, are only background, as in Ultralytics.
 
     Args:
-        path: data.yaml.
+        path: data.yaml; or classes.txt, or its folder.
         boxes: the meaning of a line with a box (class, center, size), one of `boxes.MEANINGS`; None refuses boxes.
         strict: refuse what would be left out.
         allow_outside: also read files outside the folder of data.yaml.
@@ -59,7 +60,7 @@ def read_yolo(path: Path, boxes: str | None = None, strict: bool = False, allow_
             `boxes` is None.
         UsageError: PyYAML is not installed.
     """
-    content = _read_yaml(path)
+    path, content = _description(path)
     findings = Findings(strict)
     labels = _labels(path, content, findings)
     class_names, indices = class_table(labels)
@@ -91,9 +92,26 @@ def read_yolo(path: Path, boxes: str | None = None, strict: bool = False, allow_
     rule.check(num_objects)
     findings.raise_if_any()
     if not num_objects:
-        where = f"no outline in {_label_path(examples[0].image)} and the like" if examples else "no images"
-        raise DataError(f"{path}: {len(examples)} images, {where}")
+        if not examples:
+            raise DataError(f"{path}: no images; add a line such as `train: images`, the folder of the images")
+        raise DataError(f"{path}: {len(examples)} images, no outline in {_label_path(examples[0].image)} and the like")
     return Dataset(class_names, examples, findings.left_out, findings.renamed)
+
+
+def _description(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that describes the data set, and its content; without splits, the images are in images/ beside it.
+
+    Label Studio writes classes.txt, the names, instead of a data.yaml.
+    """
+    if path.is_dir() and not (path / "data.yaml").is_file() and (path / _NAMES).is_file():
+        path = path / _NAMES
+    if path.name == _NAMES:
+        content: dict[str, Any] = {"names": [line for line in read_lines(path, "names of classes") if line]}
+    else:
+        content = _read_yaml(path)
+    if not any(content.get(key) for key in _SPLIT_KEYS) and (path.parent / "images").is_dir():
+        content = {**content, "train": "images"}
+    return path, content
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
