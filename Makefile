@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	@echo "scores:      runs/demo/eval/metrics.json"
 	@echo "pictures:    runs/demo/eval/side_by_side/ (image | truth | prediction | errors)"
 	@echo "report:      runs/demo/eval/report.html"
-	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs/demo"
+	@echo "TensorBoard: $(BIN)/tensorboard --logdir=runs"
 
 # The fast tests first, then those that start whole programs; in two processes.
 test: $(INSTALLED)

@@ -2,11 +2,14 @@
 
 import ast
 import functools
+import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.plugins.hparams.api_pb2 import MetricName
+from tensorboard.plugins.hparams.metrics import run_tag_from_session_and_metric
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "deeplab"
@@ -151,3 +154,10 @@ def test_figures_of_the_readme_stand_in_the_measurements():
     figures = A_FIGURE.findall(re.sub(r"`[^`]*`", "", in_one_line(ROOT / "README.md")))
     assert len(figures) >= 8
     assert [figure for figure in figures if figure not in measurements] == []
+
+
+@pytest.mark.parametrize("path", [ROOT / "Makefile", ROOT / "docs" / "tensorboard.md"], ids=lambda path: path.name)
+def test_the_folder_named_for_tensorboard_fills_its_table_of_runs(path):
+    folder = re.search(r"tensorboard --logdir=([\w/]+)", path.read_text(encoding="utf-8"))[1]
+    run, _ = run_tag_from_session_and_metric(os.path.relpath("runs/demo", folder), MetricName(group="val"))
+    assert run == os.path.normpath(run)  # "./val", of a run's own folder, is none that TensorBoard knows

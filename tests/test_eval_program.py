@@ -68,7 +68,7 @@ def test_report_shows_what_was_measured(scored):
     metrics = json.loads((output_dir / "metrics.json").read_text())
     assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
     assert page.count("<figure>") == 5  # all of them, once each
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4  # mean IoU, loss, cross-entropy, learning rate
     assert f"<dd>10 images per epoch, {len(shapes.CLASS_NAMES)} classes</dd>" in page
 
 

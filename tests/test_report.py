@@ -97,6 +97,7 @@ def test_numbers_are_those_of_the_evaluation(page, parsed):
     text, result = "|".join(parsed.text), page[1].scores
     assert f"{100 * result.mean_iou:.1f} %|mean IoU" in text
     assert f"{100 * result.pixel_accuracy:.1f} %|pixel accuracy" in text
+    assert "0.2500|cross-entropy|" in text
     matrix = page[1].confusion
     iou, recall = result.per_class_iou[1], matrix[1, 1] / matrix[1].sum()
     precision, share = matrix[1, 1] / matrix[:, 1].sum(), matrix[1].sum() / matrix.sum()
@@ -139,6 +140,16 @@ def test_the_later_of_two_records_of_a_step_counts(tmp_path):
 )
 def test_ticks_are_round_and_cover_the_values(low, high, expected):
     np.testing.assert_allclose(charts.nice_ticks(low, high), expected, atol=1e-12)
+
+
+def test_loss_has_one_meaning_and_a_name():
+    """The tile is the cross-entropy; a chart of the loss that was trained says what it adds up."""
+    both = {"step": 1, "split": "val", "loss": 0.4247, "cross_entropy": 0.1745, "dice": 0.2502}
+    titles = re.findall('font-weight="bold">(.*?)<', charts.training_curves([both]))
+    assert titles == ["loss: cross-entropy + Dice", "cross-entropy alone"]
+    alone = charts.training_curves([{"step": 1, "split": "val", "loss": 0.1745}])
+    assert re.findall('font-weight="bold">(.*?)<', alone) == ["loss"]
+    assert "cross-entropy alone, step 1 to 1: val from 0.1745 to 0.1745" in charts.training_curves([both])
 
 
 def test_lines_are_drawn_at_their_values():

@@ -16,12 +16,23 @@ _RIGHT = 14
 _TOP = 34
 _BOTTOM = 38
 _COLORS = {"train": "#2166ac", "val": "#b2182b"}
-_CHARTS = {"mean_iou": "mean IoU", "loss": "loss", "learning_rate": "learning rate"}
+_CHARTS = {
+    "mean_iou": "mean IoU",
+    "loss": "loss",
+    "cross_entropy": "cross-entropy alone",
+    "learning_rate": "learning rate",
+}
+_PARTS = {"cross_entropy": "cross-entropy", "dice": "Dice"}
+"""Fields of a record whose sum is its loss; it has them if they are two."""
 
 
 def training_curves(records: Iterable[dict]) -> Markup:
-    """Charts of mean IoU, loss and learning rate over the steps, training and validation; empty without records."""
+    """Charts of mean IoU, loss and learning rate over the steps, training and validation; empty without records.
+
+    The loss is the one that was trained. If it has two parts, these are named, and the cross-entropy has its own chart.
+    """
     records = list(records)
+    parts = " + ".join(name for field, name in _PARTS.items() if any(field in record for record in records))
     charts = []
     for field, title in _CHARTS.items():
         series = {
@@ -30,7 +41,7 @@ def training_curves(records: Iterable[dict]) -> Markup:
         }
         series = {split: points for split, points in series.items() if points}
         if series:
-            charts.append(line_chart(title, series))
+            charts.append(line_chart(f"loss: {parts}" if parts and field == "loss" else title, series))
     return _TEMPLATE.fill("charts", charts=Markup.joined(charts)) if charts else Markup()
 
 

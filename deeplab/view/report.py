@@ -90,7 +90,7 @@ def render(
     Args:
         title: heading.
         class_names: the model's class names.
-        evaluation: the evaluation to report.
+        evaluation: the evaluation to report, whose loss is the cross-entropy of all pixels alike.
         ranking: the best and the worst images of this evaluation.
         records: records of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
@@ -104,7 +104,7 @@ def render(
         "mean accuracy": _per_cent(result.mean_accuracy),
         "frequency-weighted IoU": _per_cent(result.frequency_weighted_iou),
         **_of_the_foreground(result),
-        "loss": f"{evaluation.losses['loss']:.4f}",
+        "cross-entropy": f"{evaluation.losses['loss']:.4f}",
         "images": f"{evaluation.num_images:,}",
     }
     sections = {
