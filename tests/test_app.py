@@ -13,11 +13,11 @@ from deeplab.commands.app import program as app
 from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
 from deeplab.errors import DataError, UsageError
-from deeplab.labels import palette
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Inference
 from deeplab.run.run_folder import record_run
 from deeplab.view import pictures
+from deeplab.view.colors import class_colors
 
 NAMES = ("background", "cat", "dog")
 MASK = np.array([[0, 1, 1, 2], [0, 1, 1, 0]], np.uint8)
@@ -56,7 +56,7 @@ def test_shares_and_layers(trial):
     ((layer, text),) = layers
     assert text == "dog 12.5%"
     assert np.array_equal(layer, MASK == 2)
-    assert colors == {"dog 12.5%": "#008000"}  # VOC's third colour
+    assert colors == {"dog 12.5%": "#ffe100"}  # the second class's color where classes are not VOC's
 
 
 def test_a_share_that_reads_as_nothing_is_left_out(tmp_path):
@@ -105,7 +105,7 @@ def test_files_to_download(trial):
     assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)
     overlay = np.array(Image.open(trial.save_overlay([1], 0.5)))
     assert np.array_equal(overlay[0, 3], IMAGE[0, 3])  # dog is not shown
-    assert np.array_equal(overlay[0, 1], np.round(0.5 * palette()[1] + 50))
+    assert np.array_equal(overlay[0, 1], class_colors(NAMES)[1])  # the contour, at twice the opacity
 
 
 def test_the_model_is_loaded_with_what_is_chosen_on_the_page(segmenter, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
+from deeplab.labels import palette
 from deeplab.view import fonts, pictures
 
 
@@ -19,7 +20,7 @@ def forgotten(monkeypatch):
 
 
 def _legend(text):
-    return np.array(pictures.legend({1: text}, 100))
+    return np.array(pictures.legend({1: text}, 100, palette()))
 
 
 def test_english_needs_no_font_of_the_system(monkeypatch):

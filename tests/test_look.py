@@ -59,7 +59,7 @@ def test_what_is_odd():
         "train has no pixel of bird.",
         "val has no pixel of background, <dog>, bird.",
         "Classes in fewer than 5 images of train: <dog> (1).",
-        "<dog>: fewer than 256 pixels (one cell of the network's output) in 1 image: train/image_2.",
+        "Images with fewer than 256 pixels of a class, one cell of the network's output: <dog> (1).",
         "More than half void: 1 image: train/image_3.",
         "Only background: 2 images: train/image_4, train/b.",
         "1 image in more than one split, which makes scores too good: train/a = train/b = val/c.",
@@ -70,11 +70,65 @@ def test_what_is_odd():
 def test_examples_are_chosen_for_what_they_show():
     survey, _ = _survey()
     reasons = {shown.name: shown.reasons for shown in survey.examples()}
+    assert {"little <dog>"} <= set(reasons["image_2"])
     assert {"largest"} <= set(reasons["image_5"])
     assert {"smallest"} <= set(reasons["image_0"])
     assert {"most void"} <= set(reasons["image_3"])
     assert {"most <dog>"} <= set(reasons["image_2"])
     assert sum("random" in each for each in reasons.values()) == 4
+
+
+def _split_of(survey, split, shares, count=50):
+    """Images of 20x20 in which `shares` of the rows, plus or minus a row, are class 1 and the rest class 0."""
+    rng = np.random.default_rng(len(split))
+    for number in range(count):
+        mask = np.zeros((20, 20), np.uint8)
+        mask[: round(20 * shares) + int(rng.integers(-1, 2))] = 1
+        survey.add(split, str(number), rng.integers(0, 256, (20, 20, 3), np.uint8), mask)
+
+
+def test_images_of_one_size_are_neither_large_nor_small():
+    survey = Survey(("background", "cat"))
+    _split_of(survey, "train", 0.5)
+    reasons = {reason for shown in survey.examples() for reason in shown.reasons}
+    assert reasons == {"random", "most cat", "little cat"}
+    assert len(Survey(("background", "cat"), num_random=0).examples()) == 0
+
+
+def test_a_class_that_is_rarer_in_one_split_is_told():
+    shifted = Survey(("background", "cat"))
+    _split_of(shifted, "train", 0.1)
+    _split_of(shifted, "val", 0.5)
+    share = [shifted.splits[split].pixels[1] / shifted.splits[split].pixels.sum() for split in ("train", "val")]
+    told = [f"cat: {100 * share[0]:.2f} % of the labelled pixels in train, {100 * share[1]:.2f} % in val."]
+    assert list(shifted._shifts()) == told
+    alike = Survey(("background", "cat"))
+    _split_of(alike, "train", 0.5)
+    _split_of(alike, "val", 0.45)
+    assert list(alike._shifts()) == []
+
+
+def test_a_difference_that_chance_makes_is_not_told():
+    """One of ten images is full of cat in train, three are in val: three times the pixels, and no evidence."""
+    survey = Survey(("background", "cat"))
+    rng = np.random.default_rng(0)
+    for split, full in (("train", 1), ("val", 3)):
+        for number in range(10):
+            mask = np.full((20, 20), int(number < full), np.uint8)
+            survey.add(split, str(number), rng.integers(0, 256, (20, 20, 3), np.uint8), mask)
+    assert list(survey._shifts()) == []
+
+
+def test_small_objects_are_a_table_with_links():
+    survey, _ = _survey()
+    page = dataset_page.render("A", survey, [Crop("c", np.zeros((9, 9, 3), np.uint8), np.ones((9, 9), np.uint8))], {})
+    row = re.search(r"<h2>Small objects</h2>.*?</i>&lt;dog&gt;</th>(.*?)</tr>", page, re.DOTALL)[1]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row) == [
+        "1",
+        "100.00 %",
+        '<a href="#train/image_2">train/image_2</a>',
+    ]
+    assert 'id="train/image_2"' in page
 
 
 def test_every_class_is_shown():
@@ -125,7 +179,7 @@ def test_the_page_is_whole_and_loads_nothing():
     assert "&lt;dog&gt;" in text
     for _, attributes in parser.elements:
         for name in ("src", "href"):
-            assert attributes.get(name, "data:").startswith("data:")
+            assert attributes.get(name, "data:").startswith(("data:", "#"))
     assert not re.search(r"https?://|@import|url\(", text)
     images = [attributes for tag, attributes in parser.elements if tag == "img"]
     assert len(images) == 2 * (len(survey.examples()) + 1)

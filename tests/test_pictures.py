@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from deeplab import labels
+from deeplab.data.source import voc
 from deeplab.view import pictures
 from deeplab.view.panel import Panel
 
@@ -22,11 +23,13 @@ def test_color_mask_shows_colors_and_keeps_indices(tmp_path):
 
 
 def test_overlay_mixes_and_leaves_background_clear():
-    image = np.full((1, 2, 3), 100, np.uint8)
-    mixed = np.array(
-        pictures.overlay(image, np.array([[0, 1]], np.uint8), labels.foreground(("background", "plane")), opacity=0.5)
-    )
-    np.testing.assert_array_equal(mixed, [[[100, 100, 100], [114, 50, 50]]])  # aeroplane is (128, 0, 0)
+    image = np.full((1, 4, 3), 100, np.uint8)
+    mask = np.array([[0, 1, 1, 1]], np.uint8)
+    mixed = np.array(pictures.overlay(image, mask, voc.CLASS_NAMES, opacity=0.4))
+    # Aeroplane is (128, 0, 0): its contour at opacity 0.8, the rest of it at 0.4.
+    np.testing.assert_array_equal(mixed, [[[100, 100, 100], [122, 20, 20], [111, 60, 60], [111, 60, 60]]])
+    hidden = pictures.overlay(image, mask, voc.CLASS_NAMES, shown=[], opacity=0.4)
+    np.testing.assert_array_equal(np.array(hidden), image)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_panel_has_four_pictures_and_void_is_white():
     image = np.full((40, 60, 3), 100, np.uint8)
     truth = np.full((40, 60), 255, np.uint8)
     prediction = np.full((40, 60), 1, np.uint8)
-    pixels = np.array(pictures.panel(image, truth, prediction, ("background", "thing")))
+    pixels = np.array(pictures.panel(image, truth, prediction, voc.CLASS_NAMES))
     top = 19  # of the heading
     assert pixels.shape[1] == 4 * 60 + 3 * 4
     middle = pixels[top + 20, 30::64]
@@ -77,7 +80,7 @@ def test_class_shares_leave_void_out():
 
 
 def test_legend_has_a_square_for_each_class_and_grows_with_long_names():
-    picture = pictures.legend({1: "a" * 100, 15: "person"}, 20)
+    picture = pictures.legend({1: "a" * 100, 15: "person"}, 20, labels.palette())
     pixels = np.array(picture)
     assert picture.width > 500
     assert tuple(pixels[10, 8]) == (128, 0, 0)

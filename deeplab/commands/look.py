@@ -40,6 +40,7 @@ class LookSettings:
         None, "HTML file to write. Default: look.html in --tfrecord_dir if given, else in --voc_dir."
     )
     crops: int = setting(8, "Training crops to show.", lower=1, upper=1000)
+    num_examples: int = setting(4, "Random images to show, beside those shown for a reason.", lower=0, upper=1000)
     seed: int = setting(
         1, "Seed of the crops: the first crops of a train.py run with the same seed.", lower=1, upper=2**31 - 1
     )
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
         train, val = read_splits(located, shards.train_split, shards.val_split, shards.class_names)
         splits = [train, val] if val is not None else [train]
         with name_damaged_shard(splits):
-            survey = make_survey(splits, look.seed)
+            survey = make_survey(splits, look.seed, look.num_examples)
             crops = first_crops(train, augmentation, look.crops, look.seed)
 
     # The page; what is odd stands in the log, too.
@@ -93,9 +94,9 @@ def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSetti
         yield SplitSettings(tfrecord_dir=folder, verify=False)
 
 
-def make_survey(splits: list[Split], seed: int) -> Survey:
+def make_survey(splits: list[Split], seed: int, num_random: int) -> Survey:
     """Surveys all examples of the splits; the first split is the training split."""
-    survey = Survey(splits[0].class_names, seed)
+    survey = Survey(splits[0].class_names, seed, num_random)
     total = sum(split.num_examples for split in splits)
     progress = Progress("looking", total, "images")
     done = 0

@@ -33,6 +33,7 @@ from deeplab.progress import Progress
 from deeplab.run.run_folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting
 from deeplab.view import pictures
+from deeplab.view.colors import class_colors
 
 logger = logging.getLogger("deeplab")
 
@@ -137,11 +138,12 @@ def draw(
     """The pictures of an image by folder below --output_dir; for a split of VOC, those for its evaluation server."""
     if wanted.voc_dir is not None:
         return {f"results/VOC2012/Segmentation/comp6_{wanted.split}_cls": pictures.color_mask(mask)}
-    overlay = pictures.overlay(image, mask, foreground(class_names))
+    overlay = pictures.overlay(image, mask, class_names)
+    entries = {index: text for index, text in shares.items() if index in foreground(class_names)}
     drawn = {
         "masks": pictures.color_mask(mask),
         "coloured": pictures.colored(mask),
-        "overlays": pictures.stack(overlay, pictures.legend(shares, overlay.width)),
+        "overlays": pictures.stack(overlay, pictures.legend(entries, overlay.width, class_colors(class_names))),
     }
     if truth is not None:
         drawn["side_by_side"] = pictures.panel(image, truth, mask, class_names, max(mask.shape))

@@ -9,7 +9,7 @@ from PIL import Image
 from deeplab.data.input.training_batches import Crop
 from deeplab.labels import VOID_LABEL, foreground, has_background
 from deeplab.view import page, pictures
-from deeplab.view.survey import Shown, Survey, fit, most_common_sizes
+from deeplab.view.survey import SHOWN_NAMES, SMALL_AREA, Shown, Survey, fit, most_common_sizes
 from deeplab.view.template import Markup, Template
 
 _TEMPLATE = Template(Path(__file__).with_name("dataset_page.html"))
@@ -31,7 +31,7 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
             _TEMPLATE.fill("odd", items=items) if odd else _TEMPLATE.fill("note", text="None were found.")
         ),
         "Images and masks": _sheet(
-            "The largest and smallest images, some random ones, those with most void, and every class at least once."
+            "Some random images, the largest and smallest if sizes differ, those with most void, and every class. "
             f"{' Background is not colored.' * has_background(survey.class_names)}",
             [_example(shown, survey.class_names) for shown in survey.examples()],
         ),
@@ -40,6 +40,7 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
             [_crop(crop, survey.class_names) for crop in crops],
         ),
         "Classes": _classes(survey),
+        "Small objects": _small_objects(survey),
         "Sizes": _sizes(survey),
         "Source": page.facts(facts),
     }
@@ -62,20 +63,52 @@ def _sheet(note: str, figures: list[Markup]) -> Markup:
     return _TEMPLATE.fill("sheet", note=note, figures=Markup.joined(figures))
 
 
+def _small_objects(survey: Survey) -> Markup:
+    """A table of the classes that are smaller in some images than one cell of the output; links to examples below."""
+    shown = {(each.split, each.name) for each in survey.examples()}
+    rows = []
+    for index, places in sorted(survey.small.items()):
+        links = [
+            page.link_within("/".join(place))
+            for place in sorted(places, key=lambda place: place not in shown)[:SHOWN_NAMES]
+            if place in shown
+        ]
+        images = sum(int(part.images_with[index]) for part in survey.splits.values())
+        rows.append(
+            _TEMPLATE.fill(
+                "small_row",
+                class_name=page.class_name(index, survey.class_names),
+                number=f"{len(places):,}",
+                share=_share(len(places), images),
+                links=Markup(", ".join(links)),
+            )
+        )
+    if not rows:
+        return Markup()
+    note = f"Images with fewer than {SMALL_AREA} pixels of a class: one cell of the network's output at stride 16."
+    return _TEMPLATE.fill("small", note=note, rows=Markup.joined(rows))
+
+
 def _example(shown: Shown, class_names: Sequence[str]) -> Markup:
     about = f"{shown.split}, {shown.size[0]}x{shown.size[1]}: {', '.join(shown.reasons)}"
-    return _figure(shown.name, about, (shown.image, shown.mask), shown.class_pixels, class_names)
+    return _figure((shown.split, shown.name), about, (shown.image, shown.mask), shown.class_pixels, class_names)
 
 
 def _crop(crop: Crop, class_names: Sequence[str]) -> Markup:
     pixels = np.bincount(crop.mask.ravel(), minlength=256)
-    return _figure(crop.name, "", fit(crop.image, crop.mask), pixels, class_names)
+    return _figure(("crop", crop.name), "", fit(crop.image, crop.mask), pixels, class_names)
 
 
 def _figure(
-    name: str, about: str, pair: tuple[np.ndarray, np.ndarray], class_pixels: np.ndarray, class_names: Sequence[str]
+    place: tuple[str, str],
+    about: str,
+    pair: tuple[np.ndarray, np.ndarray],
+    class_pixels: np.ndarray,
+    class_names: Sequence[str],
 ) -> Markup:
+    """An image and its mask over it; `place` is (split, name)."""
     image, mask = pair
+    name = place[1]
     indices = np.flatnonzero(class_pixels).tolist()
     words = ", ".join(
         f"{'void' if index == VOID_LABEL else class_names[index]} {_share(class_pixels[index], class_pixels.sum())}"
@@ -84,10 +117,11 @@ def _figure(
     drawn = [*foreground(class_names), VOID_LABEL]
     shown = (
         page.image(Image.fromarray(image), f"The image {name}", "JPEG"),
-        page.image(pictures.overlay(image, mask, drawn), f"Its mask over it: {words}", "JPEG"),
+        page.image(pictures.overlay(image, mask, class_names, drawn), f"Its mask over it: {words}", "JPEG"),
     )
     return _TEMPLATE.fill(
         "example",
+        place=page.quoted("/".join(place)),
         name=name,
         about=about,
         legend=page.legend([index for index in indices if index in drawn], class_names),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from deeplab.labels import VOID_LABEL, palette
+from deeplab.labels import VOID_LABEL
+from deeplab.view.colors import class_colors
 from deeplab.view.template import Markup, Template
 
 _LARGEST_SIDE = 480  # pixels, of JPEGs
@@ -43,6 +44,16 @@ def link(target: Path, folder: Path) -> Markup:
     return _TEMPLATE.fill("link", address=address, text=target.name)
 
 
+def link_within(place: str) -> Markup:
+    """A link to the part of the same page whose ID is `quoted(place)`."""
+    return _TEMPLATE.fill("link", address=f"#{quoted(place)}", text=place)
+
+
+def quoted(place: str) -> str:
+    """A name as an ID: without blanks."""
+    return urllib.parse.quote(place)
+
+
 def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
     """The names of the classes in a row, in the form of `class_name`."""
     entries = (_TEMPLATE.fill("legend_entry", class_name=class_name(index, class_names)) for index in indices)
@@ -51,7 +62,7 @@ def legend(indices: Iterable[int], class_names: Sequence[str]) -> Markup:
 
 def class_name(index: int, class_names: Sequence[str]) -> Markup:
     """A square in the color of a class, or of void, followed by the name."""
-    red, green, blue = palette()[index]
+    red, green, blue = class_colors(class_names)[index]
     name = "void" if index == VOID_LABEL else class_names[index]
     return _TEMPLATE.fill("class_name", red=red, green=green, blue=blue, name=name)
 

@@ -8,6 +8,7 @@ from PIL import Image
 from deeplab.data.input.training_batches import Crop
 from deeplab.labels import VOID_LABEL, foreground
 from deeplab.view import pictures
+from deeplab.view.colors import class_colors
 
 LARGEST_PANEL = 8
 
@@ -15,11 +16,13 @@ LARGEST_PANEL = 8
 def first_batch(crops: Iterable[Crop], class_names: Sequence[str]) -> dict[str, np.ndarray]:
     """TensorBoard's pictures of training crops, by tag: the image, and next to it the image with its mask on top."""
     drawn = {}
-    drawn_indices = [*foreground(class_names), VOID_LABEL]
+    shown = [*foreground(class_names), VOID_LABEL]
+    texts = {**dict(enumerate(class_names)), VOID_LABEL: "void and padding: not trained on"}
     for name, image, mask in crops:
-        row = pictures.side_by_side(Image.fromarray(image), pictures.overlay(image, mask, drawn_indices))
-        entries = {index: class_names[index] for index, _ in pictures.class_shares(mask)}
-        drawn[f"pictures/first_batch/{name}"] = np.array(pictures.stack(row, pictures.legend(entries, row.width)))
+        row = pictures.side_by_side(Image.fromarray(image), pictures.overlay(image, mask, class_names, shown))
+        entries = {index: texts[index] for index in np.unique(mask).tolist() if index in shown}
+        legend = pictures.legend(entries, row.width, class_colors(class_names))
+        drawn[f"pictures/first_batch/{name}"] = np.array(pictures.stack(row, legend))
     return drawn
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab.files import atomic_write
-from deeplab.labels import VOID_LABEL, palette
+from deeplab.labels import VOID_LABEL, foreground, palette
+from deeplab.view.colors import class_colors
 from deeplab.view.fonts import font_for
 
 OPACITY = 0.6
@@ -35,15 +36,31 @@ def colored(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(palette()[mask])
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, shown: Collection[int], opacity: float = OPACITY) -> Image.Image:
-    """The colors of a mask's `shown` indices over an image, which stays clear elsewhere.
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    class_names: Sequence[str],
+    shown: Collection[int] | None = None,
+    opacity: float = OPACITY,
+) -> Image.Image:
+    """The colors of a mask's `shown` indices over an image, which stays clear elsewhere; by default, the foreground.
 
-    image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]; `opacity`, of the colors, is in [0, 1].
+    image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]. `opacity`, of the colors, is in [0, 1]; that of a
+    thin contour, the outermost pixels of each region, is twice as large.
     """
-    colors = palette()[mask]
-    is_shown = np.isin(mask, [*shown])[..., np.newaxis]
-    mixed = np.where(is_shown, opacity * colors + (1 - opacity) * image, image)
+    is_shown = np.isin(mask, [*(foreground(class_names) if shown is None else shown)])
+    opacities = np.where(_is_contour(mask), min(2 * opacity, 1.0), opacity) * is_shown
+    mixed = image + opacities[..., np.newaxis] * (class_colors(class_names)[mask] - image.astype(float))
     return Image.fromarray(np.round(mixed).astype(np.uint8))
+
+
+def _is_contour(mask: np.ndarray) -> np.ndarray:
+    """Where one of the four neighbors has another index: bool [height, width]."""
+    differs = np.zeros(mask.shape, bool)
+    for axis in range(2):
+        step = np.diff(mask.astype(np.int16), axis=axis) != 0
+        differs |= np.insert(step, 0, False, axis) | np.insert(step, step.shape[axis], False, axis)
+    return differs
 
 
 def heat_map(probabilities: np.ndarray) -> Image.Image:
@@ -79,7 +96,7 @@ def panel(
     truth, prediction = (
         np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in (truth, prediction)
     )
-    colors = palette()
+    colors = class_colors(class_names)
     colors[VOID_LABEL] = 255
     pictures = {
         "image": Image.fromarray(image),
@@ -90,11 +107,16 @@ def panel(
     row = side_by_side(*(_with_heading(picture, text) for text, picture in pictures.items()))
     found = np.union1d(truth, prediction)
     entries = {int(index): class_names[index] for index in found if index != VOID_LABEL}
-    return stack(row, legend(entries, row.width))
+    if VOID_LABEL in truth:
+        entries[VOID_LABEL] = "void: not scored"
+    return stack(row, legend(entries, row.width, colors))
 
 
-def legend(entries: dict[int, str], width: int) -> Image.Image:
-    """A square in the color of each class index with its text; lines of `width` pixels, or of the longest text."""
+def legend(entries: dict[int, str], width: int, colors: np.ndarray) -> Image.Image:
+    """A square in the color of each class index with its text; lines of `width` pixels, or of the longest text.
+
+    colors: uint8 [256, 3] RGB.
+    """
     fonts = {index: font_for(text, _TEXT_SIZE) for index, text in entries.items()}
     advances = {index: _LINE + round(fonts[index].getlength(text)) + 12 for index, text in entries.items()}
     width = max([width, *advances.values()])
@@ -110,7 +132,6 @@ def legend(entries: dict[int, str], width: int) -> Image.Image:
         left += advance
     picture = Image.new("RGB", (width, top + _LINE), "white")
     draw = ImageDraw.Draw(picture)
-    colors = palette()
     for left, top, index, text in places:
         draw.rectangle((left + 2, top + 4, left + 13, top + 15), tuple(colors[index].tolist()), "grey")
         draw.text((left + _LINE, top + 2), text, "black", fonts[index])

@@ -222,8 +222,8 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
 def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
     shown = {
         "image": Image.fromarray(item.image),
-        "truth": pictures.overlay(item.image, item.truth, foreground(class_names)),
-        "prediction": pictures.overlay(item.image, item.prediction, foreground(class_names)),
+        "truth": pictures.overlay(item.image, item.truth, class_names),
+        "prediction": pictures.overlay(item.image, item.prediction, class_names),
         "errors (red)": pictures.error_map(item.image, item.truth, item.prediction),
     }
     texts = {
@@ -232,7 +232,7 @@ def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
         "prediction": f"The predicted classes: {_shares(item.prediction, class_names)}",
         "errors (red)": f"Wrong pixels: {_per_cent(_share_wrong(item))}",
     }
-    found = np.setdiff1d(np.union1d(item.truth, item.prediction), [VOID_LABEL])
+    found = np.intersect1d(np.union1d(item.truth, item.prediction), foreground(class_names))
     return _TEMPLATE.fill(
         "example",
         name=item.name,

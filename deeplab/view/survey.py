@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,11 +19,17 @@ SMALL_AREA = 256
 FEW_IMAGES = 5
 """A class in fewer training images than this can hardly be learned."""
 
+SHIFT_RATIO = 2.0
+"""A class whose share of the pixels differs by less between the splits is not worth a line."""
+
+SHIFT_DEVIATIONS = 4.0
+"""How many standard errors of the mean share of an image the splits must be apart: chance alone rarely gives four."""
+
 # of pictures in the page, in pixels
 _LARGEST_SIDE = 480
 _SMALLEST_SIDE = 160
-_NUM_SHOWN = {"largest": 2, "smallest": 2, "random": 4, "most void": 2}
-_SHOWN_NAMES = 5
+_NUM_SHOWN = {"largest": 2, "smallest": 2, "most void": 2}
+SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -40,23 +47,39 @@ class Shown:
 
 @dataclass
 class SplitSurvey:
-    """One split: image sizes (width, height); per class index (int64 [256]), the number of pixels and of images."""
+    """One split: image sizes (width, height); per class index ([256]), the number of pixels and of images, and sums.
+
+    The sums are over the images, of a class's share of the labeled pixels and of this share's square.
+    """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    shares: np.ndarray = field(default_factory=lambda: np.zeros(256))
+    squared_shares: np.ndarray = field(default_factory=lambda: np.zeros(256))
+
+    def labeled_share(self, index: int) -> float:
+        """A class's share of all labeled pixels."""
+        return float(self.pixels[index] / max(self.pixels[:VOID_LABEL].sum(), 1))
+
+    def squared_error(self, index: int) -> float:
+        """The square of the standard error of a class's mean share of an image."""
+        count = len(self.sizes)
+        mean = self.shares[index] / count
+        return float(max(self.squared_shares[index] / count - mean**2, 0.0) / max(count - 1, 1))
 
 
 class Survey:
-    """Takes every example once; keeps statistics, and the pixels of the few examples to show."""
+    """Takes every example once; keeps statistics, and the pixels of the examples to show, `num_random` by chance."""
 
-    def __init__(self, class_names: Sequence[str], seed: int = 0) -> None:
+    def __init__(self, class_names: Sequence[str], seed: int = 0, num_random: int = 4) -> None:
         self.class_names = tuple(class_names)
+        self.small: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        self._num_shown = {**_NUM_SHOWN, "random": num_random}
         self.splits: dict[str, SplitSurvey] = {}
         self._random = random.Random(seed)
         self._kept: dict[str, list[tuple[float, int, Shown]]] = defaultdict(list)
         self._names_by_image: dict[bytes, list[tuple[str, str, bytes]]] = defaultdict(list)
-        self._small: dict[int, list[str]] = defaultdict(list)
         self._mostly_void: list[str] = []
         self._only_background: list[str] = []
 
@@ -67,11 +90,14 @@ class Survey:
         survey.sizes.append((mask.shape[1], mask.shape[0]))
         survey.pixels += pixels
         survey.images_with += pixels > 0
+        shares = pixels / max(pixels[:VOID_LABEL].sum(), 1)
+        survey.shares += shares
+        survey.squared_shares += shares**2
         self._names_by_image[_digest(image)].append((split, name, _digest(mask)))
         where = f"{split}/{name}"
         for index in np.flatnonzero((pixels > 0) & (pixels < SMALL_AREA)):
             if index not in (0, VOID_LABEL):
-                self._small[int(index)].append(where)
+                self.small[int(index)].append((split, name))
         if 2 * pixels[VOID_LABEL] > mask.size:
             self._mostly_void.append(where)
         elif pixels[0] + pixels[VOID_LABEL] == mask.size and self.class_names[0] == "background":
@@ -89,21 +115,32 @@ class Survey:
         scores |= {
             f"most {class_name}": float(pixels[index]) for index, class_name in enumerate(self.class_names) if index
         }
+        scores |= {
+            f"little {class_name}": -float(pixels[index])
+            for index, class_name in enumerate(self.class_names)
+            if index and 0 < pixels[index] < SMALL_AREA
+        }
         order = sum(len(survey.sizes) for survey in self.splits.values())
         shown = None
         for reason, score in scores.items():
             kept = self._kept[reason]
-            number = _NUM_SHOWN.get(reason, 1)
-            if not score or (len(kept) == number and score <= kept[0][0]):
+            number = self._num_shown.get(reason, 1)
+            if not score or not number or (len(kept) == number and score <= kept[0][0]):
                 continue
             shown = shown or _shrunk(split, name, image, mask, pixels)
             (heapq.heappush if len(kept) < number else heapq.heapreplace)(kept, (score, -order, shown))
 
     def examples(self) -> list[Shown]:
-        """The examples to show: the largest, the smallest, some at random, most void, and one for each class."""
+        """The examples to show: the largest, the smallest, some at random, most void, and some for each class.
+
+        Images of one size are neither large nor small.
+        """
+        areas = {width * height for survey in self.splits.values() for width, height in survey.sizes}
         chosen: dict[tuple[str, str], Shown] = {}
         reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
         for reason, kept in self._kept.items():
+            if reason in ("largest", "smallest") and len(areas) == 1:
+                continue
             for _, _, shown in sorted(kept, key=lambda item: item[:2], reverse=True):
                 key = shown.split, shown.name
                 index = self.class_names.index(reason[5:]) if reason[5:] in self.class_names else None
@@ -119,7 +156,7 @@ class Survey:
 
     def odd(self) -> list[str]:
         """Possible problems, as sentences."""
-        return [*self._odd_classes(), *self._odd_images(), *self._repeated_images()]
+        return [*self._odd_classes(), *self._shifts(), *self._odd_images(), *self._repeated_images()]
 
     def _odd_classes(self) -> Iterable[str]:
         for split, survey in self.splits.items():
@@ -131,11 +168,29 @@ class Survey:
         few = [f"{name} ({number})" for name, number in counts if 0 < number < FEW_IMAGES <= len(survey.sizes)]
         if few:
             yield f"Classes in fewer than {FEW_IMAGES} images of {first}: {', '.join(few)}."
-        for index, names in sorted(self._small.items()):
+        if self.small:
+            counts_of_small = [
+                f"{self.class_names[index]} ({len(where):,})" for index, where in sorted(self.small.items())
+            ]
             yield (
-                f"{self.class_names[index]}: fewer than {SMALL_AREA} pixels (one cell of the network's output) in "
-                f"{_count(len(names), 'image')}: {_listed(names)}."
+                f"Images with fewer than {SMALL_AREA} pixels of a class, one cell of the network's output: "
+                f"{', '.join(counts_of_small)}."
             )
+
+    def _shifts(self) -> Iterable[str]:
+        """Classes that are much more of one split than of the other, by more than chance."""
+        if len(self.splits) != 2 or min(len(survey.sizes) for survey in self.splits.values()) < FEW_IMAGES:
+            return
+        (first, one), (second, other) = self.splits.items()
+        for index, name in enumerate(self.class_names):
+            low, high = sorted((one.labeled_share(index), other.labeled_share(index)))
+            means = [survey.shares[index] / len(survey.sizes) for survey in (one, other)]
+            error = math.sqrt(one.squared_error(index) + other.squared_error(index))
+            if 0 < SHIFT_RATIO * low <= high and abs(means[0] - means[1]) > SHIFT_DEVIATIONS * error:
+                yield (
+                    f"{name}: {one.labeled_share(index):.2%} of the labelled pixels in {first}, "
+                    f"{other.labeled_share(index):.2%} in {second}.".replace("%", " %")
+                )
 
     def _odd_images(self) -> Iterable[str]:
         if self._mostly_void:
@@ -188,8 +243,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    rest = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
+    rest = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def most_common_sizes(sizes: list[tuple[int, int]], number: int) -> list[tuple[tuple[int, int], int]]:

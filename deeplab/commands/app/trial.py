@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.labels import foreground, palette
+from deeplab.labels import foreground
 from deeplab.view import pictures
+from deeplab.view.colors import class_colors
 
 _LARGEST_SIDE = 1280
 """Pixels of a picture on the page; the files to download have the size of the picture."""
@@ -72,7 +73,8 @@ class Trial:
         """
         mask = self.mask[:: self.step, :: self.step]
         shown_texts = {index: text for index, text in self.texts.items() if index in shown}
-        colors = {text: "#" + palette()[index].tobytes().hex() for index, text in shown_texts.items()}
+        all_colors = class_colors(self.class_names)
+        colors = {text: "#" + all_colors[index].tobytes().hex() for index, text in shown_texts.items()}
         layers = [((mask == index).astype(float), text) for index, text in shown_texts.items()]
         return np.array(Image.fromarray(self.image).reduce(self.step)), layers, colors
 
@@ -92,8 +94,9 @@ class Trial:
 
     def save_overlay(self, shown: Collection[int], opacity: float) -> str:
         """Writes the picture with the `shown` classes over it, and a legend; returns the file's path."""
-        overlay = pictures.overlay(self.image, self.mask, shown, opacity)
-        legend = pictures.legend({index: text for index, text in self.texts.items() if index in shown}, overlay.width)
+        overlay = pictures.overlay(self.image, self.mask, self.class_names, shown, opacity)
+        entries = {index: text for index, text in self.texts.items() if index in shown}
+        legend = pictures.legend(entries, overlay.width, class_colors(self.class_names))
         return self._save(pictures.stack(overlay, legend), "overlay")
 
     def _save(self, picture: Image.Image, what: str) -> str:

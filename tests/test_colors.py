@@ -1,0 +1,55 @@
+"""The colors of classes: VOC's where they are VOC's, else some that color-blind people tell apart."""
+
+import itertools
+
+import numpy as np
+import pytest
+import safe_colors
+
+from deeplab.data.source import voc
+from deeplab.labels import VOID_LABEL, palette
+from deeplab.view.colors import class_colors
+
+CAMVID = "sky building column_pole road sidewalk tree sign_symbol fence car pedestrian bicyclist".split()
+
+
+def test_differences_are_those_of_published_pairs():
+    """CIELAB of sRGB's primaries (Lindbloom's calculator), and what dichromats are known to confuse."""
+    primaries = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)
+    expected = [[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [100, 0, 0]]
+    np.testing.assert_allclose(safe_colors.lab(primaries), expected, atol=0.02)
+    red, green, blue, white = primaries
+    for eye in ("protanopia", "deuteranopia"):
+        assert np.ptp(safe_colors.lab(white[None], eye)[0, 1:]) < 0.1  # a gray stays gray
+        between = [
+            np.linalg.norm(np.subtract(*safe_colors.lab(np.stack(pair), eye))) for pair in ((red, green), (red, blue))
+        ]
+        assert between[0] < 0.7 * between[1]
+
+
+@pytest.mark.parametrize(("count", "least"), [(8, 33), (11, 25), (20, 16), (32, 12)])
+def test_classes_differ_to_all_eyes(count, least):
+    colors = class_colors([f"class {index}" for index in range(count)])[:count]
+    assert safe_colors.smallest_difference(colors) > least
+    assert safe_colors.smallest_difference(palette()[:count]) < 10  # VOC's, for comparison
+
+
+def test_no_class_looks_like_void_the_page_or_the_background():
+    names = ("background", *map(str, range(20)))
+    colors = class_colors(names)
+    assert colors[0].tolist() == [0, 0, 0]
+    others = np.array([[0, 0, 0], [255, 255, 255], colors[VOID_LABEL]], np.uint8)
+    assert min(float(safe_colors.difference(one, other)) for one, other in itertools.product(colors[1:21], others)) > 16
+
+
+def test_all_colors_differ():
+    assert len(np.unique(class_colors([str(index) for index in range(255)])[:255], axis=0)) == 255
+
+
+def test_vocs_classes_keep_vocs_colors():
+    np.testing.assert_array_equal(class_colors(voc.CLASS_NAMES), palette())
+    assert not np.array_equal(class_colors(CAMVID), palette())
+
+
+def test_the_table_is_the_one_that_the_script_prints():
+    np.testing.assert_array_equal(class_colors(CAMVID)[: len(CAMVID)], safe_colors.choose(len(CAMVID)))
