@@ -10,7 +10,19 @@ from deeplab.data.source import voc
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.view.colors import class_colors
 
-CAMVID = "sky building column_pole road sidewalk tree sign_symbol fence car pedestrian bicyclist".split()
+CAMVID = [
+    "sky",
+    "building",
+    "column_pole",
+    "road",
+    "sidewalk",
+    "tree",
+    "sign_symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+]
 
 
 def test_differences_are_those_of_published_pairs():
