@@ -30,9 +30,9 @@ from deeplab.training.boundary import BoundaryScores
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, table
 from deeplab.view import page, report
+from deeplab.view.gallery import Gallery
 from deeplab.view.image_scores import PER_IMAGE, ImageScores
 from deeplab.view.pictures import PictureWriter
-from deeplab.view.report import ImageRanking
 
 logger = logging.getLogger("deeplab")
 
@@ -45,7 +45,7 @@ class ScoreSettings:
     checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
     output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
     report: Path | None = setting(
-        None, "Folder for report.html: scores, confusion matrix, best and worst images, curves."
+        None, "Folder for report.html, and for the photos it shows: scores, confusion matrix, every image, curves."
     )
     boundaries: bool = setting(
         False, "Also score trimaps of 1 to 40 pixels around true boundaries: boundary_mean_iou and its curve."
@@ -109,13 +109,13 @@ def score(
     output_dir = scoring.output_dir or model_dir / "eval" / split.name
 
     # Viewers see each prediction.
-    ranking = ImageRanking(config.num_classes)
+    gallery = Gallery(scoring.report, config.class_names) if scoring.report else None
     image_scores = ImageScores(config.class_names)
     viewers: list[Viewer] = [image_scores]
     if scoring.output_dir:
         viewers.append(PictureWriter(scoring.output_dir, config.class_names))
-    if scoring.report:
-        viewers.append(ranking)
+    if gallery:
+        viewers.append(gallery)
     if scoring.boundaries:
         viewers.append(BoundaryScores(config.num_classes))
 
@@ -129,8 +129,8 @@ def score(
     write_text(output_dir / PER_IMAGE, image_scores.as_csv(names_in_list_order(split)))
     files = ["metrics.json", PER_IMAGE, *(["masks/", "side_by_side/"] if scoring.output_dir else [])]
     logger.info("wrote to %s: %s", output_dir, ", ".join(files))
-    if scoring.report:
-        write_report(scoring.report, output_dir, options, split, config, checkpoint, evaluation, ranking)
+    if scoring.report and gallery:
+        write_report(scoring.report, output_dir, options, split, config, checkpoint, evaluation, gallery)
 
 
 def write_record(
@@ -157,7 +157,7 @@ def write_report(
     config: ModelConfig,
     checkpoint: str,
     evaluation: Evaluation,
-    ranking: ImageRanking,
+    gallery: Gallery,
 ) -> None:
     """Writes report.html: the evaluation, beside the curves of the training run."""
     model_dir = require("model_dir", options[RunSettings].model_dir)
@@ -165,7 +165,7 @@ def write_report(
         title=f"{model_dir.name} on {split.name}",
         class_names=config.class_names,
         evaluation=evaluation,
-        ranking=ranking,
+        gallery=gallery,
         records=report.read_records(model_dir / "metrics.jsonl"),
         facts={
             "data": f"{split.folder}, split {split.name}",

@@ -67,7 +67,8 @@ def test_report_shows_what_was_measured(scored):
     page = (output_dir / "report.html").read_text()
     metrics = json.loads((output_dir / "metrics.json").read_text())
     assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
-    assert page.count("<figure>") == 5  # all of them, once each
+    assert page.count('"photo":"report_images/') == 5
+    assert len(list((output_dir / "report_images").glob("*.jpg"))) == 5
     assert page.count("<svg") == 4  # mean IoU, loss, cross-entropy, learning rate
     assert f"<dd>10 images per epoch, {len(shapes.CLASS_NAMES)} classes</dd>" in page
 

@@ -9,13 +9,14 @@ from deeplab.view.template import Markup, Template
 Points = list[tuple[float, float]]
 
 _TEMPLATE = Template(Path(__file__).with_name("charts.svg"))
-_WIDTH = 480
-_HEIGHT = 270
-_LEFT = 62
+_WIDTH = 360
+_HEIGHT = 230
+_LEFT = 52
 _RIGHT = 14
 _TOP = 34
 _BOTTOM = 38
-_COLORS = {"train": "#2166ac", "val": "#b2182b"}
+_SPLITS = ("train", "val")
+_PER_CENT = ("mean_iou",)
 _CHARTS = {
     "mean_iou": "mean IoU",
     "loss": "loss",
@@ -37,16 +38,23 @@ def training_curves(records: Iterable[dict]) -> Markup:
     for field, title in _CHARTS.items():
         series = {
             split: [(r["step"], r[field]) for r in records if r["split"] == split and r.get(field) is not None]
-            for split in _COLORS
+            for split in _SPLITS
         }
         series = {split: points for split, points in series.items() if points}
         if series:
-            charts.append(line_chart(f"loss: {parts}" if parts and field == "loss" else title, series))
+            name = f"loss: {parts}" if parts and field == "loss" else title
+            charts.append(line_chart(name, series, is_share=field in _PER_CENT))
     return _TEMPLATE.fill("charts", charts=Markup.joined(charts)) if charts else Markup()
 
 
-def line_chart(title: str, series: dict[str, Points], x_name: str = "step") -> Markup:
-    """An SVG element; series: name -> points (step, value), sorted by step."""
+def line_chart(title: str, series: dict[str, Points], x_name: str = "step", is_share: bool = False) -> Markup:
+    """An SVG element; series: "train" or "val" -> points (step, value), sorted by step.
+
+    Shares are shown in per cent, and the best of the validation split by its value and step.
+    """
+    if is_share:
+        series = {name: [(step, 100 * share) for step, share in points] for name, points in series.items()}
+        title = f"{title} [%]"
     steps = [step for points in series.values() for step, _ in points]
     values = [value for points in series.values() for _, value in points]
     first = min(steps)
@@ -63,19 +71,26 @@ def line_chart(title: str, series: dict[str, Points], x_name: str = "step") -> M
     for tick in ticks:
         _, y = place(first, tick)
         parts.append(_TEMPLATE.fill("grid_line", left=_LEFT, right=_WIDTH - _RIGHT, y=f"{y:.1f}"))
-        parts.append(_text(_LEFT - 6, y + 4, f"{tick:.4g}", "end"))
-    for step in dict.fromkeys((first, last)):
+        parts.append(_text(_LEFT - 6, y + 4, f"{tick:.4g}", "end", "axis"))
+    for step in [tick for tick in nice_ticks(first, last) if first <= tick <= last] or [first]:
         x, _ = place(step, low)
-        parts.append(_text(x, _HEIGHT - _BOTTOM + 18, f"{step:,}", "start" if step == first else "end"))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_name, "middle"))
+        anchor = "end" if x > _WIDTH - _RIGHT - 15 else "middle"
+        parts.append(_text(x, _HEIGHT - _BOTTOM + 16, f"{step:,.10g}", anchor, "axis"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x_name, "middle", "axis"))
     summary = []
     for number, (name, points) in enumerate(series.items()):
         places = [place(step, value) for step, value in points]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        color = _COLORS[name]
         x, y = places[-1]
-        parts.append(_TEMPLATE.fill("line", points=line, color=color, x=f"{x:.1f}", y=f"{y:.1f}"))
-        parts.append(_text(_WIDTH - _RIGHT - 64 * (len(series) - 1 - number), 20, name, "end", color))
+        parts.append(_TEMPLATE.fill("line", points=line, kind=name, x=f"{x:.1f}", y=f"{y:.1f}"))
+        parts.append(_text(_WIDTH - _RIGHT - 44 * (len(series) - 1 - number), 20, name, "end", name))
+        if is_share and name == "val" and len(points) > 1:
+            step, value = max(points, key=lambda point: point[1])
+            x, y = place(step, value)
+            parts.append(_TEMPLATE.fill("best", kind=name, x=f"{x:.1f}", y=f"{y:.1f}"))
+            best = f"best {value:.1f} at {step:,}"
+            parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - _BOTTOM - 6, best, "end", name))
+            summary.append(best)
         summary.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
     return _TEMPLATE.fill(
         "chart",
@@ -99,5 +114,5 @@ def nice_ticks(low: float, high: float) -> list[float]:
     return [number * unit for number in range(first, max(last, first + 1) + 1)]
 
 
-def _text(x: float, y: float, text: str, anchor: str, color: str = "#444") -> Markup:
-    return _TEMPLATE.fill("label", x=f"{x:.1f}", y=f"{y:.1f}", text=text, anchor=anchor, color=color)
+def _text(x: float, y: float, text: str, anchor: str, kind: str) -> Markup:
+    return _TEMPLATE.fill("label", x=f"{x:.1f}", y=f"{y:.1f}", text=text, anchor=anchor, kind=kind)

@@ -1,6 +1,7 @@
 """Parts shared by all HTML pages; each page is one file that loads nothing from outside."""
 
 import base64
+import hashlib
 import io
 import os
 import urllib.parse
@@ -16,16 +17,29 @@ from deeplab.view.template import Markup, Template
 _LARGEST_SIDE = 480  # pixels, of JPEGs
 
 _TEMPLATE = Template(Path(__file__).with_name("page.html"))
+_SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 
 
-def render(title: str, tiles: Mapping[str, object], sections: Mapping[str, Markup]) -> str:
-    """A page as text: a heading, large numbers by name, sections by heading; empty sections are omitted."""
+def render(
+    title: str, tiles: Mapping[str, object], sections: Mapping[str, Markup], style: str = "", script: str = ""
+) -> str:
+    """A page as text: a heading, large numbers by name, sections by heading; empty sections are omitted.
+
+    The page's policy admits one script by its hash: that of all pages, followed by `script`. Pictures may lie beside
+    the page.
+    """
+    script = f"{_SCRIPT}{script}"
     filled = _TEMPLATE.fill(
         "page",
         title=title,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         tiles=Markup.joined(_TEMPLATE.fill("tile", name=name, value=value) for name, value in tiles.items()),
         sections=Markup.joined(
-            _TEMPLATE.fill("section", name=name, content=content) for name, content in sections.items() if content
+            _TEMPLATE.fill("section", place=name.lower().replace(" ", "-"), name=name, content=content)
+            for name, content in sections.items()
+            if content
         ),
     )
     return f"{filled}\n"

@@ -1,86 +1,32 @@
-"""One HTML file about an evaluation: scores, confusions, best and worst images, curves. It loads no other file."""
+"""The page about an evaluation: scores, confusions, curves, and every image; photos lie in a folder beside it."""
 
-import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from deeplab.errors import DataError
 from deeplab.json_fields import parse_json
-from deeplab.labels import VOID_LABEL, foreground
+from deeplab.labels import has_background
 from deeplab.text import read_text
-from deeplab.training.metrics import Evaluation, Scores, confusion_counts, per_cent, scores
-from deeplab.view import charts, page, pictures
+from deeplab.training.metrics import Evaluation, Scores, per_cent
+from deeplab.view import charts, page
+from deeplab.view.gallery import Gallery
 from deeplab.view.template import Markup, Template
 
-SHOWN_IMAGES = 4
 SHOWN_CONFUSIONS = 10
 _LARGEST = 1e30  # number that is drawn
 
 _TEMPLATE = Template(Path(__file__).with_name("report.html"))
-
-
-@dataclass(frozen=True)
-class ScoredImage:
-    """An image, its masks (uint8 [height, width]) and the mean IoU over the classes in them."""
-
-    mean_iou: float
-    name: str
-    image: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray
-
-
-class ImageRanking:
-    """A viewer that keeps the best and the worst images; an image with only void counts as neither."""
-
-    def __init__(self, num_classes: int, count: int = SHOWN_IMAGES) -> None:
-        self._num_classes = num_classes
-        self._count = count
-        self._best: list[ScoredImage] = []
-        self._worst: list[ScoredImage] = []
-
-    @property
-    def wants_more(self) -> bool:
-        """Every example counts."""
-        return True
-
-    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Takes one image (uint8 RGB [height, width, 3]) and its masks (uint8 [height, width])."""
-        mean_iou = scores(confusion_counts(truth, prediction, self._num_classes)).mean_iou
-        if mean_iou is not None:
-            shown = ScoredImage(mean_iou, name, image, truth, prediction)
-            self._best = heapq.nlargest(self._count, [*self._best, shown], _by_score)
-            self._worst = heapq.nsmallest(self._count, [*self._worst, shown], _by_score)
-
-    def results(self) -> dict[str, object]:
-        """Nothing: the report shows the images."""
-        return {}
-
-    @property
-    def best(self) -> list[ScoredImage]:
-        """The best first."""
-        return self._best
-
-    @property
-    def worst(self) -> list[ScoredImage]:
-        """The worst first, without those that are among the best."""
-        best = {item.name for item in self._best}
-        return [item for item in self._worst if item.name not in best]
-
-
-def _by_score(item: ScoredImage) -> tuple[float, str]:
-    return item.mean_iou, item.name
+_STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+_SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
 
 
 def render(
     title: str,
     class_names: Sequence[str],
     evaluation: Evaluation,
-    ranking: ImageRanking,
+    gallery: Gallery,
     records: Iterable[dict],
     facts: dict[str, object],
     trained: dict[str, str] | None = None,
@@ -91,7 +37,7 @@ def render(
         title: heading.
         class_names: the model's class names.
         evaluation: the evaluation to report, whose loss is the cross-entropy of all pixels alike.
-        ranking: the best and the worst images of this evaluation.
+        gallery: the images of this evaluation.
         records: records of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
         trained: name -> value: the size and the cost of the training run, if they are known.
@@ -112,11 +58,10 @@ def render(
         "Classes": _class_table(class_names, evaluation),
         "Boundaries": _boundaries(evaluation.viewed.get("boundary_mean_iou", {})),
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
-        "Worst images": Markup.joined(_example(item, class_names) for item in ranking.worst),
-        "Best images": Markup.joined(_example(item, class_names) for item in ranking.best),
+        "Images": _images(class_names, gallery),
         "What was evaluated": page.facts(facts),
     }
-    return page.render(title, tiles, sections)
+    return page.render(title, tiles, sections, _STYLE, _SCRIPT)
 
 
 def read_records(path: Path) -> list[dict]:
@@ -167,7 +112,7 @@ def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
         rows.append(
             _TEMPLATE.fill(
                 "class_row",
-                class_name=page.class_name(index, class_names),
+                class_name=_TEMPLATE.fill("class_link", index=index, class_name=page.class_name(index, class_names)),
                 width=f"{100 * (iou or 0):.1f}",
                 iou=_per_cent(iou),
                 f1=_per_cent(result.per_class_f1[index]),
@@ -184,19 +129,11 @@ def _boundaries(mean_iou: dict[int, float | None]) -> Markup:
     points = [(float(width), value) for width, value in mean_iou.items() if value is not None]
     if not points:
         return Markup()
-    chart = charts.line_chart("mean IoU in a trimap", {"val": points}, x_name="trimap width in pixels")
+    chart = charts.line_chart("mean IoU in a trimap", {"val": points}, x_name="trimap width in pixels", is_share=True)
     return _TEMPLATE.fill("boundaries", chart=chart)
 
 
 def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
-    picture = page.image(
-        pictures.confusion_picture(matrix, class_names),
-        "Confusion matrix: of the pixels of each true class (rows), the share predicted as each class (columns), in "
-        "per cent. The largest confusions are listed below.",
-        "PNG",
-        "matrix",
-    )
-
     # The largest confusions, as a list.
     totals = matrix.sum(1)
     wrong = matrix - np.diag(np.diag(matrix))
@@ -213,46 +150,53 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
         if wrong[true, predicted]
     ]
 
-    parts = [_TEMPLATE.fill("confusion_matrix", picture=picture)]
+    parts = [_matrix(class_names, matrix)]
     if rows:
         parts.append(_TEMPLATE.fill("confusions", rows=Markup.joined(rows)))
     return Markup.joined(parts)
 
 
-def _example(item: ScoredImage, class_names: Sequence[str]) -> Markup:
-    shown = {
-        "image": Image.fromarray(item.image),
-        "truth": pictures.overlay(item.image, item.truth, class_names),
-        "prediction": pictures.overlay(item.image, item.prediction, class_names),
-        "errors (red)": pictures.error_map(item.image, item.truth, item.prediction),
-    }
-    texts = {
-        "image": f"The image {item.name}",
-        "truth": f"Its true classes: {_shares(item.truth, class_names)}",
-        "prediction": f"The predicted classes: {_shares(item.prediction, class_names)}",
-        "errors (red)": f"Wrong pixels: {_per_cent(_share_wrong(item))}",
-    }
-    found = np.intersect1d(np.union1d(item.truth, item.prediction), foreground(class_names))
+def _matrix(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
+    """The matrix as a table: shares of each row, which the page's script changes to those of columns, or to pixels."""
+    rows = []
+    for index, counts in enumerate(matrix.tolist()):
+        total = max(sum(counts), 1)
+        cells = [
+            _TEMPLATE.fill(
+                "matrix_cell",
+                pixels=count,
+                heat=round(100 * (count / total) ** 0.5),
+                text=round(100 * count / total) or "",
+            )
+            for count in counts
+        ]
+        rows.append(
+            _TEMPLATE.fill("matrix_row", class_name=page.class_name(index, class_names), cells=Markup.joined(cells))
+        )
     return _TEMPLATE.fill(
-        "example",
-        name=item.name,
-        mean_iou=_per_cent(item.mean_iou),
-        legend=page.legend(found, class_names),
-        pictures=Markup.joined(
-            _TEMPLATE.fill("example_picture", name=name, image=page.image(picture, texts[name], "JPEG"))
-            for name, picture in shown.items()
-        ),
+        "confusion_matrix",
+        heads=Markup.joined(_TEMPLATE.fill("matrix_head", name=name) for name in class_names),
+        rows=Markup.joined(rows),
+        rows_caption="Of the pixels of each true class (row), the share predicted as each class (column), in per cent.",
+        columns_caption="Of the pixels predicted as a class (column), the share of each true class (row), in per cent.",
+        pixels_caption="Pixels of each true class (row) predicted as each class (column).",
     )
 
 
-def _share_wrong(item: ScoredImage) -> float:
-    valid = item.truth != VOID_LABEL
-    return float((item.truth != item.prediction)[valid].mean())
-
-
-def _shares(mask: np.ndarray, class_names: Sequence[str]) -> str:
-    found = pictures.class_shares(mask)
-    return ", ".join(f"{class_names[index]} {_per_cent(share)}" for index, share in found)
+def _images(class_names: Sequence[str], gallery: Gallery) -> Markup:
+    """Every image, which the page's script sorts, filters and enlarges."""
+    kinds = "With a class chosen: its pixels missed, and false alarms of it. Else: of all classes but the background."
+    if not has_background(class_names):
+        kinds = "With a class chosen: its pixels missed, and false alarms of it. Else every error is a wrong class."
+    return _TEMPLATE.fill(
+        "gallery",
+        classes=Markup.joined(
+            _TEMPLATE.fill("class_option", index=index, name=name) for index, name in enumerate(class_names)
+        ),
+        kinds=kinds,
+        before=Markup(),
+        data=gallery.data({}),
+    )
 
 
 def _per_cent(fraction: float | None) -> str:
