@@ -1,6 +1,6 @@
 """`python -m deeplab.predict` starts `deeplab.commands.predict`."""
 
-from deeplab.commands.predict import command
+from deeplab.commands.predict.program import command
 
 if __name__ == "__main__":
     command()

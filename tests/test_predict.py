@@ -1,6 +1,8 @@
-"""The pictures that the command line names, and the names under which their masks are written."""
+"""Pictures that the command line names, which of them are whose, and how their masks are made in threads."""
 
 import logging
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,8 +10,14 @@ import pytest
 from conftest import write_mask
 from PIL import Image
 
-from deeplab.commands import predict
-from deeplab.errors import DataError, UsageError
+from deeplab.commands.predict import program
+from deeplab.commands.predict.names import named_images, share_of
+from deeplab.commands.predict.one_image import Wanted
+from deeplab.commands.predict.threads import Budget, in_order
+from deeplab.errors import DataError, NothingToDo, UsageError
+
+ALL = ("masks", "coloured", "overlays")
+ARRAY = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "3"}
 
 
 @pytest.fixture
@@ -20,25 +28,25 @@ def folder(tmp_path):
 
 
 def test_a_folders_images_are_found_by_their_endings_without_hidden_files(folder):
-    names = [(name, path.name) for name, path in predict.named_images([str(folder)])]
+    names = [(name, path.name) for name, path in named_images([str(folder)])]
     assert names == [("a", "a.PNG"), ("b", "b.jpg"), ("c", "c.tif")]
 
 
 def test_a_pattern_matches_no_hidden_files_either(folder):
-    assert [name for name, _ in predict.named_images([f"{folder}/*.jpg"])] == ["b"]
+    assert [name for name, _ in named_images([f"{folder}/*.jpg"])] == ["b"]
     with pytest.raises(DataError, match="no pictures there"):
-        predict.named_images([f"{folder}/*.webp"])
+        named_images([f"{folder}/*.webp"])
 
 
 def test_standard_input_is_called_stdin(folder):
-    assert [name for name, _ in predict.named_images(["-", str(folder / "b.jpg")])] == ["stdin", "b"]
+    assert [name for name, _ in named_images(["-", str(folder / "b.jpg")])] == ["stdin", "b"]
 
 
 def test_two_images_of_one_name_and_no_images_are_rejected(folder):
     with pytest.raises(UsageError, match=r"b: two images of this name .*b\.jpg and .*b\.png"):
-        predict.named_images([str(folder / "b.jpg"), str(folder / "b.png")])
+        named_images([str(folder / "b.jpg"), str(folder / "b.png")])
     with pytest.raises(UsageError, match="name at least one image"):
-        predict.named_images([])
+        named_images([])
 
 
 def test_subfolders_are_kept_and_what_is_no_image_is_said(folder, caplog):
@@ -48,7 +56,7 @@ def test_subfolders_are_kept_and_what_is_no_image_is_said(folder, caplog):
         (folder / name).touch()
     (folder / "out").mkdir()
     (folder / "out" / "mask.png").touch()
-    names = [name for name, _ in predict.named_images([str(folder)], folder / "out")]
+    names = [name for name, _ in named_images([str(folder)], folder / "out")]
     assert names == ["a", "b", "c", "day1/img_0", "day2/img_0"]
     (record,) = caplog.records
     assert record.message.endswith("1 .heic, 1 .mp4, 1 .txt, 1 without an ending")
@@ -62,11 +70,10 @@ def test_images_without_a_true_mask_are_segmented_and_listed(tmp_path, caplog):
     (tmp_path / "truth").mkdir()
     write_mask(tmp_path / "truth" / "a.png", np.zeros((20, 30)))
     write_mask(tmp_path / "truth" / "c.png", np.zeros((20, 20)))
-    model = SimpleNamespace(class_names=("one", "two"), segment=lambda image: np.ones(image.shape[:2], np.uint8))
-    wanted = predict.PredictSettings(model_dir=tmp_path, output_dir=tmp_path / "out", truth_dir=tmp_path / "truth")
+    wanted = Wanted(tmp_path / "out", (*ALL, "side_by_side"), tmp_path / "truth", 10**6)
     images = [(name, tmp_path / f"{name}.jpg") for name in "abc"]
     with pytest.raises(DataError, match=r"b\.png: no such file; 2 of 3 images without a true mask beside them$"):
-        predict.segment(images, model, wanted, tmp_path / "out")
+        program.segment(images, [_model()], wanted)
     assert sorted(path.stem for path in (tmp_path / "out" / "masks").iterdir()) == ["a", "b", "c"]
     assert [path.stem for path in (tmp_path / "out" / "side_by_side").iterdir()] == ["a"]
     said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
@@ -75,3 +82,129 @@ def test_images_without_a_true_mask_are_segmented_and_listed(tmp_path, caplog):
         f"{tmp_path / 'truth' / 'c.png'}: 20x20 pixels, its image is 30x20",
     ]
     assert "3 of 3 images segmented" in caplog.text
+
+
+def _model(segment=lambda image: np.ones(image.shape[:2], np.uint8)):
+    return SimpleNamespace(class_names=("one", "two"), segment=segment)
+
+
+def _images(folder, names):
+    for name in names:
+        Image.new("RGB", (30, 20)).save(folder / f"{name}.png")
+    return [(name, folder / f"{name}.png") for name in names]
+
+
+def test_images_go_through_one_model_at_a_time_and_are_said_in_order(tmp_path, caplog):
+    """The first image takes longest, and one of two models is idle meanwhile; each holds one image."""
+    caplog.set_level(logging.INFO)
+    busy = []
+    most = []
+
+    def segment(image):
+        busy.append(1)
+        most.append(len(busy))
+        time.sleep(0.05 if len(most) == 1 else 0.005)
+        busy.pop()
+        return np.zeros(image.shape[:2], np.uint8)
+
+    images = _images(tmp_path, "abcdefgh")
+    program.segment(images, [_model(segment), _model(segment)], Wanted(tmp_path / "out", ("masks",), None, 600))
+    said = [record.getMessage().partition(":")[0] for record in caplog.records][:-1]
+    assert said == [str(path) for _, path in images]
+    assert max(most) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks"]
+
+
+def test_a_bad_image_costs_only_itself(tmp_path, caplog):
+    """One cannot be read, one is too large, and one has a size that an export refuses."""
+    images = _images(tmp_path, "abcd")
+    (tmp_path / "a.png").write_text("no picture")
+    Image.new("RGB", (31, 20)).save(tmp_path / "b.png")
+    Image.new("RGB", (20, 30)).save(tmp_path / "c.png")
+
+    def segment(image):
+        if image.shape[:2] != (20, 30):
+            raise DataError("images of another size")
+        return np.zeros(image.shape[:2], np.uint8)
+
+    with pytest.raises(DataError, match="3 of 4 images left out"):
+        program.segment(images, [_model(segment)], Wanted(tmp_path / "out", ("masks",), None, 600))
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said[0].startswith(f"{tmp_path}/a.png: cannot be read as an image")
+    assert said[1:] == [
+        f"{tmp_path}/b.png: 31x20 pixels, more than --max_pixels=600",
+        f"{tmp_path}/c.png: images of another size",
+    ]
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["d.png"]
+
+
+def test_a_failure_that_is_not_an_images_ends_the_work(tmp_path):
+    images = _images(tmp_path, "abc")
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="out"):
+        program.segment(images, [_model()], Wanted(tmp_path / "out", ("masks",), None, 600))
+    assert threading.active_count() < 10  # no thread is left at work
+
+
+def test_an_interrupted_folder_is_continued(tmp_path):
+    """Only images with all their pictures count as done."""
+    images = _images(tmp_path, "abc")
+    wanted = Wanted(tmp_path / "out", ALL, None, 600)
+    program.segment(images, [_model()], wanted)
+    (tmp_path / "out" / "overlays" / "b.png").unlink()
+    assert program.without_existing(images, wanted) == images[1:2]
+    program.segment(images[1:2], [_model()], wanted)
+    with pytest.raises(NothingToDo, match="3 of 3 images have their pictures"):
+        program.without_existing(images, wanted)
+
+
+def test_processes_share_the_images_without_overlap():
+    images = [(str(number), None) for number in range(10)]
+    shares = [share_of(images, index, 3, {}) for index in range(3)]
+    assert [[name for name, _ in share] for share in shares] == [list("0369"), list("147"), list("258")]
+    assert share_of(images, None, 1, ARRAY) == images  # a job array may have another purpose
+    assert share_of(images, None, 3, ARRAY | {"SLURM_ARRAY_TASK_COUNT": "3"}) == shares[2]
+
+
+def test_a_share_that_nobody_or_two_would_take_is_refused():
+    for index, environment, words in (
+        (3, {}, "the last of --num_shards=3 is 2"),
+        (None, {}, "which one is this"),
+        (None, ARRAY | {"SLURM_ARRAY_TASK_COUNT": "2"}, "the job array has 2 tasks, 1 to 3"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            share_of([], index, 3, environment)
+
+
+def test_pictures_and_folders_follow_the_flags(tmp_path):
+    assert program.PredictSettings().folders == ALL
+    assert program.PredictSettings(masks_only=True).folders == ("masks",)
+    assert program.PredictSettings(voc_dir=tmp_path).folders == ("results/VOC2012/Segmentation/comp6_test_cls",)
+    with pytest.raises(UsageError, match="--truth_dir is for"):
+        program.PredictSettings(masks_only=True, truth_dir=tmp_path)
+
+
+def test_results_keep_their_order_and_an_error_its_place():
+    def halved(number):
+        time.sleep(0.001 * (number % 3))
+        return 12 // (number - 20)
+
+    results = in_order(halved, range(100), 3)
+    assert [next(results) for _ in range(20)] == [12 // (number - 20) for number in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_budget_is_never_exceeded_but_by_one_alone():
+    budget = Budget(10)
+    held = []
+
+    def work(amount):
+        with budget.hold(amount):
+            held.append(amount)
+            is_within = sum(held) <= 10 or len(held) == 1
+            time.sleep(0.001)
+            held.remove(amount)
+        return is_within
+
+    assert all(in_order(work, [3, 12, 5, 4, 10, 1, 11, 2] * 5, 6))

@@ -11,9 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for train.py and
 
 import eval as eval_program
 import train
-from deeplab.commands import convert, import_weights, look, predict, sbd
+from deeplab.commands import convert, import_weights, look, sbd
 from deeplab.commands.app import program as app
 from deeplab.commands.export import program as export
+from deeplab.commands.predict import program as predict
 from deeplab.errors import EXIT_STATUSES
 from deeplab.program.help import default_of, flags_by_class, title
 from deeplab.settings import Classes

@@ -33,7 +33,11 @@ def color_mask(mask: np.ndarray) -> Image.Image:
 
 def colored(mask: np.ndarray) -> Image.Image:
     """uint8 class indices [height, width] -> RGB, for programs without palette support."""
-    return Image.fromarray(palette()[mask])
+    colors = palette()
+    drawn = np.empty((*mask.shape, 3), np.uint8)
+    for rows in _bands(mask):
+        drawn[rows] = colors[mask[rows]]
+    return Image.fromarray(drawn)
 
 
 def overlay(
@@ -48,10 +52,15 @@ def overlay(
     image: uint8 RGB [height, width, 3]; mask: uint8 [height, width]. `opacity`, of the colors, is in [0, 1]; that of a
     thin contour, the outermost pixels of each region, is twice as large.
     """
-    is_shown = np.isin(mask, [*(foreground(class_names) if shown is None else shown)])
-    opacities = np.where(_is_contour(mask), min(2 * opacity, 1.0), opacity) * is_shown
-    mixed = image + opacities[..., np.newaxis] * (class_colors(class_names)[mask] - image.astype(float))
-    return Image.fromarray(np.round(mixed).astype(np.uint8))
+    is_shown = np.isin(np.arange(256), [*(foreground(class_names) if shown is None else shown)])
+    colors = class_colors(class_names)
+    is_contour = _is_contour(mask)
+    drawn = np.empty_like(image)
+    for rows in _bands(mask):
+        opacities = np.where(is_contour[rows], min(2 * opacity, 1.0), opacity) * is_shown[mask[rows]]
+        mixed = image[rows] + opacities[..., np.newaxis] * (colors[mask[rows]] - image[rows].astype(float))
+        drawn[rows] = np.round(mixed)
+    return Image.fromarray(drawn)
 
 
 def _is_contour(mask: np.ndarray) -> np.ndarray:
@@ -140,9 +149,19 @@ def legend(entries: dict[int, str], width: int, colors: np.ndarray) -> Image.Ima
 
 def class_shares(mask: np.ndarray) -> list[tuple[int, float]]:
     """The classes in a mask (uint8 [height, width]) and their shares of its non-void pixels, the largest first."""
-    indices, counts = np.unique(mask[mask != VOID_LABEL], return_counts=True)
-    shares = zip(indices.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True)
+    counts = np.zeros(256, np.int64)
+    for rows in _bands(mask):
+        counts += np.bincount(mask[rows].ravel(), minlength=256)
+    counts[VOID_LABEL] = 0
+    indices = np.flatnonzero(counts)
+    shares = zip(indices.tolist(), (counts[indices] / max(counts.sum(), 1)).tolist(), strict=True)
     return sorted(shares, key=lambda item: -item[1])
+
+
+def _bands(mask: np.ndarray) -> list[slice]:
+    """Rows of about a million pixels at a time: NumPy makes eight bytes of each index before it looks it up."""
+    height = max(2**20 // mask.shape[1], 1)
+    return [slice(top, top + height) for top in range(0, mask.shape[0], height)]
 
 
 def confusion_picture(matrix: np.ndarray, class_names: Sequence[str]) -> Image.Image:

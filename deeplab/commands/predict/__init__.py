@@ -1,0 +1,1 @@
+"""Masks and overlays of a folder of pictures: `python -m deeplab.predict`."""

@@ -1,0 +1,148 @@
+"""From a file to its pictures: reads, segments, draws and writes one image; for several threads at a time."""
+
+import queue
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab.api import Model
+from deeplab.commands.predict.names import STANDARD_INPUT, Named
+from deeplab.commands.predict.threads import Budget
+from deeplab.data.source.classes import ClassTable
+from deeplab.data.source.images import ImageFile, check_pixels
+from deeplab.data.source.masks import read_mask
+from deeplab.errors import DataError
+from deeplab.labels import foreground
+from deeplab.view import pictures
+from deeplab.view.colors import class_colors
+
+PIXELS_AT_ONCE = 2**26
+"""Of the images that are in memory together; a larger one is alone."""
+
+MASKS = "masks"
+COLORED = "coloured"
+OVERLAYS = "overlays"
+ROWS = "side_by_side"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures, and where.
+
+    Attributes:
+        output_dir: the folder of their folders.
+        folders: the folders below it; each picture is called NAME.png. One other than those named above gets masks.
+        truth_dir: the folder of true masks for `ROWS`.
+        max_pixels: larger images are refused.
+    """
+
+    output_dir: Path
+    folders: tuple[str, ...]
+    truth_dir: Path | None
+    max_pixels: int
+
+    def exist(self, name: str) -> bool:
+        """Whether an image's pictures are there already."""
+        return all((self.output_dir / folder / f"{name}.png").exists() for folder in self.folders)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an image.
+
+    Attributes:
+        path: its file.
+        shares: its classes and their shares, in words; empty if it could not be segmented.
+        other_bands: as in `ImageFile`.
+        unread: why it could not be segmented.
+        untrue: why no true mask is shown beside it.
+    """
+
+    path: Path
+    shares: str = ""
+    other_bands: int = 0
+    unread: DataError | None = None
+    untrue: DataError | None = None
+
+
+class OneImage:
+    """Makes the pictures of an image. Reading and drawing run in any number of threads, each model in one at a time."""
+
+    def __init__(self, models: Sequence[Model], wanted: Wanted) -> None:
+        """The models are copies of one, on different devices."""
+        self._class_names = tuple(models[0].class_names)
+        self._wanted = wanted
+        self._memory = Budget(PIXELS_AT_ONCE)
+        self._idle: queue.SimpleQueue[Model] = queue.SimpleQueue()
+        for model in models:
+            self._idle.put(model)
+
+    def __call__(self, named: Named) -> Outcome:
+        """Reads the image and writes its pictures; what is wrong with its files is in the outcome."""
+        name, path = named
+        try:
+            file = ImageFile(sys.stdin.buffer if path == STANDARD_INPUT else path)
+            check_pixels(file.name, file.size, self._wanted.max_pixels, "--max_pixels=")
+            with self._memory.hold(file.size[0] * file.size[1]):
+                image = file.pixels(turned=True)
+                return self._made(name, path, image, self._segment(path, image), file.other_bands)
+        except DataError as error:
+            return Outcome(path, unread=error)
+
+    def _segment(self, path: Path, image: np.ndarray) -> np.ndarray:
+        model = self._idle.get()
+        try:
+            return model.segment(image)
+        except DataError as error:  # an export of a fixed size
+            raise DataError(f"{path}: {error}") from error
+        finally:
+            self._idle.put(model)
+
+    def _made(self, name: str, path: Path, image: np.ndarray, mask: np.ndarray, other_bands: int) -> Outcome:
+        """Writes the pictures of a segmented image."""
+        truth = None
+        untrue = None
+        if ROWS in self._wanted.folders and self._wanted.truth_dir:
+            try:
+                truth = read_truth(self._wanted.truth_dir / f"{name}.png", mask.shape, self._class_names)
+            except DataError as error:
+                untrue = error
+        shares = {index: f"{self._class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
+        for folder in self._wanted.folders:
+            if folder != ROWS or truth is not None:
+                picture = draw(folder, image, mask, truth, shares, self._class_names)
+                pictures.save(picture, self._wanted.output_dir / folder / f"{name}.png")
+        return Outcome(path, ", ".join(shares.values()), other_bands, untrue=untrue)
+
+
+def draw(
+    folder: str,
+    image: np.ndarray,
+    mask: np.ndarray,
+    truth: np.ndarray | None,
+    shares: dict[int, str],
+    class_names: Sequence[str],
+) -> Image.Image:
+    """The picture of an image for this folder; `ROWS` needs its true mask."""
+    if folder == COLORED:
+        return pictures.colored(mask)
+    if folder == OVERLAYS:
+        overlay = pictures.overlay(image, mask, class_names)
+        entries = {index: text for index, text in shares.items() if index in foreground(class_names)}
+        return pictures.stack(overlay, pictures.legend(entries, overlay.width, class_colors(class_names)))
+    if folder == ROWS:
+        assert truth is not None
+        return pictures.panel(image, truth, mask, class_names, max(mask.shape))
+    return pictures.color_mask(mask)
+
+
+def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> np.ndarray:
+    """A mask of the prediction's shape (height, width); DataError for another shape, and as `masks.read_mask`."""
+    truth = read_mask(path, ClassTable.of_names(class_names)).labels
+    if truth.shape != shape:
+        raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")
+    return truth
