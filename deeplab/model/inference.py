@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from deeplab.model.folding import FoldedNetwork
+from deeplab.model.windows import Windows, log_of
 from deeplab.settings import setting
 
 
@@ -33,6 +34,12 @@ class Inference:
     )
     window_overlap: float = setting(
         1 / 3, "Share of a window that the next one also covers.", lower=0.0, upper=0.9, hyperparameter=False
+    )
+    window_batch: int = setting(
+        1,
+        "Windows of an image that go through the network together: faster on GPUs, equal up to rounding.",
+        lower=1,
+        hyperparameter=False,
     )
 
 
@@ -70,29 +77,52 @@ class Predictor:
         softmax of either gives probabilities.
         """
         inference = self._inference
-        if inference.scales == (1.0,) and not inference.flip:
-            return self._in_windows(images)
+        if self._is_one_view:
+            return self._in_windows(images, tf.identity, self._scores)
         images = tf.cast(images, tf.float32)
         views = [self._at_scale(images, scale) for scale in inference.scales]
         if inference.flip:
             views += [self._at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
         return _log_mean(views)
 
+    def classes(self, images: tf.Tensor) -> tf.Tensor:
+        """As a call, but uint8 class indices [batch, height, width].
+
+        In one view of windows it never holds the scores of the whole image.
+        """
+        if self._is_one_view:
+            return self._in_windows(images, classes_of, tf.TensorSpec([None, None, None], tf.uint8))
+        return classes_of(self(images))
+
+    @property
+    def _is_one_view(self) -> bool:
+        return self._inference.scales == (1.0,) and not self._inference.flip
+
+    @property
+    def _scores(self) -> tf.TensorSpec:
+        return tf.TensorSpec([None, None, None, self.network.outputs[0].shape[-1]], tf.float32)
+
     def _whole(self, images: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.shape(images)[1:3])
         return self.network(_at_least(tf.cast(images, tf.float32), MIN_SIDE), training=False)[:, :height, :width]
 
-    def _in_windows(self, images: tf.Tensor) -> tf.Tensor:
-        if not self._inference.window_size:
-            return self._whole(images)
-        return _log_mean_of_windows(self._whole, images, self._inference.window_size, self._inference.window_overlap)
+    def _in_windows(
+        self, images: tf.Tensor, result: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec
+    ) -> tf.Tensor:
+        """The `result` of the scores in one view, as in `Windows.of_mean`."""
+        inference = self._inference
+        if not inference.window_size:
+            return result(self._whole(images))
+        num_classes = self._scores.shape[-1]
+        windows = Windows(inference.window_size, inference.window_overlap, inference.window_batch, num_classes)
+        return windows.of_mean(self._whole, images, result, spec)
 
     def _at_scale(self, images: tf.Tensor, scale: float) -> tf.Tensor:
         """Log-probabilities at the size of `images`; resized with half-pixel centers, as in training."""
         size = tf.shape(images)[1:3]
         scaled_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), 1)
         scaled = tf.image.resize(images, scaled_size) if scale != 1 else images
-        scores = self._in_windows(scaled)
+        scores = self._in_windows(scaled, tf.identity, self._scores)
         return tf.nn.log_softmax(tf.image.resize(scores, size) if scale != 1 else scores)
 
 
@@ -106,22 +136,25 @@ def _at_least(images: tf.Tensor, side: int) -> tf.Tensor:
     return tf.concat([tall, tf.zeros([batch, tf.maximum(height, side), missing, channels])], 2)
 
 
-def segmentation(scores: tf.Tensor, with_probabilities: bool = True) -> dict[str, tf.Tensor]:
+def classes_of(scores: tf.Tensor) -> tf.Tensor:
+    """Scores [batch, height, width, classes] -> uint8 class indices [batch, height, width]."""
+    return tf.cast(tf.argmax(scores, -1), tf.uint8)
+
+
+def segmentation(scores: tf.Tensor) -> dict[str, tf.Tensor]:
     """Scores [batch, height, width, classes] -> uint8 `classes` [batch, height, width], float32 `probabilities`."""
-    classes = {"classes": tf.cast(tf.argmax(scores, -1), tf.uint8)}
-    return classes | {"probabilities": tf.nn.softmax(scores)} if with_probabilities else classes
+    return {"classes": classes_of(scores), "probabilities": tf.nn.softmax(scores)}
 
 
-def segment_one_by_one(
-    predict: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, with_probabilities: bool
-) -> dict[str, tf.Tensor]:
-    """The `segmentation` of a batch by the scores of `predict`, which is given one image at a time.
+def segment_one_by_one(predictor: Predictor, images: tf.Tensor, with_probabilities: bool) -> dict[str, tf.Tensor]:
+    """The `segmentation` of a batch, or only its `classes`; the network is given one image at a time.
 
     The last bits of a convolution depend on the size of the batch; this way an image's classes never do.
     """
 
     def one(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        results = segmentation(predict(image[tf.newaxis]), with_probabilities)
+        alone = image[tf.newaxis]
+        results = segmentation(predictor(alone)) if with_probabilities else {"classes": predictor.classes(alone)}
         return {name: result[0] for name, result in results.items()}
 
     # The number of classes is known only after the network has been called.
@@ -136,51 +169,4 @@ def _log_mean(views: list[tf.Tensor]) -> tf.Tensor:
     total = tf.exp(views[0])
     for view in views[1:]:
         total += tf.exp(view)
-    return _log(total / len(views))
-
-
-def _log_mean_of_windows(
-    predict: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor, window_size: int, overlap: float
-) -> tf.Tensor:
-    """Log of the mean probability over evenly spread windows of at most `window_size`, with at least this overlap.
-
-    An image that fits in one window gives the result of `predict`.
-    """
-    height, width = tf.unstack(tf.shape(images)[1:3])
-    tops, window_height = _window_starts(height, window_size, overlap)
-    lefts, window_width = _window_starts(width, window_size, overlap)
-    if_one = tf.logical_and(tf.equal(window_height, height), tf.equal(window_width, width))
-
-    def many() -> tf.Tensor:
-        starts = tf.reshape(tf.stack(tf.meshgrid(tops, lefts, indexing="ij"), -1), [-1, 2])
-
-        def place(start: tf.Tensor) -> tuple[tf.Tensor, list[list[tf.Tensor]]]:
-            top, left = tf.unstack(start)
-            window = images[:, top : top + window_height, left : left + window_width]
-            probabilities = tf.nn.softmax(predict(window))
-            around = [[0, 0], [top, height - top - window_height], [left, width - left - window_width], [0, 0]]
-            return tf.pad(probabilities, around), tf.pad(tf.ones_like(probabilities[:1, :, :, :1]), around)
-
-        def add(sums: tuple[tf.Tensor, tf.Tensor], start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            probabilities, count = place(start)
-            return sums[0] + probabilities, sums[1] + count
-
-        first = place(starts[0])
-        total, count = tf.foldl(add, starts[1:], first, parallel_iterations=1)
-        return _log(total / count)
-
-    return tf.cond(if_one, lambda: predict(images), many)
-
-
-def _window_starts(length: tf.Tensor, window_size: int, overlap: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """First pixels of the windows along one side (int32 [windows]), and their length."""
-    window = tf.minimum(window_size, length)
-    stride = max(round(window_size * (1 - overlap)), 1)
-    count = tf.maximum((length - window + stride - 1) // stride, 0) + 1
-    spread = tf.linspace(0.0, tf.cast(length - window, tf.float32), count)
-    return tf.cast(tf.round(spread), tf.int32), window
-
-
-def _log(probabilities: tf.Tensor) -> tf.Tensor:
-    """A log that is finite even if a probability is 0."""
-    return tf.math.log(tf.maximum(probabilities, 1e-30))
+    return log_of(total / len(views))
