@@ -29,7 +29,8 @@ from deeplab.settings import Classes, Options, require, setting
 from deeplab.training.boundary import BoundaryScores
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, table
-from deeplab.view import page, report
+from deeplab.view import comparison, page, report
+from deeplab.view.comparison import Other
 from deeplab.view.gallery import Gallery
 from deeplab.view.image_scores import PER_IMAGE, ImageScores
 from deeplab.view.pictures import PictureWriter
@@ -46,6 +47,10 @@ class ScoreSettings:
     output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
     report: Path | None = setting(
         None, "Folder for report.html, and for the photos it shows: scores, confusion matrix, every image, curves."
+    )
+    compare: Path | None = setting(
+        None,
+        "metrics.json of another evaluation of the same images: prints differences by class and image; in --report.",
     )
     boundaries: bool = setting(
         False, "Also score trimaps of 1 to 40 pixels around true boundaries: boundary_mean_iou and its curve."
@@ -108,6 +113,10 @@ def score(
     model_dir = require("model_dir", options[RunSettings].model_dir)
     output_dir = scoring.output_dir or model_dir / "eval" / split.name
 
+    # What to compare with. Read first, so that a mistake does not cost an evaluation.
+    names = names_in_list_order(split)
+    other = Other.read(scoring.compare, config.class_names, names) if scoring.compare else None
+
     # Viewers see each prediction.
     gallery = Gallery(scoring.report, config.class_names) if scoring.report else None
     image_scores = ImageScores(config.class_names)
@@ -126,11 +135,13 @@ def score(
     # What is left of it.
     print(table(config.class_names, evaluation.scores))
     write_record(output_dir, options, split, config, checkpoint, evaluation)
-    write_text(output_dir / PER_IMAGE, image_scores.as_csv(names_in_list_order(split)))
+    write_text(output_dir / PER_IMAGE, image_scores.as_csv(names))
     files = ["metrics.json", PER_IMAGE, *(["masks/", "side_by_side/"] if scoring.output_dir else [])]
     logger.info("wrote to %s: %s", output_dir, ", ".join(files))
-    if scoring.report and gallery:
-        write_report(scoring.report, output_dir, options, split, config, checkpoint, evaluation, gallery)
+    if other:
+        print(comparison.as_text(evaluation.scores, config.class_names, image_scores.mean_ious, other))
+    if gallery:
+        write_report(options, output_dir, split, config, checkpoint, evaluation, gallery, other)
 
 
 def write_record(
@@ -150,17 +161,18 @@ def write_record(
 
 
 def write_report(
-    folder: Path,
-    output_dir: Path,
     options: Options,
+    output_dir: Path,
     split: Split,
     config: ModelConfig,
     checkpoint: str,
     evaluation: Evaluation,
     gallery: Gallery,
+    other: Other | None,
 ) -> None:
     """Writes report.html: the evaluation, beside the curves of the training run."""
     model_dir = require("model_dir", options[RunSettings].model_dir)
+    folder = require("report", options[ScoreSettings].report)
     text = report.render(
         title=f"{model_dir.name} on {split.name}",
         class_names=config.class_names,
@@ -171,14 +183,26 @@ def write_report(
             "data": f"{split.folder}, split {split.name}",
             "checkpoint": f"{checkpoint} (step {checkpoint_step(checkpoint):,})",
             "network": f"{config.architecture} on {config.backbone}, output stride {config.output_stride}",
-            **asdict(options[Inference]),
+            **described(options[Inference]),
             "each image": page.link(output_dir / PER_IMAGE, folder),
         },
         trained=provenance.read_description(model_dir),
+        other=other,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.html", text)
     logger.info("wrote %s", folder / "report.html")
+
+
+def described(inference: Inference) -> dict[str, str]:
+    """The views that were averaged, in words."""
+    scales = ", ".join(f"{scale:g}" for scale in inference.scales)
+    windows = f"of {inference.window_size:,} pixels, each shared with the next by {inference.window_overlap:.0%}"
+    return {
+        "scales": scales,
+        "mirrored, too": "yes" if inference.flip else "no",
+        "windows": windows.replace("%", " %") if inference.window_size else "none: whole images",
+    }
 
 
 if __name__ == "__main__":

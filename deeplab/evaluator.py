@@ -16,6 +16,7 @@ from deeplab.files import is_relative_name
 from deeplab.model.inference import Predictor
 from deeplab.progress import Progress
 from deeplab.settings import setting
+from deeplab.training.calibration import Calibration
 from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, scores
@@ -123,6 +124,7 @@ class Evaluator:
             scores=scores(confusion, self._split.class_names),
             confusion=confusion,
             num_images=int(totals.num_images),
+            calibration=Calibration.of(totals.confidences.numpy()),
             viewed={name: value for viewer in self._viewers for name, value in viewer.results().items()},
         )
 

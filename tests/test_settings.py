@@ -209,7 +209,7 @@ Where, and how long:
   --train_steps
       Updates | steps. (default: 30)
   --epochs
-      Passes. (default: 0.0)
+      Passes. (default: 0)
   --learning_rate
       Peak. (default: 0.0001)
   --[no]flip

@@ -7,12 +7,12 @@ from absl import flags
 
 from deeplab.settings import Classes, all_settings, define
 
-_WIDTH = 100
+LONGEST_LINE = 100
 _INDENT = " " * 6
 
 
-def help_text(docstring: str, classes: Classes) -> str:
-    """The text of --help: the program's docstring, then its flags, grouped by their classes."""
+def help_text(docstring: str, classes: Classes, width: int = LONGEST_LINE) -> str:
+    """The text of --help: the program's docstring, then its flags, grouped by their classes; lines up to `width`."""
     lines = [docstring.strip()]
     for cls, group in flags_by_class(classes):
         lines += ["", f"{title(cls)}:"]
@@ -21,7 +21,7 @@ def help_text(docstring: str, classes: Classes) -> str:
             lines.append(f"  --{'[no]' if flag.boolean else ''}{flag.name}")
             lines += textwrap.wrap(
                 f"{flag.help}{default}",
-                _WIDTH,
+                width,
                 initial_indent=_INDENT,
                 subsequent_indent=_INDENT,
                 break_on_hyphens=False,
@@ -39,7 +39,9 @@ def flags_by_class(classes: Classes) -> Iterator[tuple[type, list[flags.Flag]]]:
 
 
 def default_of(flag: flags.Flag) -> str:
-    """The default as the command line would give it; empty if there is none."""
+    """The default as the command line would give it, numbers to four digits; empty if there is none."""
+    if isinstance(flag.default, float):
+        return f"{flag.default:.4g}"
     return "" if flag.default is None else (flag.default_as_str or "").strip("'")
 
 

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from deeplab.errors import DeepLabError, Interrupted, UsageError, escaped
 from deeplab.program import signals
 from deeplab.program.flag_files import with_files_read
 from deeplab.program.generated import delete_generated_code
-from deeplab.program.help import help_text
+from deeplab.program.help import LONGEST_LINE, help_text
 from deeplab.settings import Classes, define
 
 _HELP_FLAGS = {"-h", "-?", *(f"{dashes}help{which}" for dashes in ("-", "--") for which in ("", "short", "full"))}
@@ -59,7 +60,8 @@ def start_program(main: Callable[[list[str]], None], classes: Classes, docstring
         arguments = arguments[: arguments.index("--")]
     if not _HELP_FLAGS.isdisjoint(arguments):
         with contextlib.suppress(BrokenPipeError):  # `--help | head`
-            print(help_text(docstring or "", classes))
+            columns = shutil.get_terminal_size((LONGEST_LINE, 24)).columns
+            print(help_text(docstring or "", classes, min(columns, LONGEST_LINE)))
         _exit(0)
     define(classes)
     app.run(functools.partial(_run_main, main), flags_parser=_parse)

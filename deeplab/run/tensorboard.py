@@ -20,6 +20,7 @@ TAGS = {
     "pixel_accuracy": "accuracy/pixel_accuracy",
     "foreground_mean_iou": "accuracy/foreground_mean_iou",
     "frequency_weighted_iou": "accuracy/frequency_weighted_iou",
+    "expected_calibration_error": "accuracy/expected_calibration_error",
     "per_class_iou": "per_class_iou",
     "per_class_precision": "per_class_precision",
     "per_class_recall": "per_class_recall",

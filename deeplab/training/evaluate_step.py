@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from deeplab.training.all_reduce import sum_over_replicas
 from deeplab.training.losses import Loss
-from deeplab.training.metrics import confusion_matrix
+from deeplab.training.metrics import confidence_counts, confusion_matrix
 from deeplab.training.totals import Batch, EvaluationTotals, of_one_replica
 
 
@@ -29,6 +29,7 @@ def make_evaluate_step(
         totals = EvaluationTotals(
             sums={name: tf.cast(value, tf.float64) for name, value in sums.items()},
             confusion=confusion_matrix(batch["label"], predictions, loss.num_classes, deterministic),
+            confidences=confidence_counts(batch["label"], logits, predictions, deterministic),
             num_images=tf.reduce_sum(batch["is_example"]),
         )
         return sum_over_replicas(totals), tf.cast(predictions, tf.uint8)

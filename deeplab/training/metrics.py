@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from deeplab.errors import escaped
 from deeplab.labels import VOID_LABEL, has_background
+from deeplab.training.calibration import NUM_FINE, SIDE, Calibration
 
 
 def confusion_matrix(
@@ -33,6 +34,23 @@ def confusion_matrix(
     # tf.math.bincount would look for the largest bin first.
     counts = tf.raw_ops.DenseBincount(input=tf.reshape(bins, [-1]), size=num_bins, weights=tf.zeros([0], tf.int32))
     return tf.reshape(tf.cast(counts, tf.int64)[:-1], [num_classes, num_classes])
+
+
+def confidence_counts(
+    labels: tf.Tensor, logits: tf.Tensor, predictions: tf.Tensor, deterministic: bool = False
+) -> tf.Tensor:
+    """int64 [2, 512]: wrong and right pixels by the probability of the predicted class, in bins of equal width.
+
+    labels, predictions: integers [batch, ...]; logits: float32 [batch, ..., classes]. Void is not counted. The counts
+    are those of a confusion matrix whose two indices are the digits of the bin's number, so that they are exact, and
+    can be counted in the same ways (`deterministic`).
+    """
+    labels = tf.cast(labels, tf.int64)
+    confidence = tf.exp(tf.reduce_max(logits, -1) - tf.reduce_logsumexp(logits, -1))
+    fine = tf.clip_by_value(tf.cast(confidence * NUM_FINE, tf.int64), 0, NUM_FINE - 1)
+    number = tf.where(labels == tf.cast(predictions, tf.int64), fine + NUM_FINE, fine)
+    first = tf.where(labels == VOID_LABEL, tf.cast(VOID_LABEL, tf.int64), number // SIDE)
+    return tf.reshape(confusion_matrix(first, number % SIDE, SIDE, deterministic), [2, NUM_FINE])
 
 
 @dataclass(frozen=True)
@@ -74,18 +92,22 @@ class Scores:
 class Evaluation:
     """Losses and scores over a whole split, and the confusion matrix (int64 [classes, classes]) they come from.
 
-    `viewed` has what viewers of the predictions add to the record.
+    `calibration` has its expected error and the curve, where it was measured. `viewed` has what viewers of the
+    predictions add to the record.
     """
 
     losses: dict[str, float]
     scores: Scores
     confusion: np.ndarray
     num_images: int
+    calibration: Calibration | None = None
     viewed: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self, class_names: Sequence[str]) -> dict[str, object]:
         """As in `metrics.jsonl`."""
-        return {**self.losses, **self.scores.to_json(class_names), "num_images": self.num_images, **self.viewed}
+        calibrated = {"expected_calibration_error": self.calibration.expected_error} if self.calibration else {}
+        counted = {"num_images": self.num_images}
+        return {**self.losses, **self.scores.to_json(class_names), **calibrated, **counted, **self.viewed}
 
 
 def scores(matrix: np.ndarray, class_names: Sequence[str] = ()) -> Scores:

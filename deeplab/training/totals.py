@@ -42,11 +42,13 @@ class EvaluationTotals(NamedTuple):
     Attributes:
         sums: the loss's sums, float64.
         confusion: int64 [classes, classes].
+        confidences: as of `metrics.confidence_counts`.
         num_images: int64, without fillers.
     """
 
     sums: Sums
     confusion: tf.Tensor
+    confidences: tf.Tensor
     num_images: tf.Tensor
 
 

@@ -48,9 +48,9 @@ def training_curves(records: Iterable[dict]) -> Markup:
 
 
 def line_chart(title: str, series: dict[str, Points], x_name: str = "step", is_share: bool = False) -> Markup:
-    """An SVG element; series: "train" or "val" -> points (step, value), sorted by step.
+    """An SVG element; series: "train", "val" or "even" -> points (step, value), sorted by step.
 
-    Shares are shown in per cent, and the best of the validation split by its value and step.
+    Shares are shown in per cent, and over steps the best of the validation split by its value and step.
     """
     if is_share:
         series = {name: [(step, 100 * share) for step, share in points] for name, points in series.items()}
@@ -84,7 +84,7 @@ def line_chart(title: str, series: dict[str, Points], x_name: str = "step", is_s
         x, y = places[-1]
         parts.append(_TEMPLATE.fill("line", points=line, kind=name, x=f"{x:.1f}", y=f"{y:.1f}"))
         parts.append(_text(_WIDTH - _RIGHT - 44 * (len(series) - 1 - number), 20, name, "end", name))
-        if is_share and name == "val" and len(points) > 1:
+        if is_share and name == "val" and x_name == "step" and len(points) > 1:
             step, value = max(points, key=lambda point: point[1])
             x, y = place(step, value)
             parts.append(_TEMPLATE.fill("best", kind=name, x=f"{x:.1f}", y=f"{y:.1f}"))

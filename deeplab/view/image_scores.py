@@ -22,6 +22,7 @@ class ImageScores:
     def __init__(self, class_names: Sequence[str]) -> None:
         self._class_names = class_names
         self._rows: dict[str, list[object]] = {}
+        self._mean_ious: dict[str, float | None] = {}
 
     @property
     def wants_more(self) -> bool:
@@ -33,7 +34,13 @@ class ImageScores:
         result = scores(confusion_counts(truth, prediction, len(self._class_names)))
         void_share = float((truth == VOID_LABEL).mean())
         fractions = [void_share, result.pixel_accuracy, result.mean_iou, *result.per_class_iou]
+        self._mean_ious[name] = result.mean_iou
         self._rows[name] = [name, *truth.shape, *("" if each is None else f"{each:.6f}" for each in fractions)]
+
+    @property
+    def mean_ious(self) -> dict[str, float | None]:
+        """The mean IoU of each image, a fraction, by name."""
+        return self._mean_ious
 
     def results(self) -> Mapping[str, object]:
         """Nothing: the table is a file of its own."""

@@ -9,8 +9,10 @@ from deeplab.errors import DataError
 from deeplab.json_fields import parse_json
 from deeplab.labels import has_background
 from deeplab.text import read_text
+from deeplab.training.calibration import Calibration
 from deeplab.training.metrics import Evaluation, Scores, per_cent
 from deeplab.view import charts, page
+from deeplab.view.comparison import Other, by_class, change
 from deeplab.view.gallery import Gallery
 from deeplab.view.template import Markup, Template
 
@@ -30,6 +32,7 @@ def render(
     records: Iterable[dict],
     facts: dict[str, object],
     trained: dict[str, str] | None = None,
+    other: Other | None = None,
 ) -> str:
     """The page as text.
 
@@ -41,6 +44,7 @@ def render(
         records: records of `metrics.jsonl`, for the curves; may be empty.
         facts: name -> value: what was evaluated, and how.
         trained: name -> value: the size and the cost of the training run, if they are known.
+        other: an earlier evaluation to compare with.
     """
     result = evaluation.scores
     records = list(records)
@@ -55,10 +59,12 @@ def render(
     }
     sections = {
         "Training": Markup.joined([charts.training_curves(records), _trained(trained or {}, records)]),
+        "Compared with an earlier evaluation": _comparison(class_names, result, other) if other else Markup(),
         "Classes": _class_table(class_names, evaluation),
         "Boundaries": _boundaries(evaluation.viewed.get("boundary_mean_iou", {})),
+        "Calibration": _calibration(evaluation.calibration),
         "Confusion matrix": _confusions(class_names, evaluation.confusion),
-        "Images": _images(class_names, gallery),
+        "Images": _images(class_names, gallery, other),
         "What was evaluated": page.facts(facts),
     }
     return page.render(title, tiles, sections, _STYLE, _SCRIPT)
@@ -124,6 +130,18 @@ def _class_table(class_names: Sequence[str], evaluation: Evaluation) -> Markup:
     return _TEMPLATE.fill("classes", rows=Markup.joined(rows))
 
 
+def _calibration(calibration: Calibration | None) -> Markup:
+    """The curve of accuracy over confidence, if it was measured."""
+    if calibration is None or calibration.expected_error is None:
+        return Markup()
+    curve = [(100 * confidence, right) for confidence, right, _ in calibration.curve]
+    diagonal = [(confidence, confidence / 100) for confidence, _ in curve]
+    chart = charts.line_chart(
+        "right pixels", {"val": curve, "even": diagonal}, x_name="probability of the predicted class [%]", is_share=True
+    )
+    return _TEMPLATE.fill("calibration", chart=chart, error=_per_cent(calibration.expected_error))
+
+
 def _boundaries(mean_iou: dict[int, float | None]) -> Markup:
     """The curve over the width of the trimap, if it was measured."""
     points = [(float(width), value) for width, value in mean_iou.items() if value is not None]
@@ -156,6 +174,23 @@ def _confusions(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
     return Markup.joined(parts)
 
 
+def _comparison(class_names: Sequence[str], result: Scores, other: Other) -> Markup:
+    """A table of differences, the most improved class first; images are sorted by theirs below."""
+    means = ("mean IoU", result.mean_iou, other.mean_iou)
+    rows = [
+        _TEMPLATE.fill(
+            "compared_row",
+            name=name,
+            now=_per_cent(now),
+            then=_per_cent(then),
+            change=change(now, then),
+            kind="worse" if now is not None and then is not None and now < then else "better",
+        )
+        for name, now, then in (means, *by_class(result, class_names, other))
+    ]
+    return _TEMPLATE.fill("compared", rows=Markup.joined(rows), path=other.path)
+
+
 def _matrix(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
     """The matrix as a table: shares of each row, which the page's script changes to those of columns, or to pixels."""
     rows = []
@@ -183,7 +218,7 @@ def _matrix(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
     )
 
 
-def _images(class_names: Sequence[str], gallery: Gallery) -> Markup:
+def _images(class_names: Sequence[str], gallery: Gallery, other: Other | None) -> Markup:
     """Every image, which the page's script sorts, filters and enlarges."""
     kinds = "With a class chosen: its pixels missed, and false alarms of it. Else: of all classes but the background."
     if not has_background(class_names):
@@ -194,8 +229,8 @@ def _images(class_names: Sequence[str], gallery: Gallery) -> Markup:
             _TEMPLATE.fill("class_option", index=index, name=name) for index, name in enumerate(class_names)
         ),
         kinds=kinds,
-        before=Markup(),
-        data=gallery.data({}),
+        before=_TEMPLATE.fill("before") if other else Markup(),
+        data=gallery.data(other.images if other else {}),
     )
 
 
