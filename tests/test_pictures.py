@@ -1,12 +1,16 @@
 """Pictures of masks, and the viewers that draw them."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import safe_colors
 from PIL import Image
 
 from deeplab import labels
 from deeplab.data.source import voc
-from deeplab.view import pictures
+from deeplab.view import pictures, report
 from deeplab.view.panel import Panel
 
 
@@ -53,11 +57,22 @@ def test_side_by_side_keeps_each_picture_whole():
     assert (pixels[:, 2:6] == 255).all()
 
 
-def test_error_map_shows_wrong_pixels_red_and_void_white():
-    image = np.full((1, 4, 3), 100, np.uint8)
-    truth, prediction = np.array([[0, 1, 255, 2]], np.uint8), np.array([[0, 2, 1, 2]], np.uint8)
-    pixels = np.array(pictures.error_map(image, truth, prediction))
-    np.testing.assert_array_equal(pixels[0], [[178] * 3, [230, 0, 60], [255] * 3, [178] * 3])
+def test_error_map_shows_the_kinds_of_errors_and_void_white():
+    image = np.full((1, 5, 3), 100, np.uint8)
+    truth, prediction = np.array([[0, 1, 255, 2, 0]], np.uint8), np.array([[0, 2, 1, 0, 1]], np.uint8)
+    pixels = np.array(pictures.error_map(image, truth, prediction, ("background", "a", "b")))
+    kinds = [pictures.WRONG_CLASS, [255] * 3, pictures.MISSED, pictures.FALSE_ALARM]
+    np.testing.assert_array_equal(pixels[0], [[178] * 3, *kinds])
+    without = np.array(pictures.error_map(image, truth, prediction, ("sky", "a", "b")))
+    np.testing.assert_array_equal(without[0, [1, 3, 4]], [pictures.WRONG_CLASS] * 3)
+
+
+def test_kinds_of_errors_differ_to_all_eyes_and_are_those_of_the_report():
+    kinds = np.array([pictures.MISSED, pictures.FALSE_ALARM, pictures.WRONG_CLASS], np.uint8)
+    assert safe_colors.smallest_difference(kinds) > 30
+    script = Path(report.__file__).with_name("report.js").read_text()
+    written = re.search(r"const KINDS = \{(.*?)\};", script)[1]
+    assert re.findall(r"\[(\d+), (\d+), (\d+)\]", written) == [tuple(map(str, kind)) for kind in kinds.tolist()]
 
 
 def test_panel_has_four_pictures_and_void_is_white():
@@ -133,9 +148,12 @@ def test_panel_of_an_evaluation_has_its_first_examples_and_the_confusion_matrix(
             panel.view(*example)
         assert wanted == [True, True, False]
         drawn = panel.pictures(matrix)
-        assert list(drawn) == ["pictures/confusion_matrix", "pictures/picture_0", "pictures/picture_1"]
+        assert list(drawn) == ["confusion_matrix/of_all_images", "predictions/picture_0", "predictions/picture_1"]
         for name, *example in _examples(2):
-            expected = pictures.panel(*example, ("background", "thing"))
-            np.testing.assert_array_equal(drawn[f"pictures/{name}"], np.array(expected))
+            _, truth, prediction = example
+            ious = [((truth == i) & (prediction == i)).sum() / ((truth == i) | (prediction == i)).sum() for i in (0, 1)]
+            note = f", mIoU {50 * sum(ious):.1f} %"
+            expected = pictures.panel(*example, ("background", "thing"), opacity=pictures.OPACITY, note=note)
+            np.testing.assert_array_equal(drawn[f"predictions/{name}"], np.array(expected))
         expected = pictures.confusion_picture(matrix, ("background", "thing"))
-        np.testing.assert_array_equal(drawn["pictures/confusion_matrix"], np.array(expected))
+        np.testing.assert_array_equal(drawn["confusion_matrix/of_all_images"], np.array(expected))

@@ -93,7 +93,7 @@ def as_text(result: Scores, class_names: Sequence[str], images: Mapping[str, Sco
 
 def change(now: Score, then: Score) -> str:
     """The difference in points of per cent, with its sign."""
-    return "-" if now is None or then is None else f"{100 * (now - then):+.2f}"
+    return "-" if now is None or then is None else f"{round(100 * (now - then), 2) + 0.0:+.2f}"  # -0.0 + 0.0 is 0.0
 
 
 def _difference(now: Score, then: Score) -> float:

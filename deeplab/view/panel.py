@@ -7,8 +7,10 @@ from PIL import Image
 
 from deeplab.data.input.training_batches import Crop
 from deeplab.labels import VOID_LABEL, foreground
+from deeplab.training.metrics import confusion_counts, per_cent, scores
 from deeplab.view import pictures
 from deeplab.view.colors import class_colors
+from deeplab.view.pictures import OPACITY
 
 LARGEST_PANEL = 8
 
@@ -22,7 +24,7 @@ def first_batch(crops: Iterable[Crop], class_names: Sequence[str]) -> dict[str, 
         row = pictures.side_by_side(Image.fromarray(image), pictures.overlay(image, mask, class_names, shown))
         entries = {index: texts[index] for index in np.unique(mask).tolist() if index in shown}
         legend = pictures.legend(entries, row.width, class_colors(class_names))
-        drawn[f"pictures/first_batch/{name}"] = np.array(pictures.stack(row, legend))
+        drawn[f"training_crops/{name}"] = np.array(pictures.stack(row, legend))
     return drawn
 
 
@@ -47,7 +49,11 @@ class Panel:
     def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
         if self.wants_more:
-            self._drawn[f"pictures/{name}"] = np.array(pictures.panel(image, truth, prediction, self._class_names))
+            mean_iou = scores(confusion_counts(truth, prediction, len(self._class_names))).mean_iou
+            row = pictures.panel(
+                image, truth, prediction, self._class_names, opacity=OPACITY, note=f", mIoU {per_cent(mean_iou, 1)}"
+            )
+            self._drawn[f"predictions/{name}"] = np.array(row)
 
     def results(self) -> dict[str, object]:
         """Nothing: TensorBoard shows the pictures."""
@@ -61,4 +67,4 @@ class Panel:
         matrix = np.array(pictures.confusion_picture(confusion, self._class_names))
         drawn = self._drawn
         self._drawn = {}
-        return {"pictures/confusion_matrix": matrix, **drawn}
+        return {"confusion_matrix/of_all_images": matrix, **drawn}

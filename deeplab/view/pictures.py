@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab.files import atomic_write
-from deeplab.labels import VOID_LABEL, foreground, palette
+from deeplab.labels import VOID_LABEL, foreground, has_background, palette
 from deeplab.view.colors import class_colors
 from deeplab.view.fonts import font_for
 
@@ -17,7 +17,11 @@ OPACITY = 0.6
 _GAP = 4  # pixels of white between adjacent pictures
 _TEXT_SIZE = 13  # pixels
 _LINE = 19  # pixels
-_WRONG = (230, 0, 60)
+MISSED = (213, 94, 0)
+FALSE_ALARM = (86, 180, 233)
+WRONG_CLASS = (240, 228, 66)
+"""Of errors: three of the colors that Okabe and Ito chose for color-blind people (jfly.uni-koeln.de/color)."""
+
 _HEAT = ((0.0, (0, 0, 0)), (0.35, (150, 10, 70)), (0.7, (245, 140, 20)), (1.0, (255, 255, 230)))
 _MATRIX_BLUE = np.array((8, 48, 107))
 _NUMBERED_CLASSES = 30
@@ -79,11 +83,19 @@ def heat_map(probabilities: np.ndarray) -> Image.Image:
     return Image.fromarray(np.round(np.stack(channels, -1)).astype(np.uint8))
 
 
-def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> Image.Image:
-    """The image in pale gray, with wrong pixels red and void white. Masks: uint8 [height, width]."""
+def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """The image in pale gray, with errors in the color of their kind and void white. Masks: uint8 [height, width].
+
+    An object that is predicted as background is missed, and the reverse is a false alarm. Without a background, every
+    error is of a wrong class.
+    """
     gray = 128 + np.array(Image.fromarray(image).convert("L")) // 2
     pixels = np.repeat(gray[..., None], 3, 2)
-    pixels[truth != prediction] = _WRONG
+    wrong = truth != prediction
+    pixels[wrong] = WRONG_CLASS
+    if has_background(class_names):
+        pixels[wrong & (prediction == 0)] = MISSED
+        pixels[wrong & (truth == 0)] = FALSE_ALARM
     pixels[truth == VOID_LABEL] = 255
     return Image.fromarray(pixels)
 
@@ -94,10 +106,13 @@ def panel(
     prediction: np.ndarray,
     class_names: Sequence[str],
     largest_side: int = 320,
+    opacity: float = 1.0,
+    note: str = "",
 ) -> Image.Image:
     """Image | truth | prediction | error map with headings and a legend; void is white.
 
-    image: uint8 RGB [height, width, 3]; masks: uint8 [height, width]. All four are shrunk to `largest_side`.
+    image: uint8 RGB [height, width, 3]; masks: uint8 [height, width]. All four are shrunk to `largest_side`. With
+    an `opacity` below 1, masks are drawn over the image; `note` follows the heading of the prediction.
     """
     scale = min(largest_side / max(truth.shape), 1)
     size = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
@@ -109,22 +124,34 @@ def panel(
     colors[VOID_LABEL] = 255
     pictures = {
         "image": Image.fromarray(image),
-        "truth": Image.fromarray(colors[truth]),
-        "prediction": Image.fromarray(colors[prediction]),
-        "errors": error_map(image, truth, prediction),
+        "truth": _over(image, colors[truth], opacity),
+        f"prediction{note}": _over(image, colors[prediction], opacity),
+        "errors": error_map(image, truth, prediction, class_names),
     }
     row = side_by_side(*(_with_heading(picture, text) for text, picture in pictures.items()))
+
+    # The legend: the classes that appear, void, and the kinds of errors that appear.
     found = np.union1d(truth, prediction)
     entries = {int(index): class_names[index] for index in found if index != VOID_LABEL}
     if VOID_LABEL in truth:
         entries[VOID_LABEL] = "void: not scored"
-    return stack(row, legend(entries, row.width, colors))
+    kinds = {MISSED: "missed", FALSE_ALARM: "false alarm", WRONG_CLASS: "wrong class"}
+    errors = np.array(pictures["errors"])
+    for index, (color, text) in enumerate(kinds.items(), len(colors)):
+        if (errors == color).all(-1).any():
+            entries[index] = text
+    return stack(row, legend(entries, row.width, np.concatenate([colors, np.array([*kinds], np.uint8)])))
+
+
+def _over(image: np.ndarray, colors: np.ndarray, opacity: float) -> Image.Image:
+    """Colors over an image, both uint8 [height, width, 3]."""
+    return Image.blend(Image.fromarray(image), Image.fromarray(colors), opacity)
 
 
 def legend(entries: dict[int, str], width: int, colors: np.ndarray) -> Image.Image:
     """A square in the color of each class index with its text; lines of `width` pixels, or of the longest text.
 
-    colors: uint8 [256, 3] RGB.
+    colors: uint8 [indices, 3] RGB.
     """
     fonts = {index: font_for(text, _TEXT_SIZE) for index, text in entries.items()}
     advances = {index: _LINE + round(fonts[index].getlength(text)) + 12 for index, text in entries.items()}
