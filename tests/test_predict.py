@@ -15,6 +15,7 @@ from deeplab.commands.predict.names import named_images, share_of
 from deeplab.commands.predict.one_image import Wanted
 from deeplab.commands.predict.threads import Budget, in_order
 from deeplab.errors import DataError, NothingToDo, UsageError
+from deeplab.view import pictures
 
 ALL = ("masks", "coloured", "overlays")
 ARRAY = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "3"}
@@ -208,3 +209,24 @@ def test_a_budget_is_never_exceeded_but_by_one_alone():
         return is_within
 
     assert all(in_order(work, [3, 12, 5, 4, 10, 1, 11, 2] * 5, 6))
+
+
+def test_masks_of_georeferenced_images_keep_their_place(tmp_path):
+    """Tags as GDAL writes them for a raster of 0.5 m in UTM zone 32N, in another file beside the PNG."""
+    tags = {
+        33550: (12, (0.5, 0.5, 0.0)),
+        33922: (12, (0.0, 0.0, 0.0, 500000.0, 5400000.0, 0.0)),
+        34735: (3, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32632)),
+        34737: (2, "WGS 84 / UTM zone 32N|"),
+    }
+    pictures.save_tiff(Image.new("RGB", (30, 20)), tmp_path / "a.tif", tags)
+    model = _model(lambda image: np.arange(600, dtype=np.uint8).reshape(20, 30) % 2)
+    images = [("a", tmp_path / "a.tif"), *_images(tmp_path, "b")]
+    program.segment(images, [model], Wanted(tmp_path / "out", ("masks",), None, 600))
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["a.png", "a.tif", "b.png"]
+    with Image.open(tmp_path / "out" / "masks" / "a.tif") as mask:
+        assert {number: mask.tag_v2[number] for number in tags} == {
+            number: value for number, (_, value) in tags.items()
+        }
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(mask, Image.open(tmp_path / "out" / "masks" / "a.png"))

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -188,7 +189,9 @@ def test_problems_of_all_splits_are_listed_before_anything_is_written(tiny_voc, 
 
 
 def test_bad_examples_up_to_a_number_are_left_out_and_named(tiny_voc, tmp_path, caplog):
-    good = records.encode_example(voc.pairs(tiny_voc, "train")[0], ClassTable.of_names(NAMES)).record
+    good = next(
+        records.encode_examples(voc.pairs(tiny_voc, "train")[0], records.Form(ClassTable.of_names(NAMES)))
+    ).record
     _rgb_mask(tiny_voc)
     split = prepare(ShardSettings(voc_dir=tiny_voc, max_bad_examples=1), tmp_path / "shards", "train", NAMES)
     assert (split.num_examples, split.num_bad_examples) == (1, 1)
@@ -385,19 +388,19 @@ def test_turns_that_the_size_does_not_decide_need_a_flag(tiny_voc, tmp_path, ori
         prepare(ShardSettings(voc_dir=tiny_voc, exif=exif), tmp_path / exif, "train", NAMES)
         content = _read(tmp_path / exif, "train")["b"]["image/jpeg"]
         np.testing.assert_array_equal(tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"), expected)
-    with pytest.raises(DataError, match="another class table or --exif"):
+    with pytest.raises(DataError, match="another class table, --exif or"):
         prepare(ShardSettings(voc_dir=tiny_voc, exif="turn"), tmp_path / "ignore", "train", NAMES)
 
 
 def test_shards_of_a_failed_preparation_are_deleted(tiny_voc, tmp_path, monkeypatch):
-    real = records.encode_example
+    real = records.encode_examples
 
     def encode(pair, *others):
         if pair.name == "b":
             raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
         return real(pair, *others)
 
-    monkeypatch.setattr(shards_module, "encode_example", encode)
+    monkeypatch.setattr(shards_module, "encode_examples", encode)
     with pytest.raises(tf.errors.ResourceExhaustedError):
         prepare(ShardSettings(voc_dir=tiny_voc, num_shards=2), tmp_path / "shards", "train", NAMES)
     assert [path.name for path in (tmp_path / "shards").iterdir()] == [".lock"]
@@ -413,3 +416,38 @@ def test_a_process_that_dies_while_writing_is_told(shapes_dir, tmp_path, monkeyp
     with pytest.raises(DeepLabError, match="writing train shards: a process died"):
         prepare(ShardSettings(voc_dir=shapes_dir), tmp_path, "train", voc.CLASS_NAMES)
     assert not (tmp_path / "train.json").exists()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_large_images_are_cut_into_tiles_with_their_positions(tiny_voc, tmp_path, caplog, ending):
+    """b is cut; put together again, its tiles are the image and the mask. One more is all void."""
+    caplog.set_level(logging.INFO)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8)
+    labels = np.random.default_rng(1).integers(0, 2, (50, 90)).astype(np.uint8)
+    labels[5:, :45] = 255
+    (tiny_voc / "JPEGImages" / "b.jpg").unlink()
+    Image.fromarray(pixels).save(tiny_voc / "JPEGImages" / f"b.{ending}")
+    write_mask(tiny_voc / "SegmentationClass" / "b.png", labels)
+    settings = ShardSettings(voc_dir=tiny_voc, tile_size=45, num_shards=2)
+    split = prepare(settings, tmp_path / "shards", "train", NAMES)
+    examples = _read(tmp_path / "shards", "train")
+    assert set(examples) - {"a"} == {"b_y0_x0", "b_y0_x45", "b_y5_x45"} | {
+        name for name in examples if name.startswith("a_")
+    }
+    assert "train: 1 tiles are all void" in caplog.text
+    assert split.num_examples == len(examples)
+    source = images.read_image(tiny_voc / "JPEGImages" / f"b.{ending}")
+    for name in ("b_y0_x0", "b_y0_x45", "b_y5_x45"):
+        top, left = (int(part[1:]) for part in name.split("_")[1:])
+        tile = records.decode_image(examples[name]["image/jpeg"]).numpy()
+        np.testing.assert_array_equal(tile, source[top : top + 45, left : left + 45])
+        stored = tf.io.decode_png(examples[name]["label/png"])[..., 0]
+        np.testing.assert_array_equal(stored, labels[top : top + 45, left : left + 45])
+    assert prepare(settings, tmp_path / "shards", "train", NAMES) == split
+    with pytest.raises(DataError, match="--exif or --tile_size"):
+        prepare(replace(settings, tile_overlap=0.5), tmp_path / "shards", "train", NAMES)
+
+
+def test_the_limit_on_pixels_is_a_flags(tiny_voc, tmp_path):
+    with pytest.raises(DataError, match=r"pixels, more than --max_pixels=100"):
+        prepare(ShardSettings(voc_dir=tiny_voc, max_pixels=100), tmp_path / "shards", "train", NAMES)

@@ -76,7 +76,7 @@ def shard_kinds(folder: Path) -> dict[str, Kind]:
         return read_mask(pair.mask, classes).labels.tobytes()
 
     def read_image() -> tuple[int, ...]:
-        record = records.encode_example(pair, classes).record
+        record = next(records.encode_examples(pair, records.Form(classes))).record
         image, _ = records.decode_example(records.parse_example(record))
         return tuple(image.shape)
 

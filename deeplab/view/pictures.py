@@ -1,10 +1,11 @@
 """Pictures of masks: palette coloring, overlays, rows side by side, error maps, legends, confusion matrices."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, TiffImagePlugin
 
 from deeplab.files import atomic_write
 from deeplab.labels import VOID_LABEL, foreground, has_background, palette
@@ -274,6 +275,17 @@ def save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         picture.save(temporary, "PNG")
+
+
+def save_tiff(picture: Image.Image, path: Path, tags: Mapping[int, tuple[int, Any]]) -> None:
+    """As `save`, but a compressed TIFF with these tags: type and value, by number."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    for number, (kind, value) in tags.items():
+        directory.tagtype[number] = kind
+        directory[number] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        picture.save(temporary, "TIFF", compression="tiff_adobe_deflate", tiffinfo=directory)
 
 
 class PictureWriter:

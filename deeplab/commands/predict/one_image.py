@@ -12,8 +12,9 @@ from PIL import Image
 from deeplab.api import Model
 from deeplab.commands.predict.names import STANDARD_INPUT, Named
 from deeplab.commands.predict.threads import Budget
+from deeplab.data.source import headers
 from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.images import ImageFile, check_pixels
+from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels
 from deeplab.data.source.masks import read_mask
 from deeplab.errors import DataError
 from deeplab.labels import foreground
@@ -76,6 +77,7 @@ class OneImage:
         """The models are copies of one, on different devices."""
         self._class_names = tuple(models[0].class_names)
         self._wanted = wanted
+        allow_pixels(wanted.max_pixels)
         self._memory = Budget(PIXELS_AT_ONCE)
         self._idle: queue.SimpleQueue[Model] = queue.SimpleQueue()
         for model in models:
@@ -85,11 +87,14 @@ class OneImage:
         """Reads the image and writes its pictures; what is wrong with its files is in the outcome."""
         name, path = named
         try:
-            file = ImageFile(sys.stdin.buffer if path == STANDARD_INPUT else path)
+            file = ImageFile(sys.stdin.buffer if path == STANDARD_INPUT else path, self._wanted.max_pixels)
             check_pixels(file.name, file.size, self._wanted.max_pixels, "--max_pixels=")
             with self._memory.hold(file.size[0] * file.size[1]):
                 image = file.pixels(turned=True)
-                return self._made(name, path, image, self._segment(path, image), file.other_bands)
+                mask = self._segment(path, image)
+                if file.georeference:
+                    self._save_georeferenced(name, mask, file.georeference)
+                return self._made(name, path, image, mask, file.other_bands)
         except DataError as error:
             return Outcome(path, unread=error)
 
@@ -101,6 +106,12 @@ class OneImage:
             raise DataError(f"{path}: {error}") from error
         finally:
             self._idle.put(model)
+
+    def _save_georeferenced(self, name: str, mask: np.ndarray, tags: headers.Tags) -> None:
+        """Writes the mask as a TIFF beside its PNG, with the tags of its image that say where on Earth it is."""
+        pictures.save_tiff(
+            pictures.color_mask(mask), self._wanted.output_dir / self._wanted.folders[0] / f"{name}.tif", tags
+        )
 
     def _made(self, name: str, path: Path, image: np.ndarray, mask: np.ndarray, other_bands: int) -> Outcome:
         """Writes the pictures of a segmented image."""

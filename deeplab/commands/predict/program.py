@@ -20,7 +20,7 @@ from deeplab.api import Model, load
 from deeplab.commands.predict.names import Named, named_images, share_of
 from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, ROWS, OneImage, Wanted
 from deeplab.commands.predict.threads import in_order
-from deeplab.data.source.images import MAX_PIXELS
+from deeplab.data.source.images import MAX_PIXELS, MOST_PIXELS
 from deeplab.data.source.voc import split_images
 from deeplab.distribute.devices import log_kernels
 from deeplab.errors import DataError, NothingToDo, UsageError
@@ -43,7 +43,7 @@ class PredictSettings:
         MAX_PIXELS,
         "Refuse larger images. --window_size bounds what the network needs for them.",
         lower=1,
-        upper=2 * MAX_PIXELS,
+        upper=MOST_PIXELS,
     )
     truth_dir: Path | None = setting(None, "Folder of true masks, NAME.png, to show next to the predictions.")
     voc_dir: Path | None = setting(

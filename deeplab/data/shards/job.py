@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import tensorflow as tf
 from deeplab.data.shards import records, sources
 from deeplab.data.shards.split import Split, manifest_path, name_damaged_shard
 from deeplab.data.source import voc
-from deeplab.data.source.classes import ClassTable
 from deeplab.errors import DataError
 from deeplab.progress import Progress
 
@@ -28,22 +27,22 @@ class Job:
         folder: folder of its shards.
         voc_dir: the data set, for messages.
         pairs: its examples.
-        classes: the class table.
-        exif: one of `records.EXIF_CHOICES`.
+        form: how its examples are stored.
     """
 
     name: str
     folder: Path
     voc_dir: Path
     pairs: list[voc.Pair]
-    classes: ClassTable
-    exif: str
+    form: records.Form
 
     @cached_property
     def source(self) -> str:
         """The fingerprint for the manifest."""
-        choices = "" if self.exif == records.REFUSE else f"\nexif={self.exif}"
-        return sources.fingerprint(self.pairs, self.classes, choices)
+        tiles = self.form.tiles
+        choices = "" if self.form.exif == records.REFUSE else f"\nexif={self.form.exif}"
+        choices += f"\ntiles={tiles.size},{tiles.overlap}" if tiles.size else ""
+        return sources.fingerprint(self.pairs, self.form.classes, choices)
 
     @property
     def is_written(self) -> bool:
@@ -69,9 +68,9 @@ class Job:
         """
         split = Split.read(self.folder, self.name)
         before = sources.read_sources(self.sources_path)
-        if split.class_names != self.classes.names:
+        if split.class_names != self.form.classes.names:
             theirs = ", ".join(split.class_names)
-            ours = ", ".join(self.classes.names)
+            ours = ", ".join(self.form.classes.names)
             raise self._error(
                 split, f"were made from other files or classes ({theirs}) than those of {self.voc_dir} ({ours})"
             )
@@ -81,13 +80,15 @@ class Job:
             raise self._error(
                 split,
                 f"were made from other files or classes than those of {self.voc_dir}, split {self.name}{example} (or "
-                "with another class table or --exif)",
+                "with another class table, --exif or --tile_size)",
             )
         if split.num_bad_examples > max_bad_examples:
             raise DataError(
                 f"{self.bad_examples_path}: these shards leave out {split.num_bad_examples} bad examples, more than "
                 f"--max_bad_examples={max_bad_examples}; fix them, or raise it"
             )
+        if before is None and self.form.tiles.size:
+            raise self._error(split, f"are of tiles, and {self.sources_path.name}, which tells of which files, is gone")
         if before is None:
             with name_damaged_shard([split]):
                 changed = list(self._differing_from(split))
@@ -116,13 +117,14 @@ class Job:
         """Files that differ from the shards' contents; for shards without recorded sources."""
         by_name = {pair.name: pair for pair in self.pairs}
         # Older shards, written before --exif existed, store images as `ignore` does.
-        exif = records.IGNORE if self.exif == records.REFUSE else self.exif
+        form = replace(self.form, exif=records.IGNORE) if self.form.exif == records.REFUSE else self.form
         progress = Progress(f"comparing {split.name} with its files", split.num_examples, "images")
         for number, record in enumerate(tf.data.TFRecordDataset(split.shard_paths), 1):
             stored = records.parse_example(record)
             pair = by_name[stored["id"].numpy().decode()]
             try:
-                now = records.parse_example(records.encode_example(pair, self.classes, exif).record)
+                (encoded,) = records.encode_examples(pair, form)
+                now = records.parse_example(encoded.record)
             except DataError:
                 yield pair.image
                 continue

@@ -4,14 +4,15 @@ A record holds the image as a JPEG or an 8-bit RGB PNG, as `images.stored_form` 
 PNG of class indices, so that reading needs only `tf.io`.
 """
 
-import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from deeplab.data.shards.tiles import WHOLE, Tiles
 from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.images import ImageFile
+from deeplab.data.source.images import MAX_PIXELS, ImageFile, as_png, check_pixels
 from deeplab.data.source.masks import Mask, read_mask
 from deeplab.data.source.voc import Pair
 from deeplab.errors import DataError
@@ -34,41 +35,75 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """A serialized record, its mask, and how many bands of the image beside the colors are not in it."""
+    """A serialized record, its mask, how many bands beside the colors are not in it, and whether it is of a tile."""
 
     record: bytes
     mask: Mask
     other_bands: int
+    is_tile: bool = False
 
 
-def encode_example(pair: Pair, classes: ClassTable, exif: str = REFUSE) -> Encoded:
-    """Checks one image and mask, and serializes them.
+@dataclass(frozen=True)
+class Form:
+    """How examples are stored.
 
-    `exif` is one of `EXIF_CHOICES`.
+    Attributes:
+        classes: the class table.
+        exif: one of `EXIF_CHOICES`.
+        tiles: how large images are cut.
+        max_pixels: larger images and masks are refused.
+    """
+
+    classes: ClassTable
+    exif: str = REFUSE
+    tiles: Tiles = WHOLE
+    max_pixels: int = MAX_PIXELS
+
+
+def encode_examples(pair: Pair, form: Form) -> Iterator[Encoded]:
+    """Checks one image and mask, and serializes them: as one example, or as one for each of their tiles.
 
     Raises:
-        DataError: names the file and the problem.
+        DataError: before the first one; names the file and the problem.
     """
     if pair.problem:
         raise DataError(pair.problem)
-    image = ImageFile(pair.image)
-    mask = read_mask(pair.mask, classes)
-    content, height, width = image.stored_form(_is_turned(image, pair, mask.labels.shape, exif))
+    image = ImageFile(pair.image, form.max_pixels)
+    check_pixels(image.name, image.size, form.max_pixels, "--max_pixels=")
+    mask = read_mask(pair.mask, form.classes, form.max_pixels)
+    height, width = mask.labels.shape
+    is_turned = _is_turned(image, pair, mask.labels.shape, form.exif)
+    if not form.tiles.cut(height, width):
+        yield _whole(pair, image, mask, is_turned)
+        return
+    pixels = image.pixels(is_turned)
+    for tile in form.tiles.of(pair.name, height, width):
+        place = (tile.rows, tile.columns)
+        labels = np.ascontiguousarray(mask.labels[place])
+        record = _record(tile.name, as_png(np.ascontiguousarray(pixels[place])), labels)
+        yield Encoded(record, Mask(labels, mask.palette), image.other_bands, is_tile=True)
+
+
+def _whole(pair: Pair, image: ImageFile, mask: Mask, is_turned: bool) -> Encoded:
+    content, _, _ = image.stored_form(is_turned)
     try:
         tf.io.decode_jpeg(content, channels=3)
     except tf.errors.InvalidArgumentError as error:
         raise DataError(f"{pair.image}: unreadable JPEG ({_first_words(error.message)})") from error
-    png = io.BytesIO()
-    Image.fromarray(mask.labels).save(png, "PNG")
+    return Encoded(_record(pair.name, content, mask.labels), mask, image.other_bands)
+
+
+def _record(name: str, content: bytes, labels: np.ndarray) -> bytes:
+    height, width = labels.shape
     feature = {
-        "id": _bytes_feature(pair.name.encode()),
+        "id": _bytes_feature(name.encode()),
         "image/jpeg": _bytes_feature(content),
-        "label/png": _bytes_feature(png.getvalue()),
+        "label/png": _bytes_feature(as_png(labels)),
         "height": tf.train.Feature(int64_list=tf.train.Int64List(value=[height])),
         "width": tf.train.Feature(int64_list=tf.train.Int64List(value=[width])),
     }
     example = tf.train.Example(features=tf.train.Features(feature=feature))
-    return Encoded(example.SerializeToString(deterministic=True), mask, image.other_bands)
+    return example.SerializeToString(deterministic=True)
 
 
 def _is_turned(image: ImageFile, pair: Pair, mask_shape: tuple[int, ...], exif: str) -> bool:

@@ -24,6 +24,7 @@ _SHOWN_PROBLEMS = 20
 class ShardReport:
     """The written shard, statistics and sources of its examples, and the problems of the examples left out.
 
+    `num_examples` counts images with masks, before tiles; `num_void_tiles` tiles were left out, as they are all void.
     `palettes` has one mask for each palette in the shard, `other_bands` the images with bands that are not in it.
     """
 
@@ -33,6 +34,7 @@ class ShardReport:
     max_height: int
     max_width: int
     num_examples: int
+    num_void_tiles: int
     problems: list[str]
     palettes: dict[Palette, Path]
     other_bands: dict[Path, int]
@@ -68,7 +70,7 @@ def warn(jobs: list[Job], reports: list[list[ShardReport]], train_split: str) ->
         {path: number for report in all_reports for path, number in report.other_bands.items()},
         sum(report.num_examples for report in all_reports),
     )
-    classes = jobs[0].classes
+    classes = jobs[0].form.classes
     # A table of values or colors says outright what a mask means; plain names do not.
     if classes.is_plain and (odd := find_other_order(_palettes(reports), classes.names)):
         logger.warning("%s", odd)
@@ -107,8 +109,8 @@ def _void_for_object(job: Job, reports: list[list[ShardReport]]) -> str | None:
     all_reports = [report for of_job in reports for report in of_job]
     pixels = np.sum([report.class_pixels for report in all_reports], 0)
     has_void = any(report.void_pixels for report in all_reports)
-    names = job.classes.names
-    if not job.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
+    names = job.form.classes.names
+    if not job.form.classes.is_plain or len(names) < 2 or not has_void or not pixels[0] or pixels[1:].any():
         return None
     name = names[1] if len(names) == 2 else "NAME"
     return (

@@ -19,11 +19,12 @@ import tensorflow as tf
 
 from deeplab.data.shards import review, sources
 from deeplab.data.shards.job import Job
-from deeplab.data.shards.records import EXIF_CHOICES, REFUSE, encode_example
+from deeplab.data.shards.records import EXIF_CHOICES, REFUSE, Form, encode_examples
 from deeplab.data.shards.review import ShardReport
 from deeplab.data.shards.sources import Sources
 from deeplab.data.shards.split import Shard, Split, manifest_path
-from deeplab.data.source import voc
+from deeplab.data.shards.tiles import Tiles
+from deeplab.data.source import images, voc
 from deeplab.data.source.classes import ClassTable, classes_of
 from deeplab.data.source.download import DownloadSettings, download_voc
 from deeplab.data.source.palette_checks import Palette
@@ -67,6 +68,23 @@ class ShardSettings:
         choices=EXIF_CHOICES,
         hyperparameter=False,
     )
+    tile_size: int = setting(
+        0,
+        "Cut larger images into tiles of at most this many pixels a side, each an example of its own, called "
+        "NAME_yTOP_xLEFT; tiles that are all void are left out. 0: whole images.",
+        lower=0,
+        hyperparameter=False,
+    )
+    tile_overlap: float = setting(
+        0.0, "Share of a tile that the next one also covers.", lower=0.0, upper=0.9, hyperparameter=False
+    )
+    max_pixels: int = setting(
+        images.MAX_PIXELS,
+        "Refuse larger images and masks when shards are written; with --tile_size they need not be small.",
+        lower=1,
+        upper=images.MOST_PIXELS,
+        hyperparameter=False,
+    )
     num_shards: int = setting(
         16, "Number of shard files to write per split.", lower=1, upper=2**16, hyperparameter=False
     )
@@ -88,12 +106,11 @@ class ShardSettings:
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard to write: its file, its examples, and how to read masks and EXIF."""
+    """One shard to write: its file, its images and masks, and in which form their examples are stored."""
 
     path: Path
     pairs: list[voc.Pair]
-    classes: ClassTable
-    exif: str
+    form: Form
 
 
 def write_shards(settings: ShardSettings, download: DownloadSettings, tfrecord_dir: Path) -> bool:
@@ -157,9 +174,8 @@ def _job(settings: ShardSettings, tfrecord_dir: Path, name: str, classes: ClassT
     if settings.voc_dir is None:
         raise UsageError("--voc_dir is needed")
     mask_dir = settings.mask_dir if name == settings.train_split else None
-    return Job(
-        name, tfrecord_dir, settings.voc_dir, voc.pairs(settings.voc_dir, name, mask_dir), classes, settings.exif
-    )
+    form = Form(classes, settings.exif, Tiles(settings.tile_size, settings.tile_overlap), settings.max_pixels)
+    return Job(name, tfrecord_dir, settings.voc_dir, voc.pairs(settings.voc_dir, name, mask_dir), form)
 
 
 def _write(settings: ShardSettings, jobs: list[Job]) -> None:
@@ -195,7 +211,7 @@ def _delete_shards(tasks: list[_Task]) -> None:
 def _tasks(job: Job, num_shards: int) -> list[_Task]:
     num_shards = min(num_shards, len(job.pairs))
     paths = [job.folder / f"{job.name}-{index:05d}-of-{num_shards:05d}.tfrecord" for index in range(num_shards)]
-    return [_Task(path, job.pairs[index::num_shards], job.classes, job.exif) for index, path in enumerate(paths)]
+    return [_Task(path, job.pairs[index::num_shards], job.form) for index, path in enumerate(paths)]
 
 
 def _finish(job: Job, reports: list[ShardReport]) -> None:
@@ -204,12 +220,14 @@ def _finish(job: Job, reports: list[ShardReport]) -> None:
     if problems:
         write_text(job.bad_examples_path, "".join(f"{problem}\n" for problem in problems))
         logger.warning("%d bad examples of %s are left out, see %s", len(problems), job.name, job.bad_examples_path)
+    if num_void_tiles := sum(report.num_void_tiles for report in reports):
+        logger.info("%s: %d tiles are all void and are left out", job.name, num_void_tiles)
     sources.write_sources(job.sources_path, {key: each for report in reports for key, each in report.sources.items()})
     split = Split(
         folder=job.folder,
         name=job.name,
-        class_names=job.classes.names,
-        num_examples=len(job.pairs) - len(problems),
+        class_names=job.form.classes.names,
+        num_examples=sum(report.shard.num_examples for report in reports),
         num_bad_examples=len(problems),
         max_height=max(report.max_height for report in reports),
         max_width=max(report.max_width for report in reports),
@@ -259,32 +277,36 @@ def _write_shard(task: _Task) -> ShardReport:
     palettes: dict[Palette, Path] = {}
     other_bands: dict[Path, int] = {}
     read: Sources = {}
+    num_void_tiles = 0
+    images.allow_pixels(task.form.max_pixels)
     with atomic_write(task.path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
         for pair in task.pairs:
             read |= sources.current_sources([pair])
             try:
-                encoded = encode_example(pair, task.classes, task.exif)
+                for encoded in encode_examples(pair, task.form):
+                    in_example = np.bincount(encoded.mask.labels.ravel(), minlength=256)
+                    if encoded.is_tile and in_example[VOID_LABEL] == encoded.mask.labels.size:
+                        num_void_tiles += 1
+                        continue
+                    writer.write(encoded.record)
+                    counts += in_example
+                    sizes.append(encoded.mask.labels.shape)
+                    if encoded.mask.palette:
+                        palettes.setdefault(encoded.mask.palette, pair.mask)
+                    if encoded.other_bands:
+                        other_bands[pair.image] = encoded.other_bands
             except DataError as error:
                 problems.append(str(error))
-                continue
-            writer.write(encoded.record)
-            counts += np.bincount(encoded.mask.labels.ravel(), minlength=256)
-            sizes.append(encoded.mask.labels.shape)
-            if encoded.mask.palette:
-                palettes.setdefault(encoded.mask.palette, pair.mask)
-            if encoded.other_bands:
-                other_bands[pair.image] = encoded.other_bands
 
     max_height, max_width = np.max(sizes, 0).tolist()
     return ShardReport(
-        shard=Shard(
-            task.path.name, len(task.pairs) - len(problems), task.path.stat().st_size, digest(task.path, "sha256")
-        ),
-        class_pixels=counts[: len(task.classes.names)],
+        shard=Shard(task.path.name, len(sizes) - 1, task.path.stat().st_size, digest(task.path, "sha256")),
+        class_pixels=counts[: len(task.form.classes.names)],
         void_pixels=int(counts[VOID_LABEL]),
         max_height=max_height,
         max_width=max_width,
         num_examples=len(task.pairs),
+        num_void_tiles=num_void_tiles,
         problems=problems,
         palettes=palettes,
         other_bands=other_bands,

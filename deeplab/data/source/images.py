@@ -9,7 +9,6 @@ refused: it is unknown which of their values is white, and clipped images would 
 
 import io
 import logging
-import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from deeplab.data.source import headers
 from deeplab.errors import DataError
 from deeplab.files import read_regular
 
@@ -33,24 +33,16 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 MAX_BYTES = 3 * MAX_PIXELS + 2**20
 """Largest file: uncompressed RGB of `MAX_PIXELS`, and its metadata."""
 
+MOST_PIXELS = 2**30
+"""What a flag can raise the limit to."""
+
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: Pillow's name for a JPEG followed by further pictures, as some cameras write
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _SHOWN_NAMES = 3
 
 _EXIF_ORIENTATION = 274
-_TIFF_BITS = 258
-_TIFF_SAMPLE_FORMAT = 339
-_TIFF_FLOAT = 3
-_TIFF_UNSIGNED = (1, 4)
-_TIFF_PHOTOMETRIC = 262
-_TIFF_COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # samples that are colors, by photometric interpretation
-_TIFF_SAMPLES = 277
-_TIFF_EXTRA_SAMPLES = 338
-_TIFF_ALPHA = (1, 2)
-# offsets of two bytes in a PNG file, and a value of the second
-_PNG_BIT_DEPTH = 24
-_PNG_COLOR_TYPE = 25
+_PNG_COLOR_TYPE = 25  # offset of this byte in a PNG file
 _PNG_RGB = 2
 
 _TURNS = {
@@ -77,7 +69,7 @@ def read_image(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndar
     Raises:
         DataError: missing, unreadable, more than `max_pixels` or 8 bits per channel; the message names the file.
     """
-    file = ImageFile(source)
+    file = ImageFile(source, max_pixels)
     check_pixels(file.name, file.size, max_pixels, "max_pixels=")
     if file.other_bands:
         logger.warning("%s: left out: %d band(s) beside the colours", file.name, file.other_bands)
@@ -126,19 +118,22 @@ class ImageFile:
         orientation: EXIF's, 1 (upright) to 8.
         size: (width, height) of the pixels as stored, before any turn.
         other_bands: number of a TIFF's bands that are neither colors nor alpha, such as near infrared; left out.
+        georeference: a TIFF's tags that say where on Earth its pixels are, with their types; empty if EXIF turns it.
     """
 
-    def __init__(self, source: Path | BinaryIO) -> None:
-        """Reads the file and its header.
+    def __init__(self, source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> None:
+        """Reads the file and its header; `max_pixels` limits how long the file may be, and `stored_form`.
 
         Raises:
             DataError: missing, an unsupported format, or more than 8 bits per channel.
         """
         self.name = str(source if isinstance(source, Path) else getattr(source, "name", "image"))
-        self._content = read_bytes(source) if isinstance(source, Path) else source.read(MAX_BYTES)
+        self._max_pixels = max_pixels
+        most = max_bytes(max_pixels)
+        self._content = read_bytes(source, most) if isinstance(source, Path) else source.read(most)
         with opened(self.name, self._content) as image:
             self._format = image.format or ""
-            if bits := more_than_8_bits(image, self._content):
+            if bits := headers.more_than_8_bits(image, self._content):
                 raise DataError(
                     f"{self.name}: {bits} per channel, but only 8-bit images are supported; rescale all images by the "
                     "same factor to 0..255 (ImageMagick: magick OLD -level 0,WHITE -depth 8 NEW.png, where WHITE is "
@@ -152,7 +147,8 @@ class ImageFile:
             # Pillow itself turns the pixels of a TIFF, and thus its size.
             swapped = self._format == "TIFF" and self.orientation >= 5
             self.size = (height, width) if swapped else (width, height)
-            self.other_bands = _other_bands(image)
+            self.other_bands = headers.other_bands(image)
+            self.georeference = headers.georeference(image) if self.orientation == 1 else {}
 
     def pixels(self, turned: bool) -> np.ndarray:
         """uint8 RGB [height, width, 3], `turned` according to EXIF or as stored.
@@ -171,23 +167,23 @@ class ImageFile:
                 turn = None if turned or is_upright else _BACK[self.orientation]
             else:
                 turn = _TURNS[self.orientation] if turned and not is_upright else None
-            rgb = image.convert("RGB")
-            return np.array(rgb if turn is None else rgb.transpose(turn))
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
+            return _as_array(rgb if turn is None else rgb.transpose(turn))
 
     def stored_form(self, turned: bool) -> tuple[bytes, int, int]:
         """(content, height, width) as stored in a shard; see the function of this name.
 
         Raises:
-            DataError: damaged, if it is decoded here (a JPEG is not), or more than `MAX_PIXELS`.
+            DataError: damaged, if it is decoded here (a JPEG is not), or more than `max_pixels`.
         """
-        check_pixels(self.name, self.size)
+        check_pixels(self.name, self.size, self._max_pixels)
         width, height = self.size
         is_stored_so = not turned or self.orientation == 1
         if self._format in _JPEG_FORMATS and is_stored_so:
             return self._content, height, width
         pixels = self.pixels(turned)
         is_rgb_png = self._format == "PNG" and self._content[_PNG_COLOR_TYPE] == _PNG_RGB
-        content = self._content if is_rgb_png and is_stored_so else _as_png(pixels)
+        content = self._content if is_rgb_png and is_stored_so else as_png(pixels)
         return content, pixels.shape[0], pixels.shape[1]
 
 
@@ -218,52 +214,42 @@ def opened(name: str, source: bytes | Path, formats: tuple[str, ...] = _FORMATS)
         raise DataError(f"{name}: cannot be read as an image: {words}") from error
 
 
-def more_than_8_bits(image: Image.Image, content: bytes) -> str | None:
-    """The bits of a channel in words, or None if 8 or fewer; Pillow itself would silently drop or clip more."""
-    bits = 8
-    if image.format == "PNG":
-        bits = content[_PNG_BIT_DEPTH]
-    elif image.format == "PPM":
-        bits = _ppm_maximum(content).bit_length()
-    elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = max(image.tag_v2.get(_TIFF_BITS, (1,)))
-        kinds = image.tag_v2.get(_TIFF_SAMPLE_FORMAT, (1,))
-        if not set(kinds) <= set(_TIFF_UNSIGNED):
-            return f"{bits}-bit {'floating-point' if _TIFF_FLOAT in kinds else 'signed'} numbers"
-    return f"{bits} bits" if bits > 8 else None
-
-
-def _other_bands(image: Image.Image) -> int:
-    """The bands of a TIFF that are neither colors nor alpha; without the tag ExtraSamples, no band is alpha."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 0
-    samples = image.tag_v2.get(_TIFF_SAMPLES, 1)
-    colors = _TIFF_COLORS.get(image.tag_v2.get(_TIFF_PHOTOMETRIC, 1), samples)
-    extra = image.tag_v2.get(_TIFF_EXTRA_SAMPLES, ())
-    return max(samples - colors - sum(kind in _TIFF_ALPHA for kind in extra), 0)
-
-
-def _ppm_maximum(content: bytes) -> int:
-    """The value of white in a PPM or PGM file, the fourth word of its header; 1 for a bitmap, which lacks it."""
-    words = re.sub(rb"#[^\n]*", b"", content[:4096]).split(maxsplit=4)
-    return int(words[3]) if words[0] in (b"P2", b"P3", b"P5", b"P6") else 1
-
-
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     """A file's content.
 
     Raises:
-        DataError: missing, unreadable, no regular file, or more than `MAX_BYTES`.
+        DataError: missing, unreadable, no regular file, or more than `most` bytes.
     """
     try:
-        return read_regular(path, MAX_BYTES)
+        return read_regular(path, most)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _as_png(pixels: np.ndarray) -> bytes:
+def max_bytes(max_pixels: int) -> int:
+    """The largest file of an image that may have so many pixels."""
+    return MAX_BYTES + 3 * max(max_pixels - MAX_PIXELS, 0)
+
+
+def allow_pixels(max_pixels: int) -> None:
+    """Lets Pillow open images of so many pixels in this process; for programs whose flag says so."""
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)
+
+
+def _as_array(image: Image.Image) -> np.ndarray:
+    """The pixels of an RGB image, by bands of rows: Pillow would hold all of them twice more on their way."""
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    height = max(2**20 // image.width, 1)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        array[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return array
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    """Pixels, uint8 [height, width, 3] or [height, width], as the content of a PNG file."""
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     return png.getvalue()

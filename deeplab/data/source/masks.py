@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.data.source import images
+from deeplab.data.source import headers, images
 from deeplab.data.source.classes import ClassTable
 from deeplab.data.source.palette_checks import Palette, hex_of
 from deeplab.errors import DataError
@@ -70,18 +70,20 @@ class _Pixels:
         return self.stored * np.uint32(0xFFFFFF if self.is_one_bit else 0x010101)
 
 
-def read_mask(path: Path, classes: ClassTable) -> Mask:
+def read_mask(path: Path, classes: ClassTable, max_pixels: int = images.MAX_PIXELS) -> Mask:
     """Reads a mask according to the class table.
 
     Raises:
-        DataError: missing, unreadable, an unsupported kind of image, or a value or color without a class.
+        DataError: missing, unreadable, more than `max_pixels`, an unsupported kind of image, or a value or color
+            without a class.
     """
-    return read_mask_content(str(path), images.read_bytes(path), classes)
+    content = images.read_bytes(path, images.max_bytes(max_pixels))
+    return read_mask_content(str(path), content, classes, max_pixels)
 
 
-def read_mask_content(path: str, content: bytes, classes: ClassTable) -> Mask:
+def read_mask_content(path: str, content: bytes, classes: ClassTable, max_pixels: int = images.MAX_PIXELS) -> Mask:
     """As `read_mask`, of the content of a file; `path` is its name in messages."""
-    pixels = _read_pixels(path, content)
+    pixels = _read_pixels(path, content, max_pixels)
     if classes.colors is not None:
         return Mask(_by_colors(path, pixels.colors(), classes))
     if pixels.is_renumbered:
@@ -103,16 +105,16 @@ def read_mask_content(path: str, content: bytes, classes: ClassTable) -> Mask:
     return Mask(labels, () if pixels.palette is None else _used(values, pixels.palette))
 
 
-def _read_pixels(path: str, content: bytes) -> _Pixels:
+def _read_pixels(path: str, content: bytes, max_pixels: int) -> _Pixels:
     with images.opened(path, content) as image:
-        images.check_pixels(path, image.size)
+        images.check_pixels(path, image.size, max_pixels)
         if image.format not in _ENCODINGS:
             raise DataError(
                 f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, TIFF)"
             )
         mode = image.mode
         is_png = image.format == "PNG"
-        bits = None if mode in _WIDE_MODES else images.more_than_8_bits(image, content)
+        bits = None if mode in _WIDE_MODES else headers.more_than_8_bits(image, content)
         if is_png and mode == "L" and content[_PNG_BIT_DEPTH] < 8:
             # Pillow stretches grayscale of fewer bits to 0..255: index 1 of 4 bits would be 17.
             bits = f"{content[_PNG_BIT_DEPTH]} bits"
