@@ -17,7 +17,7 @@ import tensorflow as tf
 from deeplab.errors import DeepLabError
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.normalization import BatchNormalization
-from deeplab.run import old_checkpoints
+from deeplab.run import checkpoints_of_0_1
 from deeplab.run.checkpoints import Checkpoints
 from deeplab.training.losses import Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
@@ -176,7 +176,7 @@ def test_a_copy_that_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch):
     def fail(path, tensors):
         raise tf.errors.ResourceExhaustedError(None, None, "no space left\nmore")
 
-    monkeypatch.setattr(old_checkpoints, "_write", fail)
+    monkeypatch.setattr(checkpoints_of_0_1, "_write", fail)
     new = Checkpoints(tmp_path, tmp_path / "saved", _state(_resnet(biased=False), "sgd", 0.0, False))
     with pytest.raises(DeepLabError, match=r"ckpt-0 in the current form could be written \(no space left\); TMPDIR"):
         new.restore_latest()

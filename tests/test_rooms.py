@@ -45,11 +45,11 @@ def test_no_import_goes_against_the_order_of_floors_and_none_in_a_circle():
 
 def test_the_ground_and_the_conductors_are_few():
     assert sorted(module for module, room in ROOM.items() if room == "ground") == [
+        "cpu_kernels",
         "errors",
         "files",
         "json_fields",
         "labels",
-        "processor",
         "progress",
         "settings",
         "text",

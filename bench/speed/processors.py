@@ -17,7 +17,7 @@ from pathlib import Path
 from common import in_process, pytorch, ratio, report, take_turns
 
 import deeplab
-from deeplab import processor
+from deeplab import cpu_kernels
 
 DEFAULT: dict[str, str] = {}
 WITHOUT = {"TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -100,7 +100,7 @@ def rows(folder: Path) -> list[tuple[str, Callable[[], Measure | None], Callable
 
 def main() -> None:
     """Prints the table."""
-    print(processor.kernels()[0], flush=True)
+    print(cpu_kernels.kernels()[0], flush=True)
     results: list[tuple[str, float, float, float]] = []
     with tempfile.TemporaryDirectory() as name:
         for backbone in ("resnet50", "mobilenet_v2"):

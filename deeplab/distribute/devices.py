@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
-from deeplab import processor
+from deeplab import cpu_kernels
 from deeplab.distribute import gpus
 from deeplab.distribute.cluster import Cluster, find_cluster
 from deeplab.distribute.roll_call import wait_for_all
@@ -109,7 +109,7 @@ def _connect(cluster: Cluster, kind: str, minutes: float) -> tf.distribute.Strat
 def log_kernels() -> None:
     """Logs which kernels compute on the CPU, unless a GPU does: as information only where that is not the usual."""
     if not tf.config.get_visible_devices("GPU"):
-        words, is_usual = processor.kernels()
+        words, is_usual = cpu_kernels.kernels()
         logger.log(logging.DEBUG if is_usual else logging.INFO, "%s", words)
 
 

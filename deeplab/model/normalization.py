@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from deeplab import processor
+from deeplab import cpu_kernels
 
 
 @keras.saving.register_keras_serializable(package="deeplab")
@@ -43,7 +43,7 @@ def _affine(
     x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, epsilon: float
 ) -> tf.Tensor:
     """(x - mean) / sqrt(variance + epsilon) * scale + offset in one kernel, in float32; dtype of the result: x's."""
-    if not processor.has_avx512() and not tf.config.list_logical_devices("GPU"):
+    if not cpu_kernels.has_avx512() and not tf.config.list_logical_devices("GPU"):
         x = _kept_apart(x)
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon, is_training=False

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import sync, write_text
-from deeplab.run.old_checkpoints import GRAPH, in_current_form
+from deeplab.run.checkpoints_of_0_1 import GRAPH, in_current_form
 from deeplab.settings import setting
 from deeplab.training.state import TrainState
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from deeplab import processor
+from deeplab import cpu_kernels
 from deeplab.distribute import devices, numerics
 from deeplab.errors import UsageError
 
@@ -21,15 +21,15 @@ EPYC_4 = SKYLAKE_X + " avx512_vnni avx512_bf16"
 @pytest.fixture
 def pretend(monkeypatch, tmp_path):
     """A function that makes this a processor with these flags of Linux."""
-    for name in (processor.SWITCH, "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+    for name in (cpu_kernels.SWITCH, "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
     def make(flags, machine="x86_64"):
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
-        monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
-        processor._flags_in.cache_clear()
-        monkeypatch.setattr(processor, "_NVIDIA_DRIVER", tmp_path / "nvidiactl")
+        monkeypatch.setattr(cpu_kernels, "_CPU_INFO", tmp_path / "cpuinfo")
+        cpu_kernels._flags_in.cache_clear()
+        monkeypatch.setattr(cpu_kernels, "_NVIDIA_DRIVER", tmp_path / "nvidiactl")
         monkeypatch.setattr("platform.machine", lambda: machine)
 
     return make
@@ -53,10 +53,10 @@ def test_onednn_is_used_on_every_x86(pretend, monkeypatch, flags, limit, avx512,
     monkeypatch.delitem(sys.modules, "tensorflow")
     if limit:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    processor.choose_kernels()
-    assert os.environ[processor.SWITCH] == "1"
-    assert processor.has_avx512() == avx512
-    words, usual = processor.kernels()
+    cpu_kernels.choose_kernels()
+    assert os.environ[cpu_kernels.SWITCH] == "1"
+    assert cpu_kernels.has_avx512() == avx512
+    words, usual = cpu_kernels.kernels()
     assert usual == is_usual
     assert "oneDNN's kernels" in words
 
@@ -64,9 +64,9 @@ def test_onednn_is_used_on_every_x86(pretend, monkeypatch, flags, limit, avx512,
 def test_the_users_choice_is_kept_and_said(pretend, monkeypatch, caplog):
     pretend(EPYC_4)
     monkeypatch.delitem(sys.modules, "tensorflow")
-    monkeypatch.setenv(processor.SWITCH, "0")
-    processor.choose_kernels()
-    assert os.environ[processor.SWITCH] == "0"
+    monkeypatch.setenv(cpu_kernels.SWITCH, "0")
+    cpu_kernels.choose_kernels()
+    assert os.environ[cpu_kernels.SWITCH] == "0"
     caplog.set_level(logging.DEBUG, "deeplab")
     devices.log_kernels()
     (record,) = caplog.records
@@ -76,7 +76,7 @@ def test_the_users_choice_is_kept_and_said(pretend, monkeypatch, caplog):
 
 def test_the_usual_choice_is_said_at_debug_level(pretend, monkeypatch, caplog):
     pretend(EPYC_4)
-    monkeypatch.setenv(processor.SWITCH, "1")
+    monkeypatch.setenv(cpu_kernels.SWITCH, "1")
     caplog.set_level(logging.DEBUG, "deeplab")
     devices.log_kernels()
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
@@ -84,14 +84,14 @@ def test_the_usual_choice_is_said_at_debug_level(pretend, monkeypatch, caplog):
 
 def test_nothing_is_set_too_late_or_for_other_processors(pretend, monkeypatch):
     pretend(RYZEN_3)
-    processor.choose_kernels()  # TensorFlow is imported
-    assert processor.SWITCH not in os.environ
-    assert "as it was imported before deeplab; TF_ENABLE_ONEDNN_OPTS=1 is faster" in processor.kernels()[0]
+    cpu_kernels.choose_kernels()  # TensorFlow is imported
+    assert cpu_kernels.SWITCH not in os.environ
+    assert "as it was imported before deeplab; TF_ENABLE_ONEDNN_OPTS=1 is faster" in cpu_kernels.kernels()[0]
     pretend("fp asimd", machine="aarch64")
     monkeypatch.delitem(sys.modules, "tensorflow")
-    processor.choose_kernels()
-    assert processor.SWITCH not in os.environ
-    assert processor.kernels() == ("TensorFlow's own choice of kernels for aarch64", True)
+    cpu_kernels.choose_kernels()
+    assert cpu_kernels.SWITCH not in os.environ
+    assert cpu_kernels.kernels() == ("TensorFlow's own choice of kernels for aarch64", True)
 
 
 def test_a_gpus_graphs_are_not_changed(pretend, monkeypatch, tmp_path):
@@ -100,19 +100,19 @@ def test_a_gpus_graphs_are_not_changed(pretend, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "tensorflow")
     (tmp_path / "nvidiactl").touch()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    processor.choose_kernels()
-    assert processor.SWITCH not in os.environ
-    assert processor.kernels()[0].endswith("TF_ENABLE_ONEDNN_OPTS=1 is faster without a GPU")
+    cpu_kernels.choose_kernels()
+    assert cpu_kernels.SWITCH not in os.environ
+    assert cpu_kernels.kernels()[0].endswith("TF_ENABLE_ONEDNN_OPTS=1 is faster without a GPU")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    processor.choose_kernels()
-    assert os.environ[processor.SWITCH] == "1"
+    cpu_kernels.choose_kernels()
+    assert os.environ[cpu_kernels.SWITCH] == "1"
 
 
 def test_importing_the_package_is_enough():
     code = "import deeplab, os; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
-    environment = {name: value for name, value in os.environ.items() if name != processor.SWITCH}
+    environment = {name: value for name, value in os.environ.items() if name != cpu_kernels.SWITCH}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    expected = "1" if processor._is_x86() else "None"
+    expected = "1" if cpu_kernels._is_x86() else "None"
     assert done.stdout.strip() == expected
 
 
