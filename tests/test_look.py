@@ -95,6 +95,15 @@ def test_images_of_one_size_are_neither_large_nor_small():
     assert len(Survey(("background", "cat"), num_random=0).examples()) == 0
 
 
+def test_class_0_is_a_class_unless_it_is_called_background():
+    survey = Survey(("sky", "road"))
+    mask = np.ones((40, 40), np.uint8)
+    mask[0, :5] = 0
+    survey.add("train", "a", np.zeros((40, 40, 3), np.uint8), mask)
+    assert dict(survey.small) == {0: [("train", "a")]}
+    assert "little sky" in survey.examples()[0].reasons
+
+
 def test_a_class_that_is_rarer_in_one_split_is_told():
     shifted = Survey(("background", "cat"))
     _split_of(shifted, "train", 0.1)

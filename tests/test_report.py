@@ -204,6 +204,14 @@ def test_loss_has_one_meaning_and_a_name():
     assert "cross-entropy alone, step 1 to 1: val from 0.1745 to 0.1745" in charts.training_curves([both])
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [(100, 4500, [2000, 4000]), (12, 98, [20, 40, 60, 80]), (5, 10, [6, 8, 10]), (5, 5, [5])],
+)
+def test_the_axis_of_steps_has_round_ticks(first, last, expected):
+    assert charts._ticks_between(first, last) == expected
+
+
 def test_lines_are_drawn_at_their_values():
     svg = charts.line_chart("loss", {"train": [(0, 0.0), (50, 1.0), (100, 0.5)]})
     points = [tuple(map(float, point.split(","))) for point in re.search(r'points="([^"]+)"', svg).group(1).split()]

@@ -72,7 +72,7 @@ def line_chart(title: str, series: dict[str, Points], x_name: str = "step", is_s
         _, y = place(first, tick)
         parts.append(_TEMPLATE.fill("grid_line", left=_LEFT, right=_WIDTH - _RIGHT, y=f"{y:.1f}"))
         parts.append(_text(_LEFT - 6, y + 4, f"{tick:.4g}", "end", "axis"))
-    for step in [tick for tick in nice_ticks(first, last) if first <= tick <= last] or [first]:
+    for step in _ticks_between(first, last):
         x, _ = place(step, low)
         anchor = "end" if x > _WIDTH - _RIGHT - 15 else "middle"
         parts.append(_text(x, _HEIGHT - _BOTTOM + 16, f"{step:,.10g}", anchor, "axis"))
@@ -112,6 +112,17 @@ def nice_ticks(low: float, high: float) -> list[float]:
     first = math.floor(low / unit)
     last = math.ceil(high / unit)
     return [number * unit for number in range(first, max(last, first + 1) + 1)]
+
+
+def _ticks_between(first: float, last: float) -> list[float]:
+    """At least two ticks from `first` to `last`, if they differ."""
+    for parts in (1, 2, 4):
+        inside = [tick for tick in nice_ticks(first, first + (last - first) / parts) if first <= tick <= last]
+        unit = inside[-1] - inside[-2] if len(inside) > 1 else 0
+        if unit:
+            start = inside[0]
+            return [start + number * unit for number in range(int((last - start) / unit) + 1)]
+    return [first]
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str) -> Markup:

@@ -68,12 +68,13 @@
   const chosenClass = () => (find("class").value === "" ? null : Number(find("class").value));
   const worst = (item) => Object.entries(item.iou).sort((one, other) => one[1] - other[1])[0];
   const first = (value) => (value === null || value === undefined ? Infinity : value);
+  const wrong = (item, chosen) =>
+    chosen === null ? Object.values(item.wrong).reduce((sum, each) => sum + each, 0) : item.wrong[chosen];
   const ORDERS = {
     worst: (item) => first(item.mean),
     best: (item) => first(item.mean === null ? null : -item.mean),
     worst_class: (item, chosen) => first(chosen === null ? worst(item)?.[1] : item.iou[chosen]),
-    most_wrong: (item, chosen) =>
-      -(chosen === null ? Object.values(item.wrong).reduce((sum, each) => sum + each, 0) : item.wrong[chosen]),
+    most_wrong: (item, chosen) => -wrong(item, chosen),
     worsened: (item) => first(item.before === null || item.mean === null ? null : item.mean - item.before),
     improved: (item) => first(item.before === null || item.mean === null ? null : item.before - item.mean),
   };
@@ -114,7 +115,7 @@
     shown = images.filter((item) => chosen === null || chosen in item.iou);
     if (key) {
       const keys = new Map(shown.map((item) => [item, key(item, chosen)]));
-      shown.sort((one, other) => keys.get(one) - keys.get(other) || 0);
+      shown.sort((one, other) => keys.get(one) - keys.get(other) || wrong(other, chosen) - wrong(one, chosen));
     }
     inSight.disconnect();
     for (const item of shown) {

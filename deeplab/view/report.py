@@ -184,11 +184,16 @@ def _comparison(class_names: Sequence[str], result: Scores, other: Other) -> Mar
             now=_per_cent(now),
             then=_per_cent(then),
             change=change(now, then),
-            kind="worse" if now is not None and then is not None and now < then else "better",
+            kind=_kind_of(change(now, then)),
         )
         for name, now, then in (means, *by_class(result, class_names, other))
     ]
     return _TEMPLATE.fill("compared", rows=Markup.joined(rows), path=other.path)
+
+
+def _kind_of(difference: str) -> str:
+    """The style of a difference, of which none is neither better nor worse."""
+    return "" if difference in ("-", "+0.00") else "worse" if difference.startswith("-") else "better"
 
 
 def _matrix(class_names: Sequence[str], matrix: np.ndarray) -> Markup:

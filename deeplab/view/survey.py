@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from deeplab.labels import VOID_LABEL
+from deeplab.labels import VOID_LABEL, foreground, has_background
 
 SMALL_AREA = 256
 """Pixels: one cell of the network's output at stride 16. The network hardly sees a class with fewer pixels."""
@@ -96,11 +96,11 @@ class Survey:
         self._names_by_image[_digest(image)].append((split, name, _digest(mask)))
         where = f"{split}/{name}"
         for index in np.flatnonzero((pixels > 0) & (pixels < SMALL_AREA)):
-            if index not in (0, VOID_LABEL):
+            if index in foreground(self.class_names):
                 self.small[int(index)].append((split, name))
         if 2 * pixels[VOID_LABEL] > mask.size:
             self._mostly_void.append(where)
-        elif pixels[0] + pixels[VOID_LABEL] == mask.size and self.class_names[0] == "background":
+        elif pixels[0] + pixels[VOID_LABEL] == mask.size and has_background(self.class_names):
             self._only_background.append(where)
         self._keep(split, name, image, mask, pixels)
 
@@ -112,13 +112,11 @@ class Survey:
             "random": self._random.random(),
             "most void": float(pixels[VOID_LABEL] / mask.size),
         }
+        scores |= {f"most {self.class_names[index]}": float(pixels[index]) for index in foreground(self.class_names)}
         scores |= {
-            f"most {class_name}": float(pixels[index]) for index, class_name in enumerate(self.class_names) if index
-        }
-        scores |= {
-            f"little {class_name}": -float(pixels[index])
-            for index, class_name in enumerate(self.class_names)
-            if index and 0 < pixels[index] < SMALL_AREA
+            f"little {self.class_names[index]}": -float(pixels[index])
+            for index in foreground(self.class_names)
+            if 0 < pixels[index] < SMALL_AREA
         }
         order = sum(len(survey.sizes) for survey in self.splits.values())
         shown = None
