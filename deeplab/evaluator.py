@@ -104,7 +104,8 @@ class Evaluator:
     def __call__(self) -> Evaluation:
         """Runs over the whole split once."""
         self._predict.read_weights()
-        progress = Progress("evaluating", self._num_steps, "batches", first="the network is traced, once per start")
+        num_examples = self._split.num_examples
+        progress = Progress("evaluating", num_examples, "images", first="the network is traced, once per start")
 
         # Sums over all batches; each prediction is shown while its batch is at hand.
         totals = None
@@ -113,7 +114,7 @@ class Evaluator:
                 batch_totals, predictions, batch = self._evaluate_step(self._batches)
             totals = batch_totals if totals is None else add(totals, batch_totals)
             self._show(batch, predictions)
-            progress.update(number)
+            progress.update(number * num_examples // self._num_steps)
         progress.end()
 
         # The ratios, once.

@@ -298,6 +298,7 @@ class Trainer:
             per_cent(result.pixel_accuracy),
             evaluation.num_images,
             duration(seconds),
+            extra={"stands_out": True},
         )
 
         # A plateau: the learning rate is lowered, and the patience starts over.

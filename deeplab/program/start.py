@@ -31,6 +31,11 @@ _HELP_FLAGS = {"-h", "-?", *(f"{dashes}help{which}" for dashes in ("-", "--") fo
 _SHOW_ALL = "TF_CPP_MIN_LOG_LEVEL"
 """An environment variable: with 0 nothing is filtered, see `quiet`, and tracebacks are shown."""
 
+_RED = 31
+_GREEN = 32
+_YELLOW = 33
+"""Of terminals (ECMA-48, SGR): errors, results of a validation, warnings."""
+
 _LOST_WORKER = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -112,18 +117,27 @@ def _ending(error: Exception) -> DeepLabError | Interrupted | None:
 
 
 class _OneLine(logging.Formatter):
-    """Log lines without control characters; a traceback keeps its lines."""
+    """Log lines without control characters; a traceback keeps its lines. A terminal shows what stands out in color."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The time and the message."""
-        return escaped(super().formatMessage(record))
+        line = escaped(super().formatMessage(record))
+        if record.levelno >= logging.WARNING:
+            return _tinted(line, _YELLOW)
+        return _tinted(line, _GREEN) if getattr(record, "stands_out", False) else line
+
+
+def _tinted(line: str, color: int) -> str:
+    """The line in a color, on a terminal whose user does not refuse colors (no-color.org)."""
+    refused = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return line if refused or not sys.stderr.isatty() else f"\033[{color}m{line}\033[0m"
 
 
 def _fail(error: DeepLabError | Interrupted) -> NoReturn:
     if signals.is_ending.is_set():
         time.sleep(signals.PATIENCE)  # another thread says the reason, and ends the process meanwhile
     deeplab.program.quiet.drain()  # the reason is the last line
-    print(escaped(f"{signals.program_name()}: {error}"), file=sys.stderr)
+    print(_tinted(escaped(f"{signals.program_name()}: {error}"), _RED), file=sys.stderr)
     _exit(error.exit_status)
 
 
