@@ -234,7 +234,7 @@ def _lock(file: IO[str], what: Path, waits: bool) -> None:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name from a data set names a file directly in its folder, not anywhere else."""
-    is_name = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    is_name = "/" not in name and name not in ("", ".", "..") and name.isprintable()
     return is_name and len(name.encode()) <= _LONGEST_NAME
 
 

@@ -4,6 +4,7 @@ import deeplab.program.quiet
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import re
@@ -86,6 +87,7 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
+    gc.freeze()  # what was imported stays: Python need not look through it again and again
     try:
         signals.handle_stop_signals(signals.interrupt)
         signals.watch()

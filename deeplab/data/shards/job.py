@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +35,12 @@ class Job:
     pairs: list[voc.Pair]
     form: records.Form
 
-    @cached_property
-    def source(self) -> str:
+    def source(self, stamps: sources.Stamps) -> str:
         """The fingerprint for the manifest."""
         tiles = self.form.tiles
         choices = "" if self.form.exif == records.REFUSE else f"\nexif={self.form.exif}"
         choices += f"\ntiles={tiles.size},{tiles.overlap}" if tiles.size else ""
-        return sources.fingerprint(self.pairs, self.form.classes, choices)
+        return sources.fingerprint(self.pairs, stamps, self.form.classes, choices)
 
     @property
     def is_written(self) -> bool:
@@ -74,8 +72,9 @@ class Job:
             raise self._error(
                 split, f"were made from other files or classes ({theirs}) than those of {self.voc_dir} ({ours})"
             )
-        if split.source != self.source:
-            changed = sources.compare(self.pairs, before)[0] if before else []
+        stamps = sources.stamps_of(self.pairs)
+        if split.source != self.source(stamps):
+            changed = sources.compare(self.pairs, stamps, before)[0] if before else []
             example = f", such as {changed[0]}" if changed else ""
             raise self._error(
                 split,
@@ -94,7 +93,7 @@ class Job:
                 changed = list(self._differing_from(split))
                 now = sources.current_sources(self.pairs)
         else:
-            changed, now = sources.compare(self.pairs, before)
+            changed, now = sources.compare(self.pairs, stamps, before)
         if changed:
             others = f"{changed[0]} and {len(changed) - 1} others have" if len(changed) > 1 else f"{changed[0]} has"
             raise self._error(split, f"are out of date: {others} changed since")

@@ -233,7 +233,7 @@ def _finish(job: Job, reports: list[ShardReport]) -> None:
         max_width=max(report.max_width for report in reports),
         class_pixels=tuple(np.sum([report.class_pixels for report in reports], 0).tolist()),
         void_pixels=sum(report.void_pixels for report in reports),
-        source=job.source,
+        source=job.source(sources.stamps_of(job.pairs)),
         shards=tuple(report.shard for report in reports),
     )
     split.write()

@@ -9,6 +9,7 @@ refused: it is unknown which of their values is white, and clipped images would 
 
 import io
 import logging
+import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -278,12 +279,12 @@ class Folder:
         """
         names = self._named(stem)
         parent, _, last = stem.rpartition("/")
-        folder = self.path / parent
+        folder = self.path / parent if parent else self.path
+        if len(names) == 1:
+            return folder / names[0]
         if len(names) > 1:
             raise DataError(f"{folder}: both {' and '.join(names)} could be {last!r}; keep only one of them")
-        if not names:
-            raise DataError(f"{folder / last}{self._endings[0]}: missing; {self._there_instead(parent, last)}")
-        return folder / names[0]
+        raise DataError(f"{folder / last}{self._endings[0]}: missing; {self._there_instead(parent, last)}")
 
     def _named(self, stem: str) -> list[str]:
         parent, _, last = stem.rpartition("/")
@@ -294,9 +295,11 @@ class Folder:
         if parent not in self._listed:
             files: dict[str, list[str]] = {}
             folder = self.path / parent
-            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if file.suffix.lower() in self._endings:
-                    files.setdefault(normal_form(file.stem), []).append(file.name)
+            # Names, not paths: a folder may have a hundred thousand.
+            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208
+                stem, ending = os.path.splitext(name)  # noqa: PTH122
+                if ending.lower() in self._endings:
+                    files.setdefault(normal_form(stem), []).append(name)
             self._listed[parent] = files
         return self._listed[parent]
 
@@ -317,4 +320,4 @@ class Folder:
 
 def normal_form(name: str) -> str:
     """A name in Unicode's composed form; macOS writes an accented letter as two characters, other systems as one."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
