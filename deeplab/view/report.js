@@ -108,6 +108,22 @@
   };
 
   let shown = [];
+  let turn = 0;
+  const lay = (start, mine, order, chosen) => {
+    if (mine !== turn) return; // sorted anew meanwhile
+    for (const item of shown.slice(start, start + 60)) {
+      const card = cardOf(item);
+      const low = worst(item);
+      const parts = [`mean IoU ${perCent(item.mean)}`];
+      if (chosen !== null) parts.push(`${names[chosen]} ${perCent(item.iou[chosen])}`);
+      else if (low) parts.push(`worst: ${names[low[0]]} ${perCent(low[1])}`);
+      if (order === "worsened" || order === "improved") parts.push(`was ${perCent(item.before)}`);
+      card.querySelector("button > span:last-child").textContent = parts.join(", ");
+      find("gallery").append(card);
+      inSight.observe(card);
+    }
+    if (start + 60 < shown.length) setTimeout(() => lay(start + 60, mine, order, chosen));
+  };
   const arrange = () => {
     const chosen = chosenClass();
     const order = find("sort").value;
@@ -118,17 +134,8 @@
       shown.sort((one, other) => keys.get(one) - keys.get(other) || wrong(other, chosen) - wrong(one, chosen));
     }
     inSight.disconnect();
-    for (const item of shown) {
-      const card = cardOf(item);
-      const low = worst(item);
-      const parts = [`mean IoU ${perCent(item.mean)}`];
-      if (chosen !== null) parts.push(`${names[chosen]} ${perCent(item.iou[chosen])}`);
-      else if (low) parts.push(`worst: ${names[low[0]]} ${perCent(low[1])}`);
-      if (order === "worsened" || order === "improved") parts.push(`was ${perCent(item.before)}`);
-      card.querySelector("button > span:last-child").textContent = parts.join(", ");
-      inSight.observe(card);
-    }
-    find("gallery").replaceChildren(...shown.map(cardOf));
+    find("gallery").replaceChildren();
+    lay(0, ++turn, order, chosen);
     find("count").textContent = `${shown.length.toLocaleString("en")} of ${images.length.toLocaleString("en")} images`;
     find("kinds").hidden = find("layer").value !== "errors";
   };

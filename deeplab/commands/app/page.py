@@ -89,7 +89,9 @@ def build(
                 heat = gr.Image(
                     label="From black (0) to white (1)", format="png", buttons=["fullscreen"], elem_id="heat"
                 )
-            point = gr.Label(label="Probabilities where you click", num_top_classes=5, elem_id="point")
+            point = gr.Label(
+                label="Probabilities where you click, here or in the picture", num_top_classes=5, elem_id="point"
+            )
 
         drawn = [segmented, overlay]
         gr.on(
@@ -103,6 +105,7 @@ def build(
         gr.on([opacity.release, shown.input], _draw, [trial, shown, opacity], drawn, api_name="draw")
         heated.input(_heat, [trial, heated], heat, api_name="heat")
         heat.select(_probabilities, trial, point, api_name=False)
+        picture.select(_probabilities_in_picture, trial, point, api_name=False)
     return page
 
 
@@ -173,6 +176,11 @@ def _heat(trial: Trial | None, index: int) -> Any:  # noqa: ANN401
 
 def _probabilities(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
     return trial.at(*event.index) if trial is not None else None
+
+
+def _probabilities_in_picture(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
+    x, y = event.index
+    return trial.at(x // trial.step, y // trial.step) if trial is not None else None
 
 
 def _download(path: str | None) -> gr.DownloadButton:
