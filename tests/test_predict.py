@@ -82,7 +82,8 @@ def test_images_without_a_true_mask_are_segmented_and_listed(tmp_path, caplog):
         f"{tmp_path / 'truth' / 'b.png'}: no such file",
         f"{tmp_path / 'truth' / 'c.png'}: 20x20 pixels, its image is 30x20",
     ]
-    assert "3 of 3 images segmented" in caplog.text
+    written = "masks/, coloured/, overlays/, side_by_side/"
+    assert f"3 of 3 images segmented; wrote to {tmp_path / 'out'}: {written}" in caplog.text
 
 
 def _model(segment=lambda image: np.ones(image.shape[:2], np.uint8)):

@@ -135,7 +135,9 @@ def segment(images: list[Named], models: Sequence[Model], wanted: Wanted) -> Non
         progress.update(number)
     progress.end()
     if len(unread) < len(images):
-        logger.info("%d of %d images segmented: %s", len(images) - len(unread), len(images), wanted.output_dir)
+        folders = ", ".join(f"{folder}/" for folder in wanted.folders)
+        num_read = len(images) - len(unread)
+        logger.info("%d of %d images segmented; wrote to %s: %s", num_read, len(images), wanted.output_dir, folders)
     if unread or untrue:
         left_out = f"; {len(unread)} of {len(images)} images left out" if unread and len(images) > 1 else ""
         alone = f"; {len(untrue)} of {len(images)} images without a true mask beside them" if untrue else ""
