@@ -32,6 +32,7 @@ def render(title: str, survey: Survey, crops: Sequence[Crop], facts: Mapping[str
         ),
         "Images and masks": _sheet(
             "Some random images, the largest and smallest if sizes differ, those with most void, and every class. "
+            "Void is neither trained on nor scored."
             f"{' Background is not colored.' * has_background(survey.class_names)}",
             [_example(shown, survey.class_names) for shown in survey.examples()],
         ),
