@@ -449,5 +449,10 @@ def test_large_images_are_cut_into_tiles_with_their_positions(tiny_voc, tmp_path
 
 
 def test_the_limit_on_pixels_is_a_flags(tiny_voc, tmp_path):
+    """And so is that on bytes, which grows with it."""
+    with (tiny_voc / "JPEGImages" / "b.jpg").open("ab") as file:
+        file.truncate(images.MAX_BYTES + 1)
+    with pytest.raises(DataError, match=r"b\.jpg: cannot be read: .* bytes, more than .*; --max_pixels raises this"):
+        prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
     with pytest.raises(DataError, match=r"pixels, more than --max_pixels=100"):
         prepare(ShardSettings(voc_dir=tiny_voc, max_pixels=100), tmp_path / "shards", "train", NAMES)

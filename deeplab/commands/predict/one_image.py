@@ -87,7 +87,8 @@ class OneImage:
         """Reads the image and writes its pictures; what is wrong with its files is in the outcome."""
         name, path = named
         try:
-            file = ImageFile(sys.stdin.buffer if path == STANDARD_INPUT else path, self._wanted.max_pixels)
+            source = sys.stdin.buffer if path == STANDARD_INPUT else path
+            file = ImageFile(source, self._wanted.max_pixels, "--max_pixels")
             check_pixels(file.name, file.size, self._wanted.max_pixels, "--max_pixels=")
             with self._memory.hold(file.size[0] * file.size[1]):
                 image = file.pixels(turned=True)

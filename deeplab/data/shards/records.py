@@ -68,7 +68,7 @@ def encode_examples(pair: Pair, form: Form) -> Iterator[Encoded]:
     """
     if pair.problem:
         raise DataError(pair.problem)
-    image = ImageFile(pair.image, form.max_pixels)
+    image = ImageFile(pair.image, form.max_pixels, "--max_pixels")
     check_pixels(image.name, image.size, form.max_pixels, "--max_pixels=")
     mask = read_mask(pair.mask, form.classes, form.max_pixels)
     height, width = mask.labels.shape

@@ -7,6 +7,7 @@ said. Images of more than 8 bits per channel are
 refused: it is unknown which of their values is white, and clipped images would be white all over.
 """
 
+import errno
 import io
 import logging
 import os
@@ -122,8 +123,8 @@ class ImageFile:
         georeference: a TIFF's tags that say where on Earth its pixels are, with their types; empty if EXIF turns it.
     """
 
-    def __init__(self, source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> None:
-        """Reads the file and its header; `max_pixels` limits how long the file may be, and `stored_form`.
+    def __init__(self, source: Path | BinaryIO, max_pixels: int = MAX_PIXELS, flag: str = "") -> None:
+        """Reads the file and its header; `max_pixels`, set by `flag`, limits how long it may be, and `stored_form`.
 
         Raises:
             DataError: missing, an unsupported format, or more than 8 bits per channel.
@@ -131,7 +132,7 @@ class ImageFile:
         self.name = str(source if isinstance(source, Path) else getattr(source, "name", "image"))
         self._max_pixels = max_pixels
         most = max_bytes(max_pixels)
-        self._content = read_bytes(source, most) if isinstance(source, Path) else source.read(most)
+        self._content = read_bytes(source, most, flag) if isinstance(source, Path) else source.read(most)
         with opened(self.name, self._content) as image:
             self._format = image.format or ""
             if bits := headers.more_than_8_bits(image, self._content):
@@ -215,8 +216,8 @@ def opened(name: str, source: bytes | Path, formats: tuple[str, ...] = _FORMATS)
         raise DataError(f"{name}: cannot be read as an image: {words}") from error
 
 
-def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """A file's content.
+def read_bytes(path: Path, most: int = MAX_BYTES, flag: str = "") -> bytes:
+    """A file's content; `flag` raises the limit `most`, if there is one that does.
 
     Raises:
         DataError: missing, unreadable, no regular file, or more than `most` bytes.
@@ -226,7 +227,8 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        advice = f"; {flag} raises this limit" if flag and error.errno == errno.EFBIG else ""
+        raise DataError(f"{path}: cannot be read: {error.strerror}{advice}") from error
 
 
 def max_bytes(max_pixels: int) -> int:
