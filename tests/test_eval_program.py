@@ -69,7 +69,7 @@ def test_report_shows_what_was_measured(scored):
     assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
     assert page.count('"photo":"report_images/') == 5
     assert len(list((output_dir / "report_images").glob("*.jpg"))) == 5
-    assert page.count("<svg") == 4  # mean IoU, loss, cross-entropy, learning rate
+    assert page.count("<svg") == 5  # mean IoU, loss, cross-entropy, learning rate, calibration
     assert f"<dd>10 images per epoch, {len(shapes.CLASS_NAMES)} classes</dd>" in page
 
 
