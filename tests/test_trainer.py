@@ -566,11 +566,13 @@ def test_pictures_of_an_evaluation_go_to_tensorboard(tmp_path):
         for example in [*examples, ("third", *examples[0][1:])]:  # there is only room for two
             panel.view(*example, np.ones(example[2].shape, np.uint8))
         log.write_evaluation(step, "val", Evaluation({"loss": 1.0}, scores(confusion), confusion, 2))
-    events = {key: value for key, value in _events(tmp_path / "val").items() if key[0].startswith("pictures")}
+    events = {key: value for key, value in _events(tmp_path / "val").items() if key[0].startswith(("pre", "con"))}
     tags = {"confusion_matrix/of_all_images", "predictions/picture_0", "predictions/picture_1"}
     assert set(events) == {(tag, step) for tag in tags for step in (5, 10)}
     png = tf.make_ndarray(events["predictions/picture_1", 10].tensor)[2]
-    expected = pictures.panel(*examples[1][1:], np.ones((25, 20), np.uint8), NAMES)
+    note = f", mIoU {50 * truths[1].mean():.1f} %"  # all is class 1: no IoU of class 0
+    drawn = {"opacity": pictures.OPACITY, "note": note}
+    expected = pictures.panel(*examples[1][1:], np.ones((25, 20), np.uint8), NAMES, **drawn)
     np.testing.assert_array_equal(tf.io.decode_png(png, channels=3), np.array(expected))
 
 
