@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from deeplab.api import Model
 from deeplab.commands.predict.names import STANDARD_INPUT, Named
 from deeplab.commands.predict.threads import Budget
 from deeplab.data.source import headers
@@ -70,16 +70,27 @@ class Outcome:
     untrue: DataError | None = None
 
 
+class Segments(Protocol):
+    """What is needed of a `Model`."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """By index."""
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [height, width, 3] -> class indices, uint8 [height, width]."""
+
+
 class OneImage:
     """Makes the pictures of an image. Reading and drawing run in any number of threads, each model in one at a time."""
 
-    def __init__(self, models: Sequence[Model], wanted: Wanted) -> None:
+    def __init__(self, models: Sequence[Segments], wanted: Wanted) -> None:
         """The models are copies of one, on different devices."""
         self._class_names = tuple(models[0].class_names)
         self._wanted = wanted
         allow_pixels(wanted.max_pixels)
         self._memory = Budget(PIXELS_AT_ONCE)
-        self._idle: queue.SimpleQueue[Model] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Segments] = queue.SimpleQueue()
         for model in models:
             self._idle.put(model)
 
