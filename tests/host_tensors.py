@@ -13,6 +13,9 @@ from tensorflow.python.framework import kernels, op_def_registry
 CALLS = {"While", "StatelessWhile", "If", "StatelessIf", "PartitionedCall", "StatefulPartitionedCall"}
 """Their bodies are looked at instead."""
 
+_SHORT = {("TensorListConcatV2", "lengths")}
+"""Results that no size tells of: a number for each tensor of a list."""
+
 
 @functools.cache
 def _registered(op):
@@ -125,6 +128,7 @@ def host_tensors(function: tf.types.experimental.ConcreteFunction, device: str, 
             tensors = [*zip(inputs, body.inputs(node), strict=True), *zip(outputs, _shapes(node), strict=False)]
             for (name, dtype), shape in tensors:
                 on_gpu = kernel and name not in kernel.host_memory_arg
+                on_gpu = on_gpu or (node.op, name) in _SHORT
                 if on_gpu or shape is None or _bytes(shape, dtype) <= more_than:
                     continue
                 reason = f"{name} in the host's memory" if kernel else "no kernel for GPUs"

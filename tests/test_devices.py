@@ -333,6 +333,7 @@ def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tm
     (tmp_path / api.DESCRIPTION).write_text('{"class_names": ["a", "b"]}')
     wanted = {
         export.ExportSettings: export.ExportSettings(model_dir=tmp_path, export_dir=tmp_path / "new"),
+        export.Interface: export.Interface(),
         LoadSettings: LoadSettings(),
     }
     monkeypatch.setattr(export, "Options", lambda classes: wanted)
@@ -373,6 +374,7 @@ def test_the_evaluator_does_not_time_algorithms(monkeypatch):
 
     evaluate = object.__new__(Evaluator)
     evaluate._predict = SimpleNamespace(read_weights=lambda: None)
+    evaluate._split = SimpleNamespace(num_examples=1)
     evaluate._num_steps, evaluate._batches, evaluate._evaluate_step = 1, None, fail
     with pytest.raises(RuntimeError, match="as a kernel may"):
         evaluate()

@@ -18,7 +18,8 @@ def test_grayscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
         path = tiny_voc / "JPEGImages" / "b.jpg"
         image.convert(mode).save(path, quality=95)
         pair = voc.Pair("b", path, tiny_voc / "SegmentationClass" / "b.png")
-        record = records.encode_example(pair, CLASSES).record
+        (encoded,) = records.encode_examples(pair, records.Form(CLASSES))
+        record = encoded.record
         decoded, _ = records.decode_example(records.parse_example(record))
         expected = np.asarray(Image.open(path).convert("RGB"), np.int32)
         assert np.abs(decoded.numpy() - expected).max() <= 8

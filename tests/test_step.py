@@ -583,7 +583,7 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     class Batches:
         """A stand-in for the batches of a split's shards."""
 
-        split = SimpleNamespace(folder="shards", class_names=("a", "b", "c"))
+        split = SimpleNamespace(folder="shards", class_names=("a", "b", "c"), num_examples=STEPS * BATCH)
 
         def num_steps(self, context):
             return STEPS

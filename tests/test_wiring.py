@@ -32,10 +32,13 @@ OTHER_VALUES = {
     "output_stride": 8,
     "backbone": "mobilenet_v2",
     "jit_compile": False,  # refused on CPUs
+    "masks_only": False,  # excludes --truth_dir
+    "input_size": (33, 65),
+    "onnx_opset": 15,
 }
 """The values of flags for which not every other value is valid."""
 
-UNCHANGED = {"epochs", "prepare_only", "jit_compile"}
+UNCHANGED = {"epochs", "prepare_only", "jit_compile", "masks_only"}
 """Those of them that keep their default here: with another value, the program would take another path."""
 
 
@@ -241,6 +244,7 @@ def test_every_flag_is_read_into_the_field_of_its_name(start, program):
 def test_each_program_of_the_package_has_a_console_command():
     project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
     started = {f"deeplab-{name.rpartition('.')[2]}": name for name in PROGRAMS if name.startswith("python")}
+    started = {command.replace("_", "-"): name for command, name in started.items()}
     assert project["scripts"].keys() == started.keys()
     for console_command, name in started.items():
         module, _, function = project["scripts"][console_command].partition(":")

@@ -79,23 +79,25 @@ class Windows:
         down = self._axis(height)
         right = self._axis(width)
         is_one = tf.logical_and(tf.equal(down.length, height), tf.equal(right.length, width))
-        return tf.cond(
+        results = tf.cond(
             is_one,
             lambda: result(predict(images)),
             lambda: _Stream(self, predict, images, result, spec, down, right).run(),
         )
+        return tf.ensure_shape(results, spec.shape)
 
     def _axis(self, pixels: tf.Tensor) -> _Axis:
         length = tf.minimum(self.size, pixels)
         stride = max(round(self.size * (1 - self.overlap)), 1)
         count = tf.maximum((pixels - length + stride - 1) // stride, 0) + 1
-        spread = tf.round(tf.linspace(0.0, tf.cast(pixels - length, tf.float32), count))
+        step = tf.cast(pixels - length, tf.float32) / tf.cast(tf.maximum(count - 1, 1), tf.float32)
+        spread = tf.round(step * tf.range(tf.cast(count, tf.float32)))
         place = tf.range(tf.cast(pixels, tf.float32))
         is_covered = (spread[:, tf.newaxis] <= place) & (place < spread[:, tf.newaxis] + tf.cast(length, tf.float32))
         starts = tf.cast(spread, tf.int32)
         return _Axis(
             starts,
-            tf.concat([starts[1:], [pixels]], 0),
+            tf.cast(tf.concat([spread[1:], [tf.cast(pixels, tf.float32)]], 0), tf.int32),
             length,
             tf.reduce_sum(tf.cast(is_covered, tf.float32), 0),
         )
@@ -190,11 +192,18 @@ class _Stream:
     def _probabilities(self, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
         """Those of up to `batch` windows of a row, from this one on: [windows * batch of images, ...]."""
         top = self._down.starts[row]
-        band = self._images[:, top : top + self._down.length]
-        starts = self._right.starts[column : column + self._windows.batch]
-        windows = tf.gather(band, starts[:, tf.newaxis] + tf.range(self._right.length), axis=2)
-        shape = [-1, self._down.length, self._right.length, self._images.shape[-1]]
-        return tf.nn.softmax(self._predict(tf.reshape(tf.transpose(windows, [2, 0, 1, 3, 4]), shape)))
+        # As floats, since TensorFlow has no lists of uint8 on GPUs.
+        band = tf.cast(self._images[:, top : top + self._down.length], tf.float32)
+        shape = [None, None, None, self._images.shape[-1]]
+        number = tf.minimum(self._windows.batch, tf.size(self._right.starts) - column)
+        windows = tf.TensorArray(tf.float32, number, element_shape=shape, infer_shape=False)
+
+        def cut(index: tf.Tensor, windows: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            left = self._right.starts[column + index]
+            return index + 1, windows.write(index, band[:, :, left : left + self._right.length])
+
+        _, windows = tf.while_loop(lambda index, _: index < number, cut, (0, windows), parallel_iterations=1)
+        return tf.nn.softmax(self._predict(windows.concat()))
 
 
 def _added(sums: tf.Tensor, others: tf.Tensor, axis: int) -> tf.Tensor:

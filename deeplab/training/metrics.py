@@ -48,8 +48,9 @@ def confidence_counts(
     labels = tf.cast(labels, tf.int64)
     confidence = tf.exp(tf.reduce_max(logits, -1) - tf.reduce_logsumexp(logits, -1))
     fine = tf.clip_by_value(tf.cast(confidence * NUM_FINE, tf.int64), 0, NUM_FINE - 1)
-    number = tf.where(labels == tf.cast(predictions, tf.int64), fine + NUM_FINE, fine)
-    first = tf.where(labels == VOID_LABEL, tf.cast(VOID_LABEL, tf.int64), number // SIDE)
+    # Not `==`, whose result may be of any rank: shapes would be unknown from here on.
+    number = tf.where(tf.equal(labels, tf.cast(predictions, tf.int64)), fine + NUM_FINE, fine)
+    first = tf.where(tf.equal(labels, VOID_LABEL), tf.cast(VOID_LABEL, tf.int64), number // SIDE)
     return tf.reshape(confusion_matrix(first, number % SIDE, SIDE, deterministic), [2, NUM_FINE])
 
 
