@@ -114,7 +114,8 @@ def score(
     output_dir = scoring.output_dir or model_dir / "eval" / split.name
 
     # What to compare with. Read first, so that a mistake does not cost an evaluation.
-    names = names_in_list_order(split)
+    with name_damaged_shard([split]):
+        names = names_in_list_order(split)
     other = Other.read(scoring.compare, config.class_names, names) if scoring.compare else None
 
     # Viewers see each prediction.
