@@ -91,5 +91,5 @@ def _class_names(found: Recognized, path: Path | None) -> tuple[str, ...]:
 
 
 def command() -> None:
-    """The program as `deeplab-import` starts it."""
+    """The program as `deeplab-import-weights` starts it."""
     start_program(main, SETTINGS, __doc__)
