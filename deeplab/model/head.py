@@ -131,6 +131,8 @@ class ConvBlock:
             if self.norm_in_separable:
                 features = self._normalized(features, f"{name}_depthwise")
             kernel_size = dilation_rate = 1
+
+        # The convolution itself; after a depthwise one, 1x1.
         convolution = AtrousConv2D(
             filters,
             kernel_size,

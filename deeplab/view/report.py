@@ -213,6 +213,8 @@ def _matrix(class_names: Sequence[str], matrix: np.ndarray) -> Markup:
         rows.append(
             _TEMPLATE.fill("matrix_row", class_name=page.class_name(index, class_names), cells=Markup.joined(cells))
         )
+
+    # The captions of the three ways in which it can be read.
     return _TEMPLATE.fill(
         "confusion_matrix",
         heads=Markup.joined(_TEMPLATE.fill("matrix_head", name=name) for name in class_names),

@@ -213,10 +213,14 @@ class _Builder:
         # Values first: names with a colon, `road: wet` and `road: dry`, are no table whose names occur twice.
         values_of = {number: [self._value(number, text) for text in texts] for number, _, texts in rows}
         _check_names(self._path, [(number, name) for number, name, _ in rows])
-        rows = sorted(rows, key=lambda row: look(row[1]) != BACKGROUND)  # moves it to the front
+
+        # The classes in order, with the background in front.
+        rows = sorted(rows, key=lambda row: look(row[1]) != BACKGROUND)
         names = tuple(name for _, name, _ in rows if name.casefold() not in self._void_names)
         if not names:
             raise DataError(f"{self._path}: no class except void")
+
+        # Their values or colours; each belongs to one class.
         labels: dict[int | Color, int] = {}
         rest = None
         lines: dict[int | Color | None, tuple[int, str]] = {}
@@ -235,6 +239,8 @@ class _Builder:
                     rest = label
                 else:
                     labels[value] = label
+
+        # A table has values or colours.
         values = {value: label for value, label in labels.items() if isinstance(value, int)}
         colors = {value: label for value, label in labels.items() if not isinstance(value, int)}
         if values and colors:

@@ -128,12 +128,15 @@ def _fetch_rest(url: str, part: Path) -> bool:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             return True  # `part` is already complete; the checksum decides
         raise
+
+    # How much is missing; a server may send all of it again.
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0  # the server does not support ranges: start over
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else 0
         progress = Progress(f"downloading {part.stem}", total >> 20, "MiB", initial=have >> 20)
+
         # Never through a link, which could lead to any file.
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if have else os.O_TRUNC)
         with os.fdopen(os.open(part, flags, 0o666), "ab" if have else "wb") as file:

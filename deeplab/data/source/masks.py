@@ -112,6 +112,8 @@ def _read_pixels(path: str, content: bytes, max_pixels: int) -> _Pixels:
             raise DataError(
                 f"{path}: a {image.format}, which changes values along edges; save masks as PNG (or BMP, TIFF)"
             )
+
+        # The kinds of pixels that can hold indices or colours.
         mode = image.mode
         is_png = image.format == "PNG"
         bits = None if mode in _WIDE_MODES else headers.more_than_8_bits(image, content)
@@ -126,6 +128,8 @@ def _read_pixels(path: str, content: bytes, max_pixels: int) -> _Pixels:
         is_gif = image.format == "GIF"
         if is_png:
             image.verify()  # the checksums, which decoding ignores
+
+    # The pixels, from the start: a PNG that was verified cannot be decoded.
     with images.opened(path, content) as image:
         if mode in ("RGB", "RGBA"):
             return _Pixels(np.asarray(image.convert("RGB")))
@@ -164,6 +168,8 @@ def _by_values(path: str, values: np.ndarray, classes: ClassTable, bits: int) ->
     labels = table[values]
     if (labels != _NO_CLASS).all():
         return labels.astype(np.uint8)
+
+    # What to do about a value without a class depends on how it came about.
     foreign = _most_frequent(values[labels == _NO_CLASS])
     if bits < 8 and foreign == [(1 << bits) - 1]:
         raise DataError(

@@ -146,7 +146,7 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
             tuple(filter(None, (voc_dir, image_folder.path, voc_dir / MASK_FOLDER, mask_dir))),
             advice="move or link the folder of the files there",
         )
-        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir, bounds) for number, line in lines if line]
+        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir, bounds) for number, line in lines]
     elif split == "trainval":
         entries = [entry for part in ("train", "val") for entry in _read_entries(voc_dir, part, None, image_folder)]
     elif split in _SPLIT_HALVES:
@@ -161,6 +161,8 @@ def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder
         found = sorted(file.stem for file in folder.glob("*.txt"))
         hint = f"found: {', '.join(found)}" if found else f"no list files in {folder}; is --voc_dir right?"
         raise DataError(f"{path}: no such split; {hint}")
+
+    # SBD's images overlap with VOC's val.
     if split == "trainaug":
         in_val = {normal_form(name) for name in read_split(voc_dir, "val")}
         with_val = entries

@@ -208,8 +208,12 @@ def _object(entry: Entry, label: str, image: Entry, rule: BoxRule, findings: Fin
     """The objects to draw for an annotation: one, or none (noted). Raises ValueError, TypeError, KeyError."""
     segmentation = entry.get("segmentation")
     name = str(image["file_name"])
+
+    # Run lengths.
     if isinstance(segmentation, dict) and segmentation:
         return [CocoObject(label, run_lengths=_checked_run_lengths(segmentation, image))]
+
+    # Outlines.
     if segmentation:
         if not isinstance(segmentation, list) or not all(isinstance(polygon, list) for polygon in segmentation):
             raise ValueError("its segmentation is neither a list of polygons nor run lengths")
@@ -222,6 +226,8 @@ def _object(entry: Entry, label: str, image: Entry, rule: BoxRule, findings: Fin
         if len(areas) < len(polygons):
             findings.omit("polygon with fewer than 3 points", name, len(polygons) - len(areas))
         return [CocoObject(label, polygons=areas)] if areas else []
+
+    # Only a box.
     box = [float(value) for value in entry.get("bbox") or []]
     if len(box) != 4 or min(box[2:]) <= 0 or not all(map(math.isfinite, box)):
         findings.omit("neither an outline nor a box", name)

@@ -84,6 +84,8 @@ def _objects(path: Path, content: Any, findings: Findings) -> list[Drawn]:  # no
     masks = {
         field_of(each, "id", str): findings.label(field_of(each, "name", str)) for each in annotations if "mask" in each
     }
+
+    # What covers an area, in order.
     objects = []
     for entry in annotations:
         kind = next((kind for kind in _AREAS if kind in entry), None)

@@ -121,6 +121,8 @@ def _picture(task: Entry, regions: list[Entry], where: str, findings: Findings) 
             if region.get("id") not in labeled:
                 findings.omit("region without a label", name)
             continue
+
+        # What a mask can hold: upright, with one label, of a kind that covers an area.
         if region.get("image_rotation"):
             raise ValueError(
                 f"the image was turned by {region['image_rotation']} degrees; turn it back in Label Studio"
@@ -131,6 +133,8 @@ def _picture(task: Entry, regions: list[Entry], where: str, findings: Findings) 
         if kind is None:
             findings.omit(f"{region.get('type', 'region')}: covers no area, or of an unknown kind", name)
             continue
+
+        # All regions are of one picture.
         size = (field_of(region, "original_width", int), field_of(region, "original_height", int))
         if picture.size not in (None, size):
             raise ValueError(f"regions for {size[0]}x{size[1]} and for {picture.size[0]}x{picture.size[1]} pixels")

@@ -76,6 +76,8 @@ def _examples(
         annotations = field_of(content, "annotations", list)
     except ValueError as error:
         raise DataError(f"{path}: not COCO panoptic: {error}{recognized(path)}") from error
+
+    # An example for each annotation; one that is damaged is noted.
     examples = []
     for number, annotation in enumerate(annotations):
         try:

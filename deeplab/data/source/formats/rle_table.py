@@ -81,6 +81,8 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str, tuple[int, int
     csv.field_size_limit(_LONGEST_FIELD)
     # Line by line: io.StringIO would take four bytes per character, and a list of lines the text once more.
     reader = csv.reader(match[0] for match in re.finditer(r"[^\n]*\n|[^\n]+", read_text(path, "CSV")))
+
+    # The header tells where the image, the class and the runs are.
     header = [name.strip().casefold() for name in next(reader, [])]
     runs = _column(header, _RUNS)
     image = _column(header, _IMAGES)
@@ -89,6 +91,8 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str, tuple[int, int
     if runs is None or (image is None and both is None):
         found = ", ".join(header) or "nothing"
         raise DataError(f"{path}: no columns of images and of run lengths; its header has {found}{recognized(path)}")
+
+    # The rows.
     sides = [_column(header, (side,)) for side in ("width", "height")]
     for row in reader:
         if not row:

@@ -78,12 +78,16 @@ def _example(
     if status in _UNUSED or not field_of({"attributes": attributes}, "attributes", dict).get("segmentation_bitmap"):
         findings.omit(f"sample without a bitmap ({status.lower()})", name)
         return None
+
+    # The class of each id in the bitmap; 0 is not labelled.
     segments = {0: 0}
     for entry in field_of(attributes, "annotations", list):
         category = field_of(entry, "category_id", int)
         if category not in labels:
             raise ValueError(f"unknown category {category}")
         segments[field_of(entry, "id", int)] = indices[labels[category]]
+
+    # The files beside the release, which are named after the sample.
     address = field_of(field_of(field_of(sample, "attributes", dict), "image", dict), "url", str)
     mask = find(f"{stem}_label_{_LABELS}.png")
     image = find(f"{stem}{PurePosixPath(urlparse(address).path).suffix}")

@@ -246,10 +246,14 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, findings: Find
     if number not in range(len(labels)):
         raise ValueError(f"class {shortened(fields[0])}, but data.yaml names {len(labels)} (0 to {len(labels) - 1})")
     label = labels[int(number)]
+
+    # Coordinates are shares of the image.
     values = [float(value) for value in fields[1:]]
     if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
         worst = max(values, key=lambda value: math.inf if math.isnan(value) else abs(value - 0.5))
         raise ValueError(f"coordinate {worst:g} is not a fraction of the image (0 to 1)")
+
+    # Four of them are a box: centre and size.
     if len(values) == 4:
         x, y, width, height = values
         box_label = rule.label(label, name)
@@ -260,6 +264,8 @@ def _outline(fields: list[str], labels: list[str], rule: BoxRule, findings: Find
         right = x + width / 2
         bottom = y + height / 2
         return [_Outline(box_label or label, [(left, top), (right, top), (right, bottom), (left, bottom)], is_box=True)]
+
+    # More are an outline.
     if len(values) % 2:
         raise ValueError(f"{len(values)} coordinates; an outline has two per point, a box four")
     if len(values) < 6:
