@@ -57,6 +57,9 @@ def pytorch(script: str, *arguments: str) -> Callable[[], float] | None:
     return measure
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
 def in_process(command: Sequence[str], environment: Mapping[str, str] = os.environ) -> Callable[[], float] | None:
     """A function that makes a process measure once; None if it ends before it is ready.
 
@@ -71,6 +74,7 @@ def in_process(command: Sequence[str], environment: Mapping[str, str] = os.envir
         text=True,
         env=dict(environment),
     )
+    _started.append(process)
     assert process.stdin and process.stdout
     if process.stdout.readline() != "ready\n":
         return None
@@ -83,6 +87,14 @@ def in_process(command: Sequence[str], environment: Mapping[str, str] = os.envir
         return float(stdout.readline())
 
     return measure
+
+
+def end_processes() -> None:
+    """Ends what `in_process` started, whose memory the next row of a table may need."""
+    for process in _started:
+        process.kill()
+        process.wait()
+    _started.clear()
 
 
 def sgd_state(model: keras.Model, loss_scaling: bool = False) -> TrainState:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common import in_process, pytorch, ratio, report, take_turns
+from common import end_processes, in_process, pytorch, ratio, report, take_turns
 
 import deeplab
 from deeplab import cpu_kernels
@@ -108,6 +108,7 @@ def main() -> None:
         for words, above, below in rows(Path(name)):
             if sys.argv[1:] and sys.argv[1] not in words:
                 continue
+            end_processes()
             measures = {"above": above(), "below": below()}
             if None in measures.values():
                 continue
