@@ -1,6 +1,7 @@
 """Scores a data set: adds up sums over all batches, takes the ratios once, and shows each prediction to viewers."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,22 +17,28 @@ from deeplab.files import is_relative_name
 from deeplab.model.inference import Predictor
 from deeplab.progress import Progress
 from deeplab.settings import setting
+from deeplab.threads import Background
 from deeplab.training.calibration import Calibration
 from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, scores
 from deeplab.training.totals import Batch, add
 
+Example = tuple[str, np.ndarray, np.ndarray, np.ndarray]
+"""The arguments of `Viewer.view`."""
+
 
 class Viewer(Protocol):
-    """Sees the examples of an evaluation, one after the other, and may add to its record."""
+    """Sees the examples of an evaluation, and may add to its record."""
 
-    @property
-    def wants_more(self) -> bool:
-        """Whether it wants to see another example; if no viewer does, none is copied from the devices."""
+    def wants(self, number: int) -> bool:
+        """Whether it wants to see this example, from 0 on; what no viewer wants is not copied from the devices."""
 
     def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Sees an example at its own size: uint8 RGB [height, width, 3]; masks uint8 [height, width]."""
+        """Sees an example that it wants, at its own size: uint8 RGB [height, width, 3]; masks uint8 [height, width].
+
+        Several threads call it at a time, in any order of examples.
+        """
 
     def results(self) -> Mapping[str, object]:
         """What it adds to the record of the evaluation, by field of `metrics.json`; the evaluation is complete."""
@@ -57,6 +64,13 @@ class EvaluationSettings:
         size = self.eval_batch_size or num_replicas
         check_batch_size("eval_batch_size", size, num_replicas)
         return EvaluationBatches(split, size // num_replicas, self.eval_batch_pixels)
+
+
+NUM_THREADS = os.cpu_count() or 1
+"""Threads in which viewers work, while the devices go on."""
+
+LARGE = 2**22
+"""Pixels: a larger image is viewed before the next step, so that no two of them are in memory."""
 
 
 class Evaluator:
@@ -107,14 +121,19 @@ class Evaluator:
         num_examples = self._split.num_examples
         progress = Progress("evaluating", num_examples, "images", first="the network is traced, once per start")
 
-        # Sums over all batches; each prediction is shown while its batch is at hand.
+        # Sums over all batches. Viewers work on an example while the next batches are computed.
         totals = None
-        for number in range(1, self._num_steps + 1):
-            with untimed_algorithms():
-                batch_totals, predictions, batch = self._evaluate_step(self._batches)
-            totals = batch_totals if totals is None else add(totals, batch_totals)
-            self._show(batch, predictions)
-            progress.update(number * num_examples // self._num_steps)
+        num_shown = 0
+        with Background(NUM_THREADS) as background:
+            for number in range(1, self._num_steps + 1):
+                with untimed_algorithms():
+                    batch_totals, predictions, batch = self._evaluate_step(self._batches)
+                totals = batch_totals if totals is None else add(totals, batch_totals)
+                if any(viewer.wants(num_shown) for viewer in self._viewers):
+                    for example in self._examples(batch, predictions):
+                        self._show(num_shown, example, background)
+                        num_shown += 1
+                progress.update(number * num_examples // self._num_steps)
         progress.end()
 
         # The ratios, once.
@@ -129,17 +148,25 @@ class Evaluator:
             viewed={name: value for viewer in self._viewers for name, value in viewer.results().items()},
         )
 
-    def _show(self, batch: Batch, predictions: tf.Tensor) -> None:
-        """Passes each example of a batch with its prediction to the viewers; fillers are left out."""
-        viewers = [viewer for viewer in self._viewers if viewer.wants_more]
-        if not viewers:
-            return
+    def _show(self, number: int, example: Example, background: Background) -> None:
+        """Passes an example to the viewers that want it."""
+        _, image, _, _ = example
+        is_large = image.shape[0] * image.shape[1] > LARGE
+        for viewer in self._viewers:
+            if not viewer.wants(number):
+                continue
+            if is_large:
+                viewer.view(*example)
+            else:
+                background.submit(viewer.view, *example)
+
+    def _examples(self, batch: Batch, predictions: tf.Tensor) -> Iterator[Example]:
+        """The examples of a batch, as viewers see them; fillers are left out."""
         columns = [batch["is_example"], batch["name"], batch["image"], batch["label"], predictions]
         for replica in zip(*map(self._strategy.experimental_local_results, columns), strict=True):
-            for is_example, name, *pictures in zip(*(column.numpy() for column in replica), strict=True):
+            for is_example, name, image, truth, prediction in zip(*(column.numpy() for column in replica), strict=True):
                 if not is_example:
                     continue
                 if not is_relative_name(name.decode(errors="replace")):
                     raise DataError(f"{self._split.folder}: an example is called {name!r}, not a plain file name")
-                for viewer in viewers:
-                    viewer.view(name.decode(), *pictures)
+                yield name.decode(), image, truth, prediction

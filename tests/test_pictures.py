@@ -142,11 +142,9 @@ def test_picture_writer_writes_a_mask_and_a_row_for_each_example(tmp_path):
 def test_panel_of_an_evaluation_has_its_first_examples_and_the_confusion_matrix():
     panel, matrix = Panel(("background", "thing"), count=2), np.array([[3, 1], [0, 4]])
     for _ in range(2):
-        wanted = []
-        for example in _examples(3):
-            wanted.append(panel.wants_more)
+        assert [panel.wants(number) for number in range(3)] == [True, True, False]
+        for example in _examples(2):
             panel.view(*example)
-        assert wanted == [True, True, False]
         drawn = panel.pictures(matrix)
         assert list(drawn) == ["confusion_matrix/of_all_images", "predictions/picture_0", "predictions/picture_1"]
         for name, *example in _examples(2):

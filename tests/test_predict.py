@@ -13,8 +13,8 @@ from PIL import Image
 from deeplab.commands.predict import program
 from deeplab.commands.predict.names import named_images, share_of
 from deeplab.commands.predict.one_image import Wanted
-from deeplab.commands.predict.threads import Budget, in_order
 from deeplab.errors import DataError, NothingToDo, UsageError
+from deeplab.threads import Background, Budget, in_order
 from deeplab.view import pictures
 
 ALL = ("masks", "coloured", "overlays")
@@ -231,3 +231,30 @@ def test_masks_of_georeferenced_images_keep_their_place(tmp_path):
         }
         assert mask.mode == "P"
         np.testing.assert_array_equal(mask, Image.open(tmp_path / "out" / "masks" / "a.png"))
+
+
+def test_background_work_is_bounded_and_done_at_the_end_and_its_errors_are_raised():
+    begun = []
+    gate = threading.Event()
+
+    def work(number):
+        begun.append(number)
+        gate.wait()
+        if number == 5:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), Background(2) as background:
+        for number in range(4):
+            background.submit(work, number)  # a fifth one would wait
+        assert set(begun) <= {0, 1}
+        gate.set()
+        for number in range(4, 7):
+            background.submit(work, number)
+    assert set(begun) >= set(range(6))
+
+    with pytest.raises(KeyError), Background(1) as background:
+        gate.clear()
+        for number in (10, 11):
+            background.submit(work, number)
+        gate.set()
+        raise KeyError

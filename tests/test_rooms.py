@@ -53,6 +53,7 @@ def test_the_ground_and_the_conductors_are_few():
         "progress",
         "settings",
         "text",
+        "threads",
     ]
     assert sorted(module for module, room in ROOM.items() if room == "conductors") == [
         "api",

@@ -609,8 +609,9 @@ def test_evaluation_is_exact_on_any_number_of_replicas(num_replicas):
     np.add.at(expected, (labels[valid], predictions[valid]), 1)
     np.testing.assert_array_equal(result.confusion, expected)
     of_examples = predictions[:-2]  # without the two fillers
-    assert [name for name, _ in seen] == [f"{i // BATCH}_{i % BATCH}" for i in range(len(of_examples))] * 2
-    np.testing.assert_array_equal(np.stack([prediction for _, prediction in seen]), np.tile(of_examples, (2, 1, 1)))
+    seen.sort(key=lambda example: example[0])  # threads view them
+    assert [name for name, _ in seen] == [f"{i // BATCH}_{i % BATCH}" for i in range(len(of_examples)) for _ in "12"]
+    np.testing.assert_array_equal(np.stack([prediction for _, prediction in seen]), np.repeat(of_examples, 2, 0))
     assert result.num_images == STEPS * BATCH - 2
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     entropy = -np.log(probabilities[valid][np.arange(valid.sum()), labels[valid]]).mean()

@@ -19,8 +19,8 @@ from PIL import Image
 from deeplab.api import Model, ModelConfig, build_deeplabv3
 from deeplab.commands.predict.names import Named
 from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, OneImage, Segments, Wanted
-from deeplab.commands.predict.threads import in_order
 from deeplab.data.source import voc
+from deeplab.threads import in_order
 
 IMAGES = 24
 ROUNDS = 3

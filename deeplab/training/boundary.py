@@ -1,5 +1,7 @@
 """Mean IoU near the boundaries of objects: in trimaps of growing width (arXiv 1802.02611, section 4.4 and figure 5)."""
 
+import threading
+
 import numpy as np
 
 from deeplab.training.metrics import confusion_counts, scores
@@ -18,10 +20,10 @@ class BoundaryScores:
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
+        self._adding = threading.Lock()
         self._counts = {width: np.zeros((num_classes, num_classes), np.int64) for width in TRIMAP_WIDTHS}
 
-    @property
-    def wants_more(self) -> bool:
+    def wants(self, number: int) -> bool:
         """Every example counts."""
         return True
 
@@ -30,7 +32,9 @@ class BoundaryScores:
         boundary = boundaries(truth)
         for width, counts in self._counts.items():
             near = dilate(boundary, width)
-            self._counts[width] = counts + confusion_counts(truth[near], prediction[near], self._num_classes)
+            found = confusion_counts(truth[near], prediction[near], self._num_classes)
+            with self._adding:
+                np.add(counts, found, out=counts)
 
     def results(self) -> dict[str, dict[int, float | None]]:
         """`boundary_mean_iou`: trimap width in pixels -> mean IoU as a fraction; None without a boundary."""

@@ -37,8 +37,7 @@ class Gallery:
         self._class_names = class_names
         self._entries: dict[str, dict[str, object]] = {}
 
-    @property
-    def wants_more(self) -> bool:
+    def wants(self, number: int) -> bool:
         """Every example is shown."""
         return True
 
@@ -74,7 +73,7 @@ class Gallery:
 
     def data(self, before: Mapping[str, float | None]) -> Markup:
         """What the page's script reads, as JSON; `before` has the mean IoU of images in another evaluation, by name."""
-        images = [entry | {"before": _rounded(before.get(name))} for name, entry in self._entries.items()]
+        images = [entry | {"before": _rounded(before.get(name))} for name, entry in sorted(self._entries.items())]
         colors = class_colors(self._class_names)[: len(self._class_names)].tolist()
         content = {
             "names": [*self._class_names],

@@ -24,8 +24,7 @@ class ImageScores:
         self._rows: dict[str, list[object]] = {}
         self._mean_ious: dict[str, float | None] = {}
 
-    @property
-    def wants_more(self) -> bool:
+    def wants(self, number: int) -> bool:
         """Every example counts."""
         return True
 

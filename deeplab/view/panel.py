@@ -41,19 +41,17 @@ class Panel:
         self._count = count
         self._drawn: dict[str, np.ndarray] = {}
 
-    @property
-    def wants_more(self) -> bool:
-        """Whether the next example of this evaluation would be drawn."""
-        return len(self._drawn) < self._count
+    def wants(self, number: int) -> bool:
+        """Whether this example of an evaluation is drawn."""
+        return number < self._count
 
     def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
-        if self.wants_more:
-            mean_iou = scores(confusion_counts(truth, prediction, len(self._class_names))).mean_iou
-            row = pictures.panel(
-                image, truth, prediction, self._class_names, opacity=OPACITY, note=f", mIoU {per_cent(mean_iou, 1)}"
-            )
-            self._drawn[f"predictions/{name}"] = np.array(row)
+        mean_iou = scores(confusion_counts(truth, prediction, len(self._class_names))).mean_iou
+        row = pictures.panel(
+            image, truth, prediction, self._class_names, opacity=OPACITY, note=f", mIoU {per_cent(mean_iou, 1)}"
+        )
+        self._drawn[f"predictions/{name}"] = np.array(row)
 
     def results(self) -> dict[str, object]:
         """Nothing: TensorBoard shows the pictures."""
@@ -67,4 +65,4 @@ class Panel:
         matrix = np.array(pictures.confusion_picture(confusion, self._class_names))
         drawn = self._drawn
         self._drawn = {}
-        return {"confusion_matrix/of_all_images": matrix, **drawn}
+        return {"confusion_matrix/of_all_images": matrix, **dict(sorted(drawn.items()))}

@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from deeplab.commands.predict.names import STANDARD_INPUT, Named
-from deeplab.commands.predict.threads import Budget
 from deeplab.data.source import headers
 from deeplab.data.source.classes import ClassTable
 from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels
 from deeplab.data.source.masks import read_mask
 from deeplab.errors import DataError
 from deeplab.labels import foreground
+from deeplab.threads import Budget
 from deeplab.view import pictures
 from deeplab.view.colors import class_colors
 

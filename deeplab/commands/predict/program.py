@@ -19,7 +19,6 @@ from pathlib import Path
 from deeplab.api import Model, load
 from deeplab.commands.predict.names import Named, named_images, share_of
 from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, ROWS, OneImage, Wanted
-from deeplab.commands.predict.threads import in_order
 from deeplab.data.source.images import MAX_PIXELS, MOST_PIXELS
 from deeplab.data.source.voc import split_images
 from deeplab.distribute.devices import log_kernels
@@ -28,6 +27,7 @@ from deeplab.model.inference import Inference
 from deeplab.progress import Progress
 from deeplab.run.run_folder import LoadSettings
 from deeplab.settings import Classes, Options, require, setting
+from deeplab.threads import in_order
 
 logger = logging.getLogger("deeplab")
 

@@ -18,7 +18,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_thre
     An exception of the function is raised in the place of its result; then, as after an exception of the caller's, no
     further item is begun.
     """
-    pool = ThreadPoolExecutor(num_threads, initializer=_leave_signals_to_the_main_thread)
+    pool = _pool(num_threads)
     waiting: collections.deque[Future[Result]] = collections.deque()
     try:
         for item in items:
@@ -29,6 +29,42 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_thre
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class Background:
+    """Work in threads whose results nobody waits for, until the end of the context.
+
+    An exception of the work is raised by a later `submit`, or at the end. If the caller's own work fails, what has not
+    begun is left undone.
+
+    Args:
+        num_threads: how many work at a time; `submit` waits while twice as many pieces of work are not done.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self._pool = _pool(num_threads)
+        self._most = 2 * num_threads
+        self._waiting: collections.deque[Future[None]] = collections.deque()
+
+    def submit(self, function: Callable[..., None], *arguments: object) -> None:
+        """Begins a piece of work when there is a thread for it."""
+        if len(self._waiting) == self._most:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(function, *arguments))
+
+    def __enter__(self) -> "Background":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            while self._waiting and kind is None:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, initializer=_leave_signals_to_the_main_thread)
 
 
 def _leave_signals_to_the_main_thread() -> None:

@@ -1,0 +1,83 @@
+"""Time of an evaluation with pictures, report and scores of each image over that of the network alone.
+
+python bench/speed/viewers.py [IMAGES]        default 24
+
+ResNet-50 and MobileNetV2 at stride 16 on images of up to 500x500 from VOC_DIR, else of 500x375. The variants of a network take turns; on CPUs the viewers
+work on the cores that the network needs, too.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import tensorflow as tf
+from common import images_of_vocs_size, ratio, report, take_turns, write_shards
+
+from deeplab import evaluator
+from deeplab.data.shards.split import Split
+from deeplab.data.source import voc
+from deeplab.evaluator import EvaluationSettings, Evaluator, Viewer
+from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.inference import Predictor
+from deeplab.progress import Progress
+from deeplab.training.losses import Loss
+from deeplab.view.gallery import Gallery
+from deeplab.view.image_scores import ImageScores
+from deeplab.view.pictures import PictureWriter
+
+IMAGES = 24
+ROUNDS = 3
+
+
+def viewers(folder: Path) -> list[Viewer]:
+    """All that eval.py has with --output_dir and --report."""
+    names = voc.CLASS_NAMES
+    return [ImageScores(names), PictureWriter(folder, names), Gallery(folder, names)]
+
+
+def measured(predict: Predictor, split: Split, chosen: list[Viewer], large: int) -> Callable[[], float]:
+    """A function that returns the seconds of an evaluation; images of more pixels than `large` are viewed at once."""
+    batches = EvaluationSettings().batches(split, 1)
+    evaluate = Evaluator(tf.distribute.get_strategy(), predict, Loss(len(voc.CLASS_NAMES)), batches, viewers=chosen)
+
+    def measure() -> float:
+        start = time.perf_counter()
+        with mock.patch.object(evaluator, "LARGE", large):
+            evaluate()
+        return time.perf_counter() - start
+
+    return measure
+
+
+def main() -> None:
+    """The table."""
+    Progress.is_shown = False
+    number = int(sys.argv[1]) if sys.argv[1:] else IMAGES
+    rows = []
+    figures: dict[str, object] = {"images": number}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        split = write_shards(folder / "shards", images_of_vocs_size(folder, number))
+        for backbone in ("resnet50", "mobilenet_v2"):
+            predict = Predictor(build_deeplabv3(ModelConfig(voc.CLASS_NAMES, backbone)))
+            seconds = take_turns(
+                {
+                    "the network alone": measured(predict, split, [], evaluator.LARGE),
+                    "all viewers, one after the other": measured(predict, split, viewers(folder / "out"), 0),
+                    "all viewers, in threads": measured(predict, split, viewers(folder / "out"), evaluator.LARGE),
+                },
+                ROUNDS,
+            )
+            for words, values in seconds.items():
+                over_alone = ratio(values, seconds["the network alone"])
+                rows.append((f"{backbone}, {words}", statistics.median(values) / number, over_alone))
+                figures[f"{backbone}, {words}"] = over_alone
+    report("viewers", ("what", "s an image", "over the network alone"), rows, figures)
+
+
+if __name__ == "__main__":
+    main()
