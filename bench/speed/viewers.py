@@ -2,8 +2,8 @@
 
 python bench/speed/viewers.py [IMAGES]        default 24
 
-ResNet-50 and MobileNetV2 at stride 16 on images of up to 500x500 from VOC_DIR, else of 500x375. The variants of a network take turns; on CPUs the viewers
-work on the cores that the network needs, too.
+ResNet-50 and MobileNetV2 at stride 16, on the images of the folder in VOC_DIR, else on drawn ones of 500x375. The
+variants of a network take turns. On CPUs the viewers work on the cores that the network needs, too.
 """
 
 import statistics
