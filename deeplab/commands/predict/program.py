@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab.api import Model, load
+from deeplab.api import load
+from deeplab.commands.predict.devices import on_all_devices
 from deeplab.commands.predict.names import Named, named_images, share_of
-from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, ROWS, OneImage, Wanted
+from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, ROWS, OneImage, Segments, Wanted
 from deeplab.data.source.images import MAX_PIXELS, MOST_PIXELS
 from deeplab.data.source.voc import split_images
 from deeplab.distribute.devices import log_kernels
@@ -97,8 +98,11 @@ def main(argv: list[str]) -> None:
         images = without_existing(images, wanted)
 
     log_kernels()
-    model = load(model_dir, settings.checkpoint, options[LoadSettings].output_stride, options[Inference])
-    segment(images, [model], wanted)
+    models = on_all_devices(
+        lambda: load(model_dir, settings.checkpoint, options[LoadSettings].output_stride, options[Inference]),
+        most=max(len(images), 1),
+    )
+    segment(images, models, wanted)
 
 
 def without_existing(images: list[Named], wanted: Wanted) -> list[Named]:
@@ -111,7 +115,7 @@ def without_existing(images: list[Named], wanted: Wanted) -> list[Named]:
     return missing
 
 
-def segment(images: list[Named], models: Sequence[Model], wanted: Wanted) -> None:
+def segment(images: list[Named], models: Sequence[Segments], wanted: Wanted) -> None:
     """Writes the pictures of the named images; what cannot be read is named, and the others go on.
 
     Raises:
