@@ -76,7 +76,11 @@ class ShardSettings:
         hyperparameter=False,
     )
     tile_overlap: float = setting(
-        0.0, "Share of a tile that the next one also covers.", lower=0.0, upper=0.9, hyperparameter=False
+        0.0,
+        "Share of a tile that the next one also covers, in --train_split only: elsewhere each pixel counts once.",
+        lower=0.0,
+        upper=0.9,
+        hyperparameter=False,
     )
     max_pixels: int = setting(
         images.MAX_PIXELS,
@@ -149,8 +153,8 @@ def prepare_splits(
     If another process is writing to the folder, waits for it.
 
     Args:
-        settings: the data set and how to write it; its `mask_dir` applies to its `train_split` only, and its
-            `max_bad_examples` limits how many of each split are left out and named in SPLIT.bad_examples.txt.
+        settings: the data set and how to write it; its `mask_dir` and `tile_overlap` apply to its `train_split` only,
+            and its `max_bad_examples` limits how many of each split are left out and named in SPLIT.bad_examples.txt.
         tfrecord_dir: folder of the shards.
         split_names: as for `voc.read_split`.
         classes: the class table; or only the names, class 0 first, if masks hold class indices.
@@ -173,8 +177,10 @@ def prepare_splits(
 def _job(settings: ShardSettings, tfrecord_dir: Path, name: str, classes: ClassTable) -> Job:
     if settings.voc_dir is None:
         raise UsageError("--voc_dir is needed")
-    mask_dir = settings.mask_dir if name == settings.train_split else None
-    form = Form(classes, settings.exif, Tiles(settings.tile_size, settings.tile_overlap), settings.max_pixels)
+    is_train = name == settings.train_split
+    mask_dir = settings.mask_dir if is_train else None
+    tiles = Tiles(settings.tile_size, settings.tile_overlap if is_train else 0.0)  # scores count each pixel once
+    form = Form(classes, settings.exif, tiles, settings.max_pixels)
     return Job(name, tfrecord_dir, settings.voc_dir, voc.pairs(settings.voc_dir, name, mask_dir), form)
 
 
