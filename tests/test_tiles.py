@@ -38,5 +38,16 @@ def test_tiles_overlap_in_the_training_split_only(tiny_voc, tmp_path):
     assert _names(val) == ["v_y0_x0", "v_y0_x40"]
     assert sum(val.class_pixels) + val.void_pixels == 20 * 80
     assert prepare_splits(replace(settings, tile_overlap=0.0), tmp_path / "shards", ["val"], NAMES) == [val]
-    with pytest.raises(DataError, match="--exif or --tile_size"):
+    with pytest.raises(DataError, match="--tile_size"):
         prepare_splits(replace(settings, tile_overlap=0.0), tmp_path / "shards", ["train"], NAMES)
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_a_tile_with_the_name_of_another_image_is_refused(tiny_voc, tmp_path, num_shards):
+    _add(tiny_voc, "t", 80)
+    _add(tiny_voc, "t_y0_x40", 30)
+    settings = ShardSettings(voc_dir=tiny_voc, tile_size=40, num_shards=num_shards)
+    with pytest.raises(DataError, match=r"^t_y0_x40: the name of two examples, one of .*; rename one of them$") as info:
+        prepare_splits(settings, tmp_path / "shards", ["train"], NAMES)
+    assert all(f"{tiny_voc}/JPEGImages/{name}.png" in str(info.value) for name in ("t", "t_y0_x40"))
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == [".lock"]

@@ -35,12 +35,12 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """A serialized record, its mask, how many bands beside the colors are not in it, and whether it is of a tile."""
+    """A serialized record, the name of its example, its mask, and how many bands beside the colors are not in it."""
 
     record: bytes
+    name: str
     mask: Mask
     other_bands: int
-    is_tile: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def encode_examples(pair: Pair, form: Form) -> Iterator[Encoded]:
         place = (tile.rows, tile.columns)
         labels = np.ascontiguousarray(mask.labels[place])
         record = _record(tile.name, as_png(np.ascontiguousarray(pixels[place])), labels)
-        yield Encoded(record, Mask(labels, mask.palette), image.other_bands, is_tile=True)
+        yield Encoded(record, tile.name, Mask(labels, mask.palette), image.other_bands)
 
 
 def _whole(pair: Pair, image: ImageFile, mask: Mask, is_turned: bool) -> Encoded:
@@ -90,7 +90,7 @@ def _whole(pair: Pair, image: ImageFile, mask: Mask, is_turned: bool) -> Encoded
         tf.io.decode_jpeg(content, channels=3)
     except tf.errors.InvalidArgumentError as error:
         raise DataError(f"{pair.image}: unreadable JPEG ({_first_words(error.message)})") from error
-    return Encoded(_record(pair.name, content, mask.labels), mask, image.other_bands)
+    return Encoded(_record(pair.name, content, mask.labels), pair.name, mask, image.other_bands)
 
 
 def _record(name: str, content: bytes, labels: np.ndarray) -> bytes:

@@ -25,7 +25,8 @@ class ShardReport:
     """The written shard, statistics and sources of its examples, and the problems of the examples left out.
 
     `num_examples` counts images with masks, before tiles; `num_void_tiles` tiles were left out, as they are all void.
-    `palettes` has one mask for each palette in the shard, `other_bands` the images with bands that are not in it.
+    `examples` has the name and the image of each record, `palettes` one mask for each palette in the shard,
+    `other_bands` the images with bands that are not in it.
     """
 
     shard: Shard
@@ -35,6 +36,7 @@ class ShardReport:
     max_width: int
     num_examples: int
     num_void_tiles: int
+    examples: list[tuple[str, Path]]
     problems: list[str]
     palettes: dict[Palette, Path]
     other_bands: dict[Path, int]
@@ -49,6 +51,7 @@ def problems(jobs: list[Job], reports: list[list[ShardReport]], max_bad_examples
         bad = [problem for report in of_job for problem in report.problems]
         if len(bad) > max_bad_examples or len(bad) == len(job.pairs):
             wrong += bad
+        wrong += _same_names(of_job)
     return wrong
 
 
@@ -102,6 +105,19 @@ def warn_of_overlap(folder: Path, train_split: str, val_split: str) -> None:
 
 def _palettes(reports: list[list[ShardReport]]) -> list[tuple[Path, Palette]]:
     return [(path, entry) for of_job in reports for report in of_job for entry, path in report.palettes.items()]
+
+
+def _same_names(reports: list[ShardReport]) -> list[str]:
+    """A message for each example with the name of an earlier one, as a tile may have that of another image."""
+    found = []
+    seen: dict[str, Path] = {}
+    for name, image in (example for report in reports for example in report.examples):
+        if name in seen:
+            found.append(
+                f"{name}: the name of two examples, one of {seen[name]} and one of {image}; rename one of them"
+            )
+        seen[name] = image
+    return found
 
 
 def _void_for_object(job: Job, reports: list[list[ShardReport]]) -> str | None:

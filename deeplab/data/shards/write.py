@@ -279,6 +279,7 @@ def _start_worker() -> None:
 def _write_shard(task: _Task) -> ShardReport:
     counts = np.zeros(256, np.int64)
     sizes = [(0, 0)]
+    examples = []
     problems = []
     palettes: dict[Palette, Path] = {}
     other_bands: dict[Path, int] = {}
@@ -291,10 +292,12 @@ def _write_shard(task: _Task) -> ShardReport:
             try:
                 for encoded in encode_examples(pair, task.form):
                     in_example = np.bincount(encoded.mask.labels.ravel(), minlength=256)
-                    if encoded.is_tile and in_example[VOID_LABEL] == encoded.mask.labels.size:
+                    is_tile = encoded.name != pair.name
+                    if is_tile and in_example[VOID_LABEL] == encoded.mask.labels.size:
                         num_void_tiles += 1
                         continue
                     writer.write(encoded.record)
+                    examples.append((encoded.name, pair.image))
                     counts += in_example
                     sizes.append(encoded.mask.labels.shape)
                     if encoded.mask.palette:
@@ -313,6 +316,7 @@ def _write_shard(task: _Task) -> ShardReport:
         max_width=max_width,
         num_examples=len(task.pairs),
         num_void_tiles=num_void_tiles,
+        examples=examples,
         problems=problems,
         palettes=palettes,
         other_bands=other_bands,
