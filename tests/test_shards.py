@@ -388,7 +388,7 @@ def test_turns_that_the_size_does_not_decide_need_a_flag(tiny_voc, tmp_path, ori
         prepare(ShardSettings(voc_dir=tiny_voc, exif=exif), tmp_path / exif, "train", NAMES)
         content = _read(tmp_path / exif, "train")["b"]["image/jpeg"]
         np.testing.assert_array_equal(tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"), expected)
-    with pytest.raises(DataError, match="another class table, --exif or"):
+    with pytest.raises(DataError, match="another class table, --exif, "):
         prepare(ShardSettings(voc_dir=tiny_voc, exif="turn"), tmp_path / "ignore", "train", NAMES)
 
 
@@ -444,7 +444,7 @@ def test_large_images_are_cut_into_tiles_with_their_positions(tiny_voc, tmp_path
         stored = tf.io.decode_png(examples[name]["label/png"])[..., 0]
         np.testing.assert_array_equal(stored, labels[top : top + 45, left : left + 45])
     assert prepare(settings, tmp_path / "shards", "train", NAMES) == split
-    with pytest.raises(DataError, match="--exif or --tile_size"):
+    with pytest.raises(DataError, match="--exif, --tile_size or --max_pixels"):
         prepare(replace(settings, tile_overlap=0.5), tmp_path / "shards", "train", NAMES)
 
 
@@ -456,3 +456,23 @@ def test_the_limit_on_pixels_is_a_flags(tiny_voc, tmp_path):
         prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
     with pytest.raises(DataError, match=r"pixels, more than --max_pixels=100"):
         prepare(ShardSettings(voc_dir=tiny_voc, max_pixels=100), tmp_path / "shards", "train", NAMES)
+
+
+def test_shards_without_images_beyond_the_limit_are_not_those_of_a_higher_limit(tiny_voc, tmp_path):
+    """Written anew without bad examples, they leave no list of them behind, and fit every limit."""
+    Image.new("RGB", (40, 30)).save(tiny_voc / "JPEGImages" / "b.jpg")
+    write_mask(tiny_voc / "SegmentationClass" / "b.png", np.ones((30, 40)))
+    folder = tmp_path / "shards"
+    low = ShardSettings(voc_dir=tiny_voc, max_pixels=700, max_bad_examples=1)
+    high = replace(low, max_pixels=1200)
+    split = prepare(low, folder, "train", NAMES)
+    assert (split.num_examples, split.num_bad_examples) == (1, 1)
+    assert prepare(low, folder, "train", NAMES) == split
+    for other in (high, ShardSettings(voc_dir=tiny_voc, max_bad_examples=1)):
+        with pytest.raises(DataError, match=r"--max_pixels\); choose another --tfrecord_dir, or delete"):
+            prepare(other, folder, "train", NAMES)
+    split.manifest_path.unlink()
+    split = prepare(high, folder, "train", NAMES)
+    assert (split.num_examples, split.num_bad_examples) == (2, 0)
+    assert not (folder / "train.bad_examples.txt").exists()
+    assert prepare(ShardSettings(voc_dir=tiny_voc), folder, "train", NAMES) == split

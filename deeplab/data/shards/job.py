@@ -11,6 +11,7 @@ import tensorflow as tf
 from deeplab.data.shards import records, sources
 from deeplab.data.shards.split import Split, manifest_path, name_damaged_shard
 from deeplab.data.source import voc
+from deeplab.data.source.images import MAX_PIXELS
 from deeplab.errors import DataError
 from deeplab.progress import Progress
 
@@ -35,11 +36,14 @@ class Job:
     pairs: list[voc.Pair]
     form: records.Form
 
-    def source(self, stamps: sources.Stamps) -> str:
-        """The fingerprint for the manifest."""
+    def source(self, stamps: sources.Stamps, num_bad_examples: int) -> str:
+        """The fingerprint for the manifest of shards that leave out so many bad examples."""
         tiles = self.form.tiles
         choices = "" if self.form.exif == records.REFUSE else f"\nexif={self.form.exif}"
         choices += f"\ntiles={tiles.size},{tiles.overlap}" if tiles.size else ""
+        # Images may be left out because of the limit; where none is, the shards do not depend on it.
+        is_limited = num_bad_examples and self.form.max_pixels != MAX_PIXELS
+        choices += f"\nmax_pixels={self.form.max_pixels}" if is_limited else ""
         return sources.fingerprint(self.pairs, stamps, self.form.classes, choices)
 
     @property
@@ -73,13 +77,13 @@ class Job:
                 split, f"were made from other files or classes ({theirs}) than those of {self.voc_dir} ({ours})"
             )
         stamps = sources.stamps_of(self.pairs)
-        if split.source != self.source(stamps):
+        if split.source != self.source(stamps, split.num_bad_examples):
             changed = sources.compare(self.pairs, stamps, before)[0] if before else []
             example = f", such as {changed[0]}" if changed else ""
             raise self._error(
                 split,
                 f"were made from other files or classes than those of {self.voc_dir}, split {self.name}{example} (or "
-                "with another class table, --exif or --tile_size)",
+                "with another class table, --exif, --tile_size or --max_pixels)",
             )
         if split.num_bad_examples > max_bad_examples:
             raise DataError(

@@ -223,6 +223,7 @@ def _tasks(job: Job, num_shards: int) -> list[_Task]:
 def _finish(job: Job, reports: list[ShardReport]) -> None:
     """Writes the manifest and the files that belong to it; warns about bad examples."""
     problems = [problem for report in reports for problem in report.problems]
+    job.bad_examples_path.unlink(missing_ok=True)  # of earlier shards
     if problems:
         write_text(job.bad_examples_path, "".join(f"{problem}\n" for problem in problems))
         logger.warning("%d bad examples of %s are left out, see %s", len(problems), job.name, job.bad_examples_path)
@@ -239,7 +240,7 @@ def _finish(job: Job, reports: list[ShardReport]) -> None:
         max_width=max(report.max_width for report in reports),
         class_pixels=tuple(np.sum([report.class_pixels for report in reports], 0).tolist()),
         void_pixels=sum(report.void_pixels for report in reports),
-        source=job.source(sources.stamps_of(job.pairs)),
+        source=job.source(sources.stamps_of(job.pairs), len(problems)),
         shards=tuple(report.shard for report in reports),
     )
     split.write()
