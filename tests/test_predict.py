@@ -61,10 +61,36 @@ def test_subfolders_are_kept_and_what_is_no_image_is_said(folder, caplog):
         (folder / name).touch()
     (folder / "out").mkdir()
     (folder / "out" / "mask.png").touch()
-    names = [name for name, _ in named_images([str(folder)], folder / "out")]
+    names = [name for name, _ in named_images([str(folder)], [folder / "out"])]
     assert names == ["a", "b", "c", "day1/img_0", "day2/img_0"]
     (record,) = caplog.records
     assert record.message.endswith("1 .heic, 1 .mp4, 1 .txt, 1 without an ending")
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(folder, tmp_path_factory):
+    """As on clusters, where the photos of a day lie on another disk; a link without its file is no image to skip."""
+    disk = tmp_path_factory.mktemp("disk")
+    (disk / "img_0.jpg").touch()
+    (disk / "back").symlink_to(folder)
+    (folder / "day1").symlink_to(disk)
+    (folder / "self").symlink_to(folder)
+    (folder / "day2.png").symlink_to(disk / "gone.png")
+    names = [name for name, _ in named_images([str(folder)])]
+    assert names == ["a", "b", "c", "day1/img_0", "day2"]
+
+
+@pytest.mark.parametrize("argument", ["", "/*", "/**/*"])
+def test_pictures_beside_those_that_are_written_are_found(folder, argument):
+    """As with --output_dir=photos photos, the second time; also by a pattern."""
+    (folder / "notes.txt").unlink()
+    written = [folder / "masks", folder / "overlays"]
+    for path in written:
+        path.mkdir()
+        (path / "a.png").touch()
+    assert [name for name, _ in named_images([f"{folder}{argument}"], written)] == ["a", "b", "c"]
+    for place in ("masks", "masks/*.png", "masks/a.png"):
+        with pytest.raises(DataError, match=f"{place[:5]}.*: no pictures there other than in folders that this"):
+            named_images([f"{folder}/{place}"], written)
 
 
 def test_images_without_a_true_mask_are_segmented_and_listed(tmp_path, caplog):

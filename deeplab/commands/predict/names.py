@@ -3,7 +3,7 @@
 import glob
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deeplab.data.source.images import ENDINGS
@@ -17,22 +17,23 @@ Named = tuple[str, Path]
 """The name of an image's pictures, without an ending, and its file."""
 
 
-def named_images(arguments: list[str], output_dir: Path | None = None) -> list[Named]:
+def named_images(arguments: list[str], written: Sequence[Path] = ()) -> list[Named]:
     """Names and images on the command line: files, folders, patterns, or `-` for standard input.
 
     A folder stands for all images below it; their names include subfolders, as in day1/img_0. Other files are left out
-    and counted by ending. Hidden files are skipped (macOS leaves `._photo.jpg` next to
-    `photo.jpg`), and so is `output_dir`.
+    and counted by ending. Hidden files are skipped (macOS leaves `._photo.jpg` next to `photo.jpg`), and so is what is
+    in the folders `written`.
 
     Raises:
-        DataError: a folder or pattern without images.
+        DataError: a folder or pattern without images, or with none but in `written`.
         UsageError: no images, or two whose masks would have the same name.
     """
     images: list[Named] = []
+    outputs = [folder.resolve() for folder in written]
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = _images_below(path, output_dir)
+            found = _images_below(path)
         elif glob.has_magic(argument) and not path.exists():
             matches = map(Path, sorted(glob.glob(argument, recursive=True)))  # noqa: PTH207
             found = [(file.stem, file) for file in matches if file.is_file() and not _is_hidden(file)]
@@ -40,7 +41,10 @@ def named_images(arguments: list[str], output_dir: Path | None = None) -> list[N
             found = [("stdin" if path == STANDARD_INPUT else path.stem, path)]
         if not found:
             raise DataError(f"{argument}: no pictures there")
-        images += found
+        others = [(name, file) for name, file in found if not any(map(file.resolve().is_relative_to, outputs))]
+        if not others:
+            raise DataError(f"{argument}: no pictures there other than in folders that this program writes")
+        images += others
     if not images:
         raise UsageError("name at least one image, a folder, or --voc_dir and --split")
     seen: dict[str, Path] = {}
@@ -54,24 +58,33 @@ def named_images(arguments: list[str], output_dir: Path | None = None) -> list[N
     return images
 
 
-def _images_below(folder: Path, output_dir: Path | None) -> list[Named]:
+def _images_below(folder: Path) -> list[Named]:
     """The images below a folder, in order, with their names; logs how many other files there are, by ending."""
-    skipped = output_dir and output_dir.resolve()
     images = []
     others: Counter[str] = Counter()
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        is_output = skipped is not None and file.resolve().is_relative_to(skipped)
-        if is_output or any(part.startswith(".") for part in inside.parts) or not file.is_file():
-            continue
+    for file in _files_below(folder):
         if file.suffix.lower() in ENDINGS:
-            images.append((inside.with_suffix("").as_posix(), file))
+            images.append((file.relative_to(folder).with_suffix("").as_posix(), file))
         else:
             others[file.suffix.lower() or "without an ending"] += 1
     if others:
         kinds = ", ".join(f"{number} {ending}" for ending, number in sorted(others.items()))
         logger.warning("%s: left out, as their endings are not those of images: %s", folder, kinds)
     return images
+
+
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below a folder that are not hidden, in order, also where links lead, but in no folder below itself."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if _is_hidden(path):
+            continue
+        if path.is_dir():
+            yield from _files_below(path, (*above, real))
+        else:
+            yield path
 
 
 def _is_hidden(path: Path) -> bool:

@@ -28,6 +28,9 @@ MASKS = "masks"
 COLORED = "coloured"
 OVERLAYS = "overlays"
 ROWS = "side_by_side"
+VOC_RESULTS = "results/VOC2012/Segmentation"
+FOLDERS = (MASKS, COLORED, OVERLAYS, ROWS, VOC_RESULTS)
+"""All that are written below the output folder."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,17 @@ from pathlib import Path
 from deeplab.api import load
 from deeplab.commands.predict.devices import on_all_devices
 from deeplab.commands.predict.names import Named, named_images, share_of
-from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, ROWS, OneImage, Segments, Wanted
+from deeplab.commands.predict.one_image import (
+    COLORED,
+    FOLDERS,
+    MASKS,
+    OVERLAYS,
+    ROWS,
+    VOC_RESULTS,
+    OneImage,
+    Segments,
+    Wanted,
+)
 from deeplab.data.source.images import MAX_PIXELS, MOST_PIXELS
 from deeplab.data.source.voc import split_images
 from deeplab.distribute.devices import log_kernels
@@ -66,7 +76,7 @@ class PredictSettings:
     def folders(self) -> tuple[str, ...]:
         """The folders below --output_dir; for a split of VOC, that for its evaluation server."""
         if self.voc_dir is not None:
-            return (f"results/VOC2012/Segmentation/comp6_{self.split}_cls",)
+            return (f"{VOC_RESULTS}/comp6_{self.split}_cls",)
         if self.masks_only:
             return (MASKS,)
         return (MASKS, COLORED, OVERLAYS, *((ROWS,) if self.truth_dir else ()))
@@ -85,7 +95,7 @@ def main(argv: list[str]) -> None:
     model_dir = require("model_dir", settings.model_dir)
     output_dir = require("output_dir", settings.output_dir)
     if settings.voc_dir is None:
-        images = named_images(argv[1:], output_dir)
+        images = named_images(argv[1:], [output_dir / folder for folder in FOLDERS])
     elif argv[1:]:
         raise UsageError(f"{argv[1]}: name images or --voc_dir, not both")
     else:
