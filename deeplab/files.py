@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from deeplab.errors import UsageError
 
@@ -133,7 +133,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_regular(path: Path, max_bytes: int = sys.maxsize) -> bytes:
-    """A file's content.
+    """A file's content; OSError as for `open_regular`."""
+    with open_regular(path, max_bytes) as file:
+        return file.read()
+
+
+@contextmanager
+def open_regular(path: Path, max_bytes: int = sys.maxsize) -> Iterator[BinaryIO]:
+    """A file to be read.
 
     Raises:
         OSError: missing or unreadable, larger than `max_bytes`, or a pipe or device, for which nobody waits.
@@ -144,7 +151,7 @@ def read_regular(path: Path, max_bytes: int = sys.maxsize) -> bytes:
             raise OSError(errno.EINVAL, "a pipe or a device, not a regular file", str(path))
         if about.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"{about.st_size:,} bytes, more than {max_bytes:,}", str(path))
-        return file.read()
+        yield file
 
 
 def digest(path: Path, algorithm: str) -> str:

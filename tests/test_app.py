@@ -12,6 +12,7 @@ from PIL import Image
 from deeplab.commands.app import program as app
 from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
+from deeplab.data.source import images
 from deeplab.errors import DataError, UsageError
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Inference
@@ -147,6 +148,16 @@ def test_of_a_picture_too_large_only_the_header_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(app, "ImageFile", None)
     with pytest.raises(DataError, match=r"^photo.png: 4x2 pixels, more than --max_pixels=7$"):
         app.read_picture(path, 7)
+
+
+def test_the_limit_on_pixels_reaches_the_reader(tmp_path, monkeypatch):
+    """Which derives that on bytes from it, and refuses more than 89 million otherwise."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(IMAGE).save(path)
+    read = []
+    monkeypatch.setattr(app, "ImageFile", lambda *arguments: read.append(arguments) or images.ImageFile(*arguments))
+    assert app.read_picture(path, 300_000_000).shape == IMAGE.shape
+    assert read == [(path, 300_000_000, "--max_pixels")]
 
 
 def ask(hosts, path="/gradio_api/call/segment", body=b"", **headers):

@@ -13,10 +13,11 @@ from conftest import write_mask
 from PIL import Image
 
 from deeplab.api import Model
-from deeplab.commands.predict import program
+from deeplab.commands.predict import one_image, program
 from deeplab.commands.predict.devices import on_all_devices
 from deeplab.commands.predict.names import named_images, share_of
-from deeplab.commands.predict.one_image import Wanted
+from deeplab.commands.predict.one_image import Wanted, read_truth
+from deeplab.data.source.images import ImageFile
 from deeplab.errors import DataError, NothingToDo, UsageError
 from deeplab.threads import Background, Budget, in_order
 from deeplab.view import pictures
@@ -240,6 +241,36 @@ def test_a_budget_is_never_exceeded_but_by_one_alone():
         return is_within
 
     assert all(in_order(work, [3, 12, 5, 4, 10, 1, 11, 2] * 5, 6))
+
+
+def test_a_file_is_read_only_when_there_is_memory_for_its_image(tmp_path, monkeypatch):
+    """There is for one image at a time; a larger file than that of its pixels would count otherwise."""
+    reading = []
+    most = []
+
+    class CountedFile(ImageFile):
+        def __init__(self, *arguments):
+            reading.append(1)
+            most.append(len(reading))
+            super().__init__(*arguments)
+
+    def segment(image):
+        time.sleep(0.01)
+        reading.pop()
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(one_image, "PIXELS_AT_ONCE", 600)
+    monkeypatch.setattr(one_image, "ImageFile", CountedFile)
+    wanted = Wanted(tmp_path / "out", ("masks",), None, 600)
+    program.segment(_images(tmp_path, "abcdef"), [_model(segment), _model(segment)], wanted)
+    assert most == [1] * 6
+
+
+def test_a_true_mask_may_have_as_many_pixels_as_an_image(tmp_path):
+    write_mask(tmp_path / "a.png", np.zeros((20, 30)))
+    assert read_truth(tmp_path / "a.png", (20, 30), ("one", "two"), 600).shape == (20, 30)
+    with pytest.raises(DataError, match="30x20 pixels, more than 599"):
+        read_truth(tmp_path / "a.png", (20, 30), ("one", "two"), 599)
 
 
 def test_masks_of_georeferenced_images_keep_their_place(tmp_path):

@@ -32,7 +32,7 @@ from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
 from deeplab.data.input.stored import sample_images
 from deeplab.data.shards.split import Split, SplitSettings
-from deeplab.data.source.images import ImageFile, opened
+from deeplab.data.source.images import MOST_PIXELS, ImageFile, allow_pixels, check_pixels, size_in_header
 from deeplab.errors import DataError, Interrupted, UsageError
 from deeplab.model.backbone import OUTPUT_STRIDES
 from deeplab.model.inference import Inference
@@ -63,7 +63,10 @@ class AppSettings:
     )
     split: str = setting("val", f"Split of --tfrecord_dir; {NUM_EXAMPLES} of its images are examples on the page.")
     max_pixels: int = setting(
-        16_000_000, "Refuse larger pictures, and files of more than 4 bytes per pixel and 1 MiB.", lower=1
+        16_000_000,
+        "Refuse larger pictures, and files of more than 4 bytes per pixel and 1 MiB.",
+        lower=1,
+        upper=MOST_PIXELS,
     )
 
     @property
@@ -84,6 +87,7 @@ def main(argv: list[str]) -> None:
     source = options[SplitSettings]
     inference = options[Inference]
     model_dir = require("model_dir", settings.model_dir)
+    allow_pixels(settings.max_pixels)
 
     # Pictures that people drop lie in a folder that goes when the program ends.
     with tempfile.TemporaryDirectory(prefix="deeplab-app-") as name:
@@ -189,11 +193,8 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
     The file is read whole only if its header tells of a size within `max_pixels`.
     """
     try:
-        with opened(str(path), path) as header:
-            width, height = header.size
-        if width * height > max_pixels:
-            raise DataError(f"{path}: {width}x{height} pixels, more than --max_pixels={max_pixels:,}")
-        return ImageFile(path).pixels(turned=True)
+        check_pixels(str(path), size_in_header(path), max_pixels, "--max_pixels=")
+        return ImageFile(path, max_pixels, "--max_pixels").pixels(turned=True)
     except DataError as error:
         raise DataError(str(error).replace(str(path), path.name)) from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from deeplab.commands.predict.names import STANDARD_INPUT, Named
 from deeplab.data.source import headers
 from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels
+from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels, size_in_header
 from deeplab.data.source.masks import read_mask
 from deeplab.errors import DataError
 from deeplab.labels import foreground
@@ -100,11 +100,14 @@ class OneImage:
     def __call__(self, named: Named) -> Outcome:
         """Reads the image and writes its pictures; what is wrong with its files is in the outcome."""
         name, path = named
+        limit = self._wanted.max_pixels
         try:
-            source = sys.stdin.buffer if path == STANDARD_INPUT else path
-            file = ImageFile(source, self._wanted.max_pixels, "--max_pixels")
-            check_pixels(file.name, file.size, self._wanted.max_pixels, "--max_pixels=")
-            with self._memory.hold(file.size[0] * file.size[1]):
+            # Nothing but its header is read before there is room; of standard input, even that cannot be known.
+            width, height = (limit, 1) if path == STANDARD_INPUT else size_in_header(path)
+            check_pixels(str(path), (width, height), limit, "--max_pixels=")
+            with self._memory.hold(width * height):
+                file = ImageFile(sys.stdin.buffer if path == STANDARD_INPUT else path, limit, "--max_pixels")
+                check_pixels(file.name, file.size, limit, "--max_pixels=")
                 image = file.pixels(turned=True)
                 mask = self._segment(path, image)
                 if file.georeference:
@@ -134,7 +137,8 @@ class OneImage:
         untrue = None
         if ROWS in self._wanted.folders and self._wanted.truth_dir:
             try:
-                truth = read_truth(self._wanted.truth_dir / f"{name}.png", mask.shape, self._class_names)
+                path_of_truth = self._wanted.truth_dir / f"{name}.png"
+                truth = read_truth(path_of_truth, mask.shape, self._class_names, self._wanted.max_pixels)
             except DataError as error:
                 untrue = error
         shares = {index: f"{self._class_names[index]} {share:.1%}" for index, share in pictures.class_shares(mask)}
@@ -166,9 +170,9 @@ def draw(
     return pictures.color_mask(mask)
 
 
-def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> np.ndarray:
+def read_truth(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...], max_pixels: int) -> np.ndarray:
     """A mask of the prediction's shape (height, width); DataError for another shape, and as `masks.read_mask`."""
-    truth = read_mask(path, ClassTable.of_names(class_names)).labels
+    truth = read_mask(path, ClassTable.of_names(class_names), max_pixels).labels
     if truth.shape != shape:
         raise DataError(f"{path}: {truth.shape[1]}x{truth.shape[0]} pixels, its image is {shape[1]}x{shape[0]}")
     return truth

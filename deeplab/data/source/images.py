@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deeplab.data.source import headers
 from deeplab.errors import DataError
-from deeplab.files import read_regular
+from deeplab.files import open_regular, read_regular
 
 logger = logging.getLogger("deeplab")
 
@@ -196,14 +196,24 @@ def check_pixels(name: str, size: tuple[int, int], max_pixels: int = MAX_PIXELS,
         raise DataError(f"{name}: {width}x{height} pixels, more than {limit}{max_pixels:,}")
 
 
+def size_in_header(path: Path) -> tuple[int, int]:
+    """(width, height) of an image's pixels, of which none are read.
+
+    Raises:
+        DataError: missing, unreadable, no regular file, or an unsupported format.
+    """
+    with _named_errors(path), open_regular(path) as file, opened(str(path), file) as image:
+        return image.size
+
+
 @contextmanager
-def opened(name: str, source: bytes | Path, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
+def opened(name: str, source: bytes | Path | BinaryIO, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
     """Opens the image in a file's content, or in a file, of which only the header is read until its pixels are needed.
 
     Any error of Pillow, including during decoding, becomes a DataError.
     """
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             yield image
     except (DataError, MemoryError):
         raise
@@ -222,8 +232,15 @@ def read_bytes(path: Path, most: int = MAX_BYTES, flag: str = "") -> bytes:
     Raises:
         DataError: missing, unreadable, no regular file, or more than `most` bytes.
     """
-    try:
+    with _named_errors(path, flag):
         return read_regular(path, most)
+
+
+@contextmanager
+def _named_errors(path: Path, flag: str = "") -> Iterator[None]:
+    """Turns an OSError about a file into a DataError; `flag` raises the limit of its size."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
