@@ -1,6 +1,7 @@
 """Pictures that the command line names, which of them are whose, and how their masks are made in threads."""
 
 import logging
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -189,6 +190,10 @@ def test_an_interrupted_folder_is_continued(tmp_path):
     program.segment(images[1:2], [_model()], wanted)
     with pytest.raises(NothingToDo, match="3 of 3 images have their pictures"):
         program.without_existing(images, wanted)
+    os.utime(tmp_path / "c.png", (2**32, 2**32))  # another photo of the same name
+    assert program.without_existing(images, wanted) == images[2:]
+    with pytest.raises(UsageError, match="--skip_existing"):
+        program.without_existing(named_images(["-"]), wanted)
 
 
 def test_processes_share_the_images_without_overlap():
@@ -292,6 +297,9 @@ def test_masks_of_georeferenced_images_keep_their_place(tmp_path):
         }
         assert mask.mode == "P"
         np.testing.assert_array_equal(mask, Image.open(tmp_path / "out" / "masks" / "a.png"))
+    wanted = Wanted(tmp_path / "out", ("masks",), None, 600)
+    (tmp_path / "out" / "masks" / "a.tif").unlink()
+    assert program.without_existing(images, wanted) == images[:1]  # interrupted in between
 
 
 def test_background_work_is_bounded_and_done_at_the_end_and_its_errors_are_raised():

@@ -13,7 +13,7 @@ from PIL import Image
 from deeplab.commands.predict.names import STANDARD_INPUT, Named
 from deeplab.data.source import headers
 from deeplab.data.source.classes import ClassTable
-from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels, size_in_header
+from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels, is_georeferenced, size_in_header
 from deeplab.data.source.masks import read_mask
 from deeplab.errors import DataError
 from deeplab.labels import foreground
@@ -49,9 +49,20 @@ class Wanted:
     truth_dir: Path | None
     max_pixels: int
 
-    def exist(self, name: str) -> bool:
-        """Whether an image's pictures are there already."""
-        return all((self.output_dir / folder / f"{name}.png").exists() for folder in self.folders)
+    def georeferenced(self, name: str) -> Path:
+        """The TIFF of a georeferenced image's mask, beside its PNG."""
+        return self.output_dir / self.folders[0] / f"{name}.tif"
+
+    def exist(self, name: str, path: Path) -> bool:
+        """Whether an image's pictures are there already, none of them older than its file."""
+        written = [self.output_dir / folder / f"{name}.png" for folder in self.folders]
+        try:
+            # Only headers of TIFFs are read: there may be a hundred thousand photos.
+            if path.suffix.lower() in (".tif", ".tiff") and is_georeferenced(path):
+                written.append(self.georeferenced(name))
+            return min(picture.stat().st_mtime_ns for picture in written) >= path.stat().st_mtime_ns
+        except (DataError, OSError):  # what is wrong with the image is said when it is read
+            return False
 
 
 @dataclass(frozen=True)
@@ -127,9 +138,7 @@ class OneImage:
 
     def _save_georeferenced(self, name: str, mask: np.ndarray, tags: headers.Tags) -> None:
         """Writes the mask as a TIFF beside its PNG, with the tags of its image that say where on Earth it is."""
-        pictures.save_tiff(
-            pictures.color_mask(mask), self._wanted.output_dir / self._wanted.folders[0] / f"{name}.tif", tags
-        )
+        pictures.save_tiff(pictures.color_mask(mask), self._wanted.georeferenced(name), tags)
 
     def _made(self, name: str, path: Path, image: np.ndarray, mask: np.ndarray, other_bands: int) -> Outcome:
         """Writes the pictures of a segmented image."""

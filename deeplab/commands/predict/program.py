@@ -18,7 +18,7 @@ from pathlib import Path
 
 from deeplab.api import load
 from deeplab.commands.predict.devices import on_all_devices
-from deeplab.commands.predict.names import Named, named_images, share_of
+from deeplab.commands.predict.names import STANDARD_INPUT, Named, named_images, share_of
 from deeplab.commands.predict.one_image import (
     COLORED,
     FOLDERS,
@@ -62,7 +62,9 @@ class PredictSettings:
     )
     split: str = setting("test", "Split of --voc_dir.")
     masks_only: bool = setting(False, "Write only masks/, which takes a small part of the time of all pictures.")
-    skip_existing: bool = setting(False, "Leave out images whose pictures are all there, as after an interruption.")
+    skip_existing: bool = setting(
+        False, "Leave out images whose pictures are all there and not older than they, as after an interruption."
+    )
     num_shards: int = setting(1, "Number of processes that share these images, each with its --shard_index.", lower=1)
     shard_index: int | None = setting(
         None, "Which of them this is, from 0 on. Default: by its number in Slurm's job array (sbatch --array).", lower=0
@@ -116,8 +118,15 @@ def main(argv: list[str]) -> None:
 
 
 def without_existing(images: list[Named], wanted: Wanted) -> list[Named]:
-    """The images without all their pictures; raises NothingToDo if there is none."""
-    missing = [(name, path) for name, path in images if not wanted.exist(name)]
+    """The images without all their pictures, or with older ones.
+
+    Raises:
+        NothingToDo: there is none.
+        UsageError: standard input, of which it is not known.
+    """
+    if any(path == STANDARD_INPUT for _, path in images):
+        raise UsageError("--skip_existing: whether the picture of `-` is there is not known; give its file")
+    missing = [(name, path) for name, path in images if not wanted.exist(name, path)]
     skipped = f"{len(images) - len(missing)} of {len(images)} images have their pictures in {wanted.output_dir}"
     if not missing:
         raise NothingToDo(skipped)

@@ -150,7 +150,7 @@ class ImageFile:
             swapped = self._format == "TIFF" and self.orientation >= 5
             self.size = (height, width) if swapped else (width, height)
             self.other_bands = headers.other_bands(image)
-            self.georeference = headers.georeference(image) if self.orientation == 1 else {}
+            self.georeference = _georeference(image)
 
     def pixels(self, turned: bool) -> np.ndarray:
         """uint8 RGB [height, width, 3], `turned` according to EXIF or as stored.
@@ -204,6 +204,16 @@ def size_in_header(path: Path) -> tuple[int, int]:
     """
     with _named_errors(path), open_regular(path) as file, opened(str(path), file) as image:
         return image.size
+
+
+def is_georeferenced(path: Path) -> bool:
+    """Whether `ImageFile.georeference` of this file has tags; DataError as for `size_in_header`."""
+    with _named_errors(path), open_regular(path) as file, opened(str(path), file) as image:
+        return bool(_georeference(image))
+
+
+def _georeference(image: Image.Image) -> headers.Tags:
+    return headers.georeference(image) if image.getexif().get(_EXIF_ORIENTATION, 1) not in _TURNS else {}
 
 
 @contextmanager
