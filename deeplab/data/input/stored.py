@@ -34,7 +34,8 @@ def stored_records(split: Split) -> tf.data.Dataset:
 def names_in_list_order(split: Split) -> list[str]:
     """Names of the examples in the order of the split's list, from which shards take turns. Decodes nothing.
 
-    Examples that were left out as bad may shift their neighbors by a place.
+    Examples that were left out as bad may shift their neighbors by a place, and with tiles the images of different
+    shards are mixed: the order is then fixed, but not the list's.
     """
 
     def name(record: tf.Tensor) -> tf.Tensor:
