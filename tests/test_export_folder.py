@@ -90,3 +90,18 @@ def test_a_float_format_that_differs_is_an_error(monkeypatch, tmp_path, name, fa
     else:
         comparison.compare(_Zeros(), tmp_path, [IMAGE])
     assert f"{name}: 95.0000 % of the pixels of 1 images match the model's" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "interface", "words"),
+    [
+        ({"tflite": True}, {"channels_first": True}, "--channels_first needs --onnx"),
+        ({"tflite": True}, {"onnx_opset": 13}, "--onnx_opset needs --onnx"),
+        ({}, {"outputs": "logits"}, "--outputs needs --onnx, --tflite or --tflite_int8"),
+        ({"keras": True}, {"input_type": "float32"}, "--input_type needs --onnx, --tflite or --tflite_int8"),
+    ],
+)
+def test_a_flag_about_a_format_that_is_not_written_is_refused(wanted, interface, words):
+    with pytest.raises(UsageError, match=f"^{words}$"):
+        program._refuse_ignored(program.ExportSettings(**wanted), Interface(**interface))
+    program._refuse_ignored(program.ExportSettings(onnx=True), Interface(**interface))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from deeplab.data.shards import records
 from deeplab.data.shards.write import ShardSettings, prepare_splits
-from deeplab.errors import DataError
+from deeplab.errors import DataError, UsageError
 
 NAMES = ("background", "one", "two")
 
@@ -51,3 +51,8 @@ def test_a_tile_with_the_name_of_another_image_is_refused(tiny_voc, tmp_path, nu
         prepare_splits(settings, tmp_path / "shards", ["train"], NAMES)
     assert all(f"{tiny_voc}/JPEGImages/{name}.png" in str(info.value) for name in ("t", "t_y0_x40"))
     assert [path.name for path in (tmp_path / "shards").iterdir()] == [".lock"]
+
+
+def test_an_overlap_without_tiles_is_refused():
+    with pytest.raises(UsageError, match=r"^--tile_overlap=0.25 needs --tile_size$"):
+        ShardSettings(tile_overlap=0.25)

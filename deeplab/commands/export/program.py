@@ -71,8 +71,9 @@ def main(argv: list[str]) -> None:
     if export_dir.exists():
         raise UsageError(f"--export_dir={export_dir}: exists already; choose another folder")
     _require_extras(wanted)
-    calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
     interface = options[Interface]
+    _refuse_ignored(wanted, interface)
+    calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
     images = [interface.fitted(read_image(Path(argument))) for argument in argv[1:]]
 
     enable_memory_growth()
@@ -112,6 +113,16 @@ def _require_extras(wanted: ExportSettings) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise UsageError(f"{module} is not installed: pip install '.[export]'") from error
+
+
+def _refuse_ignored(wanted: ExportSettings, interface: Interface) -> None:
+    """Raises UsageError for a flag about formats that are not written."""
+    about = {} if wanted.onnx else dict.fromkeys(("channels_first", "onnx_opset"), "--onnx")
+    if not (wanted.onnx or wanted.tflite or wanted.tflite_int8):
+        about |= dict.fromkeys(("outputs", "input_type"), "--onnx, --tflite or --tflite_int8")
+    for name, formats in about.items():
+        if getattr(interface, name) != getattr(Interface(), name):
+            raise UsageError(f"--{name} needs {formats}")
 
 
 def _calibration_split(source: SplitSettings, name: str) -> Split:

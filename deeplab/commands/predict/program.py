@@ -96,6 +96,8 @@ def main(argv: list[str]) -> None:
     settings = options[PredictSettings]
     model_dir = require("model_dir", settings.model_dir)
     output_dir = require("output_dir", settings.output_dir)
+    if settings.voc_dir and settings.truth_dir:
+        raise UsageError("--voc_dir writes only masks, for VOC's server, and shows no --truth_dir: give one of them")
     if settings.voc_dir is None:
         images = named_images(argv[1:], [output_dir / folder for folder in FOLDERS])
     elif argv[1:]:

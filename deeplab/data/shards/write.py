@@ -106,6 +106,8 @@ class ShardSettings:
     def __post_init__(self) -> None:
         if self.prepare_only and not self.voc_dir:
             raise UsageError("--prepare_only needs --voc_dir")
+        if self.tile_overlap and not self.tile_size:
+            raise UsageError(f"--tile_overlap={self.tile_overlap:g} needs --tile_size")
 
 
 @dataclass(frozen=True)
