@@ -302,6 +302,15 @@ def test_masks_of_georeferenced_images_keep_their_place(tmp_path):
     assert program.without_existing(images, wanted) == images[:1]  # interrupted in between
 
 
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_a_georeferenced_image_that_exif_turns_is_said(tmp_path, caplog, orientation):
+    tags = {274: (3, orientation), 33550: (12, (0.5, 0.5, 0.0))}
+    pictures.save_tiff(Image.new("RGB", (30, 20)), tmp_path / "a.tif", tags)
+    program.segment([("a", tmp_path / "a.tif")], [_model()], Wanted(tmp_path / "out", ("masks",), None, 600))
+    assert (tmp_path / "out" / "masks" / "a.tif").exists() == (orientation == 1)
+    assert ("a.tif: EXIF turns this georeferenced TIFF" in caplog.text) == (orientation == 3)
+
+
 def test_background_work_is_bounded_and_done_at_the_end_and_its_errors_are_raised():
     begun = []
     gate = threading.Event()

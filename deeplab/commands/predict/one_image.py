@@ -1,5 +1,6 @@
 """From a file to its pictures: reads, segments, draws and writes one image; for several threads at a time."""
 
+import logging
 import queue
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from deeplab.labels import foreground
 from deeplab.threads import Budget
 from deeplab.view import pictures
 from deeplab.view.colors import class_colors
+
+logger = logging.getLogger("deeplab")
 
 PIXELS_AT_ONCE = 2**26
 """Of the images that are in memory together; a larger one is alone."""
@@ -123,6 +126,8 @@ class OneImage:
                 mask = self._segment(path, image)
                 if file.georeference:
                     self._save_georeferenced(name, mask, file.georeference)
+                if file.is_place_lost:
+                    logger.warning("%s: EXIF turns this georeferenced TIFF: its mask is not written as one", path)
                 return self._made(name, path, image, mask, file.other_bands)
         except DataError as error:
             return Outcome(path, unread=error)

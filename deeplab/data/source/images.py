@@ -121,6 +121,7 @@ class ImageFile:
         size: (width, height) of the pixels as stored, before any turn.
         other_bands: number of a TIFF's bands that are neither colors nor alpha, such as near infrared; left out.
         georeference: a TIFF's tags that say where on Earth its pixels are, with their types; empty if EXIF turns it.
+        is_place_lost: whether it has such tags, but EXIF turns it.
     """
 
     def __init__(self, source: Path | BinaryIO, max_pixels: int = MAX_PIXELS, flag: str = "") -> None:
@@ -151,6 +152,7 @@ class ImageFile:
             self.size = (height, width) if swapped else (width, height)
             self.other_bands = headers.other_bands(image)
             self.georeference = _georeference(image)
+            self.is_place_lost = bool(headers.georeference(image)) and not self.georeference
 
     def pixels(self, turned: bool) -> np.ndarray:
         """uint8 RGB [height, width, 3], `turned` according to EXIF or as stored.
