@@ -294,3 +294,15 @@ def test_what_is_not_found_is_told_with_what_is_there(tmp_path, there, reason):
         images.find_image(tmp_path, "a")
     with pytest.raises(DataError, match="there is no folder"):
         images.find_image(tmp_path / "nowhere", "a")
+
+
+def test_a_tiff_of_unknown_bands_is_called_a_tiff(tmp_path):
+    """Four gray bands; Pillow says no more than that it knows no such image."""
+    path = tmp_path / "a.tif"
+    Image.new("RGBA", (4, 2)).save(path)
+    content = path.read_bytes()
+    photometric = content.index((262).to_bytes(2, "little") + b"\3\0\1\0\0\0\2\0")
+    path.write_bytes(content[: photometric + 8] + b"\1" + content[photometric + 9 :])
+    for read in (images.ImageFile, images.size_in_header):
+        with pytest.raises(DataError, match=r"a\.tif: cannot be read as an image: not a TIFF of bands or planes that"):
+            read(path)

@@ -232,10 +232,20 @@ def opened(name: str, source: bytes | Path | BinaryIO, formats: tuple[str, ...] 
     except UnidentifiedImageError as error:
         some = "in a supported format (JPEG, PNG, BMP, WebP, TIFF, GIF, PPM)"
         what = some if formats == _FORMATS else " or ".join(formats)
+        if "TIFF" in formats and _is_tiff(source):
+            what = "a TIFF of bands or planes that Pillow reads (save it as 8-bit RGB, its samples pixel by pixel)"
         raise DataError(f"{name}: cannot be read as an image: not {what}, or truncated") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         words = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise DataError(f"{name}: cannot be read as an image: {words}") from error
+
+
+def _is_tiff(source: bytes | Path | BinaryIO) -> bool:
+    if isinstance(source, Path):
+        return False  # no caller opens TIFFs by path
+    start = io.BytesIO(source) if isinstance(source, bytes) else source
+    start.seek(0)
+    return start.read(4) in (b"II*\0", b"MM\0*")
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES, flag: str = "") -> bytes:
