@@ -119,11 +119,11 @@ def score(
     other = Other.read(scoring.compare, config.class_names, names) if scoring.compare else None
 
     # Viewers see each prediction.
-    gallery = Gallery(scoring.report, config.class_names) if scoring.report else None
+    gallery = Gallery(scoring.report, config.colored_names) if scoring.report else None
     image_scores = ImageScores(config.class_names)
     viewers: list[Viewer] = [image_scores]
     if scoring.output_dir:
-        viewers.append(PictureWriter(scoring.output_dir, config.class_names))
+        viewers.append(PictureWriter(scoring.output_dir, config.colored_names))
     if gallery:
         viewers.append(gallery)
     if scoring.boundaries:
@@ -176,7 +176,7 @@ def write_report(
     folder = require("report", options[ScoreSettings].report)
     text = report.render(
         title=f"{model_dir.name} on {split.name}",
-        class_names=config.class_names,
+        class_names=config.colored_names,
         evaluation=evaluation,
         gallery=gallery,
         records=report.read_records(model_dir / "metrics.jsonl"),

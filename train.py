@@ -135,7 +135,7 @@ def train(
     Only the chief's `output_dir` is the run's folder; the other workers write to a scratch folder.
     """
     # ---- What is trained, for how long.
-    config = config_of_start(options, split.class_names)
+    config = config_of_start(options, split.colored_names)
     repeats = options[SamplingSettings].repeats(split)
     plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_extra)
 
@@ -147,7 +147,7 @@ def train(
     step_settings = options[StepSettings]
     run_folder.record_run(output_dir, config, options.as_flagfile())
     provenance.record_start(output_dir, state, plan, augmentation.crop_size, step_settings.accumulate_steps)
-    panel = Panel(split.class_names)  # the evaluator shows it predictions, the log writes its pictures
+    panel = Panel(split.colored_names)  # the evaluator shows it predictions, the log writes its pictures
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
 
     # ---- Data, from the state's position in it.
@@ -165,7 +165,7 @@ def train(
     # A new run begins with pictures of its first crops.
     if int(state.step) == 0:
         crops = first_crops(split, augmentation, min(plan.global_batch_size, LARGEST_PANEL), seeds.seed, repeats)
-        log.write_pictures(0, "train", first_batch(crops, split.class_names))
+        log.write_pictures(0, "train", first_batch(crops, split.colored_names))
 
     # ---- The compiled step.
     weights = class_weights(options[LossSettings].class_weights, split)

@@ -10,6 +10,7 @@ from deeplab.data.source.images import read_image
 from deeplab.distribute.gpus import enable_memory_growth, untimed_algorithms
 from deeplab.errors import DataError, UsageError
 from deeplab.json_fields import read_json
+from deeplab.labels import ColoredNames
 from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
 from deeplab.model.inference import Inference, Predictor, segment_one_by_one
 from deeplab.run.run_folder import load_model
@@ -79,7 +80,7 @@ class Model:
         """The model of a run of train.py. For arguments see `Inference`; raises as `run.run_folder.load_model`."""
         enable_memory_growth()
         network, config, _ = load_model(Path(model_dir), checkpoint, output_stride)
-        return cls.from_keras(network, config.class_names, inference)
+        return cls.from_keras(network, config.colored_names, inference)
 
     @classmethod
     def from_export(cls, export_dir: str | Path) -> "Model":
@@ -88,7 +89,7 @@ class Model:
         enable_memory_growth()
         try:
             description = read_json(path)
-            class_names = tuple(description["class_names"])
+            class_names = ColoredNames(description["class_names"], description.get("class_colors", ()))
             if not class_names or not all(isinstance(name, str) for name in class_names):
                 raise ValueError("class_names")
             signature = tf.saved_model.load(str(export_dir)).signatures["images"]

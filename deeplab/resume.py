@@ -9,6 +9,7 @@ import tensorflow as tf
 from deeplab.data.shards.split import Split
 from deeplab.distribute.numerics import PrecisionSettings
 from deeplab.distribute.workers import Workers
+from deeplab.labels import ColoredNames
 from deeplab.model.backbone import family_of_weights
 from deeplab.model.conventions import KERAS
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_to_train, fetch_weights
@@ -77,14 +78,14 @@ def resume_or_start(
     return state, checkpoints
 
 
-def config_of_start(options: Options, class_names: tuple[str, ...]) -> ModelConfig:
+def config_of_start(options: Options, classes: ColoredNames) -> ModelConfig:
     """The network that the flags describe, with the conventions of the weights that it starts or continues from.
 
     Raises:
         DataError: there are no such weights.
         UsageError: they are of another backbone, or the folder holds imported weights.
     """
-    config = replace(options[ModelConfig], class_names=class_names)
+    config = replace(options[ModelConfig], class_names=tuple(classes), class_colors=classes.colors)
     model_dir = require("model_dir", options[RunSettings].model_dir)
     init = options[InitSettings]
     run_folder.check_not_imported(model_dir)

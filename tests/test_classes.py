@@ -39,6 +39,32 @@ def test_plain_names_have_their_indices_and_void(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "name", "shown"),
+    [
+        ("void: 0 #000000\ncat: 1\nbackground: 2\ndog: 3, 4 #FF00aa", "classes.txt", ("", "", "#ff00aa")),
+        ("cat: #ff0000, #800000\nvoid: *\nbackground: #000001", "classes.txt", ("#000001", "#ff0000")),
+        ("cat:250,50,83::\ndog:::", "labelmap.txt", ("#fa3253", "#800000")),
+        ("cat: 1\ndog: 2", "classes.txt", ()),
+        ("cat\ndog", "classes.txt", ()),
+    ],
+)
+def test_colors_of_pictures(tmp_path, text, name, shown):
+    """Behind the values; else those of the masks, which a color behind values does not change."""
+    classes = _table(tmp_path, text, name)
+    assert classes.shown == shown
+    assert classes.as_text() == _table(tmp_path, text.replace(" #000000", "").replace(" #FF00aa", ""), name).as_text()
+
+
+@pytest.mark.parametrize("color", ["#", "#ff00", "#gg0000", "#ff00000"])
+def test_a_malformed_color_is_named_with_its_line(tmp_path, color):
+    with pytest.raises(DataError) as error:
+        _table(tmp_path, f"background: 0\ncat: 1, 2 {color}\n")
+    file = tmp_path / "classes.txt"
+    reason = "is not a colour: # and six hexadecimal digits, such as #ff0000"
+    assert str(error.value) == f"{file}: line 2: '{color}' {reason}"
+
+
+@pytest.mark.parametrize(
     ("text", "encoding", "readings"),
     [
         ("道路", "gbk", ["'道路' in GBK", "'µÀÂ·' in CP1252"]),

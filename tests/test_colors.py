@@ -1,14 +1,17 @@
 """The colors of classes: VOC's where they are VOC's, else some that color-blind people tell apart."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import safe_colors
 
 from deeplab.data.source import voc
-from deeplab.labels import VOID_LABEL, palette
+from deeplab.labels import VOID_LABEL, ColoredNames, palette
+from deeplab.view import page, pictures
 from deeplab.view.colors import class_colors
+from deeplab.view.gallery import Gallery
 
 CAMVID = [
     "sky",
@@ -52,6 +55,37 @@ def test_no_class_looks_like_void_the_page_or_the_background():
     assert colors[0].tolist() == [0, 0, 0]
     others = np.array([[0, 0, 0], [255, 255, 255], colors[VOID_LABEL]], np.uint8)
     assert min(float(safe_colors.difference(one, other)) for one, other in itertools.product(colors[1:21], others)) > 16
+
+
+GIVEN = ColoredNames(("background", "cat", "dog"), ("", "#010203", ""))
+
+
+def test_a_given_color_is_that_of_overlay_legend_report_and_data_of_images(tmp_path):
+    usual = class_colors(tuple(GIVEN))
+    expected = np.where((np.arange(256) == 1)[:, None], (1, 2, 3), usual)
+    np.testing.assert_array_equal(class_colors(GIVEN), expected)
+
+    mask = np.ones((4, 6), np.uint8)
+    mask[:, 3:] = 2
+    overlay = np.array(pictures.overlay(np.zeros((4, 6, 3), np.uint8), mask, GIVEN, opacity=1.0))
+    np.testing.assert_array_equal(overlay, class_colors(GIVEN)[mask])
+    legend = np.array(pictures.legend({1: "cat"}, 60, class_colors(GIVEN)))
+    assert legend[8, 8].tolist() == [1, 2, 3]
+    panel = pictures.panel(np.zeros((4, 6, 3), np.uint8), mask, mask, GIVEN)
+    assert (np.array(panel) == (1, 2, 3)).all(-1).any()
+    assert "rgb(1,2,3)" in page.class_name(1, GIVEN)
+    assert json.loads(Gallery(tmp_path, GIVEN).data({}))["colors"][1] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("colors", [("#010203",), ("red", "", ""), ("#0102", "", "")])
+def test_malformed_colors_are_refused(colors):
+    with pytest.raises(ValueError, match="color"):
+        ColoredNames(("background", "cat", "dog"), colors)
+
+
+def test_vocs_classes_may_have_other_colors():
+    cats = ColoredNames(voc.CLASS_NAMES, ["#010203" if name == "cat" else "" for name in voc.CLASS_NAMES])
+    assert np.flatnonzero((class_colors(cats) != palette()).any(1)).tolist() == [voc.CLASS_NAMES.index("cat")]
 
 
 def test_all_colors_differ():

@@ -17,6 +17,7 @@ from deeplab.api import load
 from deeplab.data.source import voc
 from deeplab.errors import UsageError
 from deeplab.files import digest
+from deeplab.labels import ColoredNames
 from deeplab.model.backbone import atrous_backbone
 from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_deeplabv3, build_to_train
 from deeplab.model.published.names import torch_backbone
@@ -80,7 +81,7 @@ def test_nothing_is_overwritten_and_nothing_trained_over(research, torchvision):
     assert_one_line(again, r"--model_dir=.*/run: exists already; choose another folder")
     options = {ModelConfig: ModelConfig(), RunSettings: RunSettings(folder / "run"), InitSettings: InitSettings()}
     with pytest.raises(UsageError, match=r"holds imported weights; train in another folder, with --init_checkpoint="):
-        config_of_start(options, ("a", "b"))
+        config_of_start(options, ColoredNames(("a", "b")))
     assert {path: digest(path, "sha256") for path in before} == before
 
 
@@ -121,7 +122,7 @@ def test_classes_go_on_by_name_and_the_auxiliary_head_comes_along(torchvision, c
         RunSettings: RunSettings(folder / "nowhere"),
         InitSettings: InitSettings("none", init_checkpoint=folder),
     }
-    config = config_of_start(options, wanted)
+    config = config_of_start(options, ColoredNames(wanted))
     assert (config.backbone_family, config.head_family) == ("torchvision", "torchvision")
     _, model = build_to_train(config, options[InitSettings], has_weights=True, auxiliary_head=True)
     random = model.get_layer("logits").kernel.numpy()
@@ -152,7 +153,7 @@ def test_a_backbone_takes_the_conventions_of_its_weights_and_a_resumed_run_keeps
         RunSettings: RunSettings(tmp_path / "run"),
         InitSettings: init,
     }
-    config = config_of_start(options, ("a", "b"))
+    config = config_of_start(options, ColoredNames(("a", "b")))
     assert (config.backbone_family, config.head_family) == ("torchvision", "keras")
     model, _ = build_to_train(config, init, has_weights=False, auxiliary_head=False)
     backbone = backbone_of(model)
@@ -164,7 +165,7 @@ def test_a_backbone_takes_the_conventions_of_its_weights_and_a_resumed_run_keeps
     (tmp_path / "file.pth").unlink()
     run_folder.record_run(tmp_path / "run", config, "")
     tf.train.CheckpointManager(tf.train.Checkpoint(model=model), tmp_path / "run/checkpoints/latest", 1).save()
-    assert config_of_start(options, ("a", "b")) == config
+    assert config_of_start(options, ColoredNames(("a", "b"))) == config
     fresh, again, _ = run_folder.load_model(tmp_path / "run")
     assert again == config
     pixels = image(49, 66)[np.newaxis]

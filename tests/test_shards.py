@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -65,6 +66,26 @@ def test_shards_that_stand_are_kept_and_others_refused(tiny_voc, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == times
     with pytest.raises(DataError, match="made from other files or classes"):
         prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", (*NAMES, "three"))
+
+
+def test_colors_of_pictures_change_without_new_shards(tiny_voc, tmp_path):
+    """They stand in the manifest, from where they are read; shards of a plain list have none there."""
+    settings = ShardSettings(voc_dir=tiny_voc, train_split="train", val_split=None)
+    shards = tmp_path / "shards"
+    plain = ClassTable.of_names(NAMES)
+    write_shards_of = functools.partial(prepare_splits, settings, shards, ["train"])
+    write_shards_of(plain)
+    before = {path: path.read_bytes() for path in shards.iterdir()}
+    assert Split.read(shards, "train").class_colors == ()
+    colors = ("#0a0b0c", "", "")
+    write_shards_of(replace(plain, shown=colors))
+    split = Split.read(shards, "train")
+    assert split.colored_names.colors == colors
+    assert split.colored_names == NAMES
+    changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+    assert changed == ["train.json"]
+    write_shards_of(plain)
+    assert {path: path.read_bytes() for path in shards.iterdir()} == before
 
 
 def test_parallel_processes_write_what_one_writes(shapes_dir, shards, tmp_path, monkeypatch):

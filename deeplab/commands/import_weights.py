@@ -20,6 +20,7 @@ from deeplab.data.source import voc
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import UsageError
 from deeplab.files import atomic_folder
+from deeplab.labels import ColoredNames
 from deeplab.model.deeplabv3 import build_deeplabv3, without_auxiliary_head
 from deeplab.model.published.files import read_tensors
 from deeplab.model.published.recognition import Recognized, recognize
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> None:
     source = Path(argv[1])
     tensors = read_tensors(source)
     found = recognize(tensors, options[LoadSettings].output_stride, str(source))
-    config = replace(found.config, class_names=_class_names(found, wanted.class_names))
+    classes = _class_names(found, wanted.class_names)
+    config = replace(found.config, class_names=tuple(classes), class_colors=classes.colors)
     logger.info("%s: %s on %s, %d classes", source, found.title, config.backbone, config.num_classes)
 
     # The same network here, with its weights.
@@ -79,15 +81,15 @@ def main(argv: list[str]) -> None:
     )
 
 
-def _class_names(found: Recognized, path: Path | None) -> tuple[str, ...]:
-    """The names in the file; without one VOC's, in whose order all published weights of 21 classes are, or numbers."""
+def _class_names(found: Recognized, path: Path | None) -> ColoredNames:
+    """The classes in the file; without one VOC's, in whose order published weights of 21 classes are; or numbers."""
     number = found.config.num_classes
     if path is None:
-        return voc.CLASS_NAMES if number == len(voc.CLASS_NAMES) else found.config.class_names
-    names = read_classes(path).names
-    if len(names) != number:
-        raise UsageError(f"--class_names={path}: {len(names)} classes, the network has {number}")
-    return names
+        return ColoredNames(voc.CLASS_NAMES if number == len(voc.CLASS_NAMES) else found.config.class_names)
+    table = read_classes(path)
+    if len(table.names) != number:
+        raise UsageError(f"--class_names={path}: {len(table.names)} classes, the network has {number}")
+    return ColoredNames(table.names, table.shown)
 
 
 def command() -> None:

@@ -96,7 +96,7 @@ def _shards(shards: ShardSettings, source: SplitSettings) -> Iterator[SplitSetti
 
 def make_survey(splits: list[Split], seed: int, num_random: int) -> Survey:
     """Surveys all examples of the splits; the first split is the training split."""
-    survey = Survey(splits[0].class_names, seed, num_random)
+    survey = Survey(splits[0].colored_names, seed, num_random)
     total = sum(split.num_examples for split in splits)
     progress = Progress("looking", total, "images")
     done = 0

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab.errors import UsageError
 from deeplab.json_fields import from_fields
+from deeplab.labels import ColoredNames
 from deeplab.model.backbone import (
     BATCH_NORM_MOMENTUM,
     IMAGENET,
@@ -40,7 +41,8 @@ class ModelConfig:
     All that is needed to build the same network again; `model.json` of a run holds it. `atrous_rates` apply at output
     stride 16; they are doubled at 8 (section 4.1) and halved at 32. `batch_norm_epsilon` applies to the head; the
     backbone keeps the epsilon of its ImageNet weights. `backbone_family` and `head_family` name the conventions that
-    the weights were trained with; there is no flag for them, since the weights decide.
+    the weights were trained with; there is no flag for them, since the weights decide. `class_colors` are those
+    of `ColoredNames`.
 
     Raises:
         UsageError: `multi_grid` is not three numbers, or a family without this backbone.
@@ -70,6 +72,7 @@ class ModelConfig:
     )
     backbone_family: str = KERAS
     head_family: str = KERAS
+    class_colors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.multi_grid) != 3:
@@ -87,6 +90,11 @@ class ModelConfig:
     def num_classes(self) -> int:
         """Number of classes, void not counted."""
         return len(self.class_names)
+
+    @property
+    def colored_names(self) -> ColoredNames:
+        """The classes, for pictures."""
+        return ColoredNames(self.class_names, self.class_colors)
 
     @property
     def architecture(self) -> str:
@@ -113,6 +121,7 @@ class ModelConfig:
         config = from_fields(cls, fields)
         if not config.class_names:
             raise ValueError("no classes")
+        ColoredNames(config.class_names, config.class_colors)  # raises ValueError
         return config
 
 

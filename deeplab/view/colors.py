@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deeplab.data.source import voc
-from deeplab.labels import foreground, palette
+from deeplab.labels import ColoredNames, foreground, palette
 
 _SAFE = bytes.fromhex(
     "0000ffffe1007869b4695a001e695ae1b45a6969ffd2c3ffa59669e178a55a2da569a5ff5a3c69f0690f3c2dd22d5a2dc3f0964b3c87"
@@ -30,11 +30,14 @@ _SAFE = bytes.fromhex(
 def class_colors(class_names: Sequence[str]) -> np.ndarray:
     """uint8 [256, 3] RGB, by class index; a background is black, and void (255) is VOC's cream.
 
-    Mask files keep VOC's palette, whatever the classes are: programs read it.
+    Colors of `ColoredNames` come first. Mask files keep VOC's palette, whatever the classes are: programs read it.
     """
     colors = palette()
-    if tuple(class_names) == voc.CLASS_NAMES:
-        return colors
-    drawn = foreground(class_names)
-    colors[drawn] = np.frombuffer(_SAFE, np.uint8).reshape(-1, 3)[: len(drawn)]
+    if tuple(class_names) != voc.CLASS_NAMES:
+        drawn = foreground(class_names)
+        colors[drawn] = np.frombuffer(_SAFE, np.uint8).reshape(-1, 3)[: len(drawn)]
+    if isinstance(class_names, ColoredNames):
+        for index, given in enumerate(class_names.colors):
+            if given:
+                colors[index] = tuple(bytes.fromhex(given.removeprefix("#")))
     return colors

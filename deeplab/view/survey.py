@@ -73,7 +73,7 @@ class Survey:
     """Takes every example once; keeps statistics, and the pixels of the examples to show, `num_random` by chance."""
 
     def __init__(self, class_names: Sequence[str], seed: int = 0, num_random: int = 4) -> None:
-        self.class_names = tuple(class_names)
+        self.class_names = class_names
         self.small: dict[int, list[tuple[str, str]]] = defaultdict(list)
         self._num_shown = {**_NUM_SHOWN, "random": num_random}
         self.splits: dict[str, SplitSurvey] = {}

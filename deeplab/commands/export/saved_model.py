@@ -82,7 +82,7 @@ def decode_all(files: tf.Tensor) -> tf.Tensor:
 
 
 def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str, export_dir: Path) -> None:
-    """Writes the SavedModel and, next to it, `deeplab.json`: class names, palette, inputs and outputs.
+    """Writes the SavedModel and, next to it, `deeplab.json`: class names, colors, palette, inputs and outputs.
 
     Signatures: `serving_default` takes `image_bytes` (string [batch]), `images` takes `images` (uint8). Both return
     `classes` (uint8 [batch, height, width]) and `probabilities` (float32 [batch, height, width, classes]). With a fixed
@@ -96,6 +96,7 @@ def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str
     tf.saved_model.save(segmenter, str(export_dir), signatures)
     description = {
         "class_names": config.class_names,
+        "class_colors": config.class_colors,
         "palette": palette()[: config.num_classes].tolist(),
         "void": VOID_LABEL,
         "input_size": interface.size,

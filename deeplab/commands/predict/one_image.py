@@ -91,7 +91,7 @@ class Segments(Protocol):
     """What is needed of a `Model`."""
 
     @property
-    def class_names(self) -> Sequence[str]:
+    def class_names(self) -> tuple[str, ...]:
         """By index."""
 
     def segment(self, image: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ class OneImage:
 
     def __init__(self, models: Sequence[Segments], wanted: Wanted) -> None:
         """The models are copies of one, on different devices."""
-        self._class_names = tuple(models[0].class_names)
+        self._class_names = models[0].class_names
         self._wanted = wanted
         allow_pixels(wanted.max_pixels)
         self._memory = Budget(PIXELS_AT_ONCE)

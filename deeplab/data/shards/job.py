@@ -103,6 +103,17 @@ class Job:
             raise self._error(split, f"are out of date: {others} changed since")
         if now != before:
             self._write_sources(now)
+        return self._with_colors(split)
+
+    def _with_colors(self, split: Split) -> Split:
+        """With the colors of today's class table, on which only pictures depend: the shards stay as they are."""
+        if split.class_colors == self.form.classes.shown:
+            return split
+        split = replace(split, class_colors=self.form.classes.shown)
+        try:
+            split.write()
+        except OSError as error:  # for example, in a folder of another user
+            logger.warning("%s: colours stay as they are (%s)", split.manifest_path, error.strerror)
         return split
 
     def _error(self, split: Split, what: str) -> DataError:

@@ -14,6 +14,7 @@ from deeplab.data.source.classes import read_classes
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, is_plain_name, write_text
 from deeplab.json_fields import from_fields, read_json
+from deeplab.labels import ColoredNames
 from deeplab.settings import require, setting
 
 logger = logging.getLogger("deeplab")
@@ -48,6 +49,7 @@ class Split:
     """The shards of one split and their contents.
 
     `class_pixels[c]` counts the pixels of class c over the whole split, `void_pixels` the pixels labeled 255.
+    `class_colors` are those of `ColoredNames`; a manifest has them only if there are any.
     `max_height` and `max_width` are in pixels. `source` is a fingerprint of the files that the shards were made from;
     `num_bad_examples` is the number of examples that were left out.
     """
@@ -63,6 +65,7 @@ class Split:
     void_pixels: int
     source: str
     shards: tuple[Shard, ...]
+    class_colors: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Split":
@@ -94,6 +97,11 @@ class Split:
         return len(self.class_names)
 
     @property
+    def colored_names(self) -> ColoredNames:
+        """The classes, for pictures."""
+        return ColoredNames(self.class_names, self.class_colors)
+
+    @property
     def shard_paths(self) -> list[str]:
         """The shard files, in order."""
         return [str(self.folder / shard.name) for shard in self.shards]
@@ -113,6 +121,8 @@ class Split:
         """Writes the manifest atomically; the shards must exist."""
         fields = asdict(self)
         del fields["folder"]
+        if not self.class_colors:
+            del fields["class_colors"]
         fields = {"format_version": FORMAT_VERSION, "split": fields.pop("name"), **fields}
         text = json.dumps({**fields, "checksum": _checksum(fields)}, indent=1)
         write_text(self.manifest_path, text + "\n")
@@ -217,6 +227,7 @@ def _parse(path: Path) -> Split:
         plain = all(map(is_plain_name, (split.name, *(shard.name for shard in split.shards))))
         if plain:
             split.check_counts()
+            ColoredNames(split.class_names, split.class_colors)  # raises ValueError
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest ({type(error).__name__}: {error}); write the shards again") from error
     if not plain:

@@ -50,8 +50,8 @@ class ShardSettings:
     class_names: Path | None = setting(
         None,
         "Text file of class names, one per line, class 0 first; or a table of names and mask values or colours "
-        "(`cat: 1, 2` or `cat: #ff0000`); or CVAT's labelmap.txt or Roboflow's _classes.csv. Default: "
-        "VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
+        "(`cat: 1, 2`, with a colour for pictures `cat: 1 #ff0000`, or `cat: #ff0000`); or CVAT's labelmap.txt or "
+        "Roboflow's _classes.csv. Default: VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
         hyperparameter=False,
     )
     mask_dir: Path | None = setting(
@@ -244,6 +244,7 @@ def _finish(job: Job, reports: list[ShardReport]) -> None:
         void_pixels=sum(report.void_pixels for report in reports),
         source=job.source(sources.stamps_of(job.pairs), len(problems)),
         shards=tuple(report.shard for report in reports),
+        class_colors=job.form.classes.shown,
     )
     split.write()
 

@@ -14,6 +14,9 @@ A class file has one of these forms:
       void: 3, *
 
   A value is a whole number from 0 to 255: a palette index or a gray value. A value without a class is an error.
+
+  Pictures show a class in the first of its colors; a class with values in a color behind these, if there is one:
+  `cat: 1, 2 #ff0000`.
 - `labelmap.txt`, as CVAT and Datumaro write it: `cat:250,50,83::`, the name and its color; `ignored` also means void.
   Datumaro omits the colors (`cat:::`) if they are VOC's, in the order of the lines.
 - `_classes.csv`, as Roboflow writes it next to its masks: `Pixel Value, Class`, and then `1, cat`.
@@ -52,6 +55,7 @@ _LABELMAP_LINE = re.compile(r"(?P<name>[^:]+):(?P<colour>\s*|\s*\d{1,9}\s*,\s*\d
 _NOT_IN_NAMES = re.compile(r"[:,#{}\t]")
 _COLOR = re.compile(r"#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_WITH_COLOR = re.compile(r"(?P<value>[^\s#]+)\s+(?P<color>#\S*)")
 _EXAMPLE = "a line of a table is `cat: 1`, `cat: 1, 2`, `cat: #ff0000` or `void: *`"
 
 
@@ -64,6 +68,7 @@ class ClassTable:
         values: label (a class index, or 255) of each value that masks may have; None if the table has colors.
         colors: label of each color; None if the table has values.
         rest: label of all other values or colors; None if others are errors.
+        shown: `#rrggbb` of each class in pictures, empty for the usual color; no items if all are usual.
         is_plain: whether masks hold class indices, and 255 for void, as VOC's do.
         source: the file, for messages; empty if the names are not from a file.
     """
@@ -72,6 +77,7 @@ class ClassTable:
     values: dict[int, int] | None = None
     colors: dict[Color, int] | None = None
     rest: int | None = None
+    shown: tuple[str, ...] = ()
     is_plain: bool = False
     source: str = field(default="", compare=False)
 
@@ -210,6 +216,9 @@ class _Builder:
 
     def of_values(self, rows: list[Row]) -> ClassTable:
         """The table of these rows; raises DataError that names the line."""
+        # A color behind the values is for pictures.
+        rows, colors_of_pictures = self._without_colors(rows)
+
         # Values first: names with a colon, `road: wet` and `road: dry`, are no table whose names occur twice.
         values_of = {number: [self._value(number, text) for text in texts] for number, _, texts in rows}
         _check_names(self._path, [(number, name) for number, name, _ in rows])
@@ -247,7 +256,29 @@ class _Builder:
             raise DataError(f"{self._path}: has values and colours; use only one of the two")
         if not labels:
             raise DataError(f"{self._path}: no value except *; {_EXAMPLE}")
-        return ClassTable(names, values or None, colors or None, rest, source=str(self._path))
+
+        # In pictures, classes have the color given, else the first of those in masks.
+        first = {label: f"#{bytes(color).hex()}" for color, label in reversed(colors.items()) if label < len(names)}
+        given = {names.index(name): color for name, color in colors_of_pictures.items() if name in names}
+        shown = dict.fromkeys(range(len(names)) if first or given else (), "") | first | given
+        return ClassTable(names, values or None, colors or None, rest, tuple(shown.values()), source=str(self._path))
+
+    def _without_colors(self, rows: list[Row]) -> tuple[list[Row], dict[str, str]]:
+        """The rows without the colors behind their values, and these colors by name; DataError for a malformed one."""
+        plain: list[Row] = []
+        colors = {}
+        for number, name, texts in rows:
+            values = texts
+            if behind := _WITH_COLOR.fullmatch(texts[-1]):
+                if not _COLOR.fullmatch(behind["color"]):
+                    raise DataError(
+                        f"{self._path}: line {number}: {_quoted(behind['color'])} is not a colour: # and six "
+                        "hexadecimal digits, such as #ff0000"
+                    )
+                values = [*texts[:-1], behind["value"]]
+                colors[name] = behind["color"].lower()
+            plain.append((number, name, values))
+        return plain, colors
 
     def _value(self, number: int, text: str) -> int | Color | None:
         """None for all other values."""
