@@ -11,6 +11,7 @@ from PIL import Image
 from deeplab import labels
 from deeplab.data.source import voc
 from deeplab.view import pictures, report
+from deeplab.view.fonts import font_for
 from deeplab.view.panel import Panel
 
 
@@ -76,16 +77,26 @@ def test_kinds_of_errors_differ_to_all_eyes_and_are_those_of_the_report():
 
 
 def test_panel_has_four_pictures_and_void_is_white():
-    image = np.full((40, 60, 3), 100, np.uint8)
-    truth = np.full((40, 60), 255, np.uint8)
-    prediction = np.full((40, 60), 1, np.uint8)
+    image = np.full((40, 80, 3), 100, np.uint8)
+    truth = np.full((40, 80), 255, np.uint8)
+    prediction = np.full((40, 80), 1, np.uint8)
     pixels = np.array(pictures.panel(image, truth, prediction, voc.CLASS_NAMES))
     top = 19  # of the heading
-    assert pixels.shape[1] == 4 * 60 + 3 * 4
-    middle = pixels[top + 20, 30::64]
+    assert pixels.shape[1] == 4 * 80 + 3 * 4
+    middle = pixels[top + 20, 40::84]
     np.testing.assert_array_equal(middle, [[100] * 3, [255] * 3, [128, 0, 0], [255] * 3])
-    small = pictures.panel(image, truth, prediction, ("background", "thing"), largest_side=30)
-    assert small.width == 4 * 30 + 3 * 4
+    small = pictures.panel(image, truth, prediction, ("background", "thing"), largest_side=70)
+    assert small.width == 4 * 70 + 3 * 4
+
+
+def test_headings_of_small_pictures_are_not_cut():
+    image = np.zeros((20, 20, 3), np.uint8)
+    mask = np.zeros((20, 20), np.uint8)
+    widths = [
+        pictures.panel(image, mask, mask, ("background", "thing"), note=note).width for note in ("", ", mIoU 100.0 %")
+    ]
+    longer = font_for("m", 13).getlength("prediction, mIoU 100.0 %") - font_for("m", 13).getlength("prediction")
+    assert abs(widths[1] - widths[0] - longer) <= 1
 
 
 def test_class_shares_leave_void_out():

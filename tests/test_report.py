@@ -110,7 +110,7 @@ def test_expected_and_measured_memory_are_next_to_each_other(page):
 def test_charts_have_alternative_texts_and_name_the_best(parsed):
     curves = [attributes for tag, attributes in parsed.elements if tag == "svg"]
     assert len(curves) == 3
-    assert curves[0]["aria-label"].endswith("train from 25 to 50, best 50.0 at 10, val from 25 to 50")
+    assert curves[0]["aria-label"].endswith("train from 25 to 50, best 50.0 % at step 10, val from 25 to 50")
     assert "train from 0.2 to 0.1, val from 0.2 to 0.1" in curves[1]["aria-label"]
 
 

@@ -88,7 +88,7 @@ def line_chart(title: str, series: dict[str, Points], x_name: str = "step", is_s
             step, value = max(points, key=lambda point: point[1])
             x, y = place(step, value)
             parts.append(_TEMPLATE.fill("best", kind=name, x=f"{x:.1f}", y=f"{y:.1f}"))
-            best = f"best {value:.1f} at {step:,}"
+            best = f"best {value:.1f} % at step {step:,}"
             parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - _BOTTOM - 6, best, "end", name))
             summary.append(best)
         summary.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")

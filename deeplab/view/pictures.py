@@ -244,8 +244,10 @@ def _draw_upright(
 
 
 def _with_heading(picture: Image.Image, text: str) -> Image.Image:
-    heading = Image.new("RGB", (picture.width, _LINE), "white")
-    ImageDraw.Draw(heading).text((2, 1), text, "black", font_for(text, _TEXT_SIZE))
+    """A picture below a text, as wide as the wider one."""
+    font = font_for(text, _TEXT_SIZE)
+    heading = Image.new("RGB", (max(picture.width, round(font.getlength(text)) + 4), _LINE), "white")
+    ImageDraw.Draw(heading).text((2, 1), text, "black", font)
     return stack(heading, picture)
 
 
