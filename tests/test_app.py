@@ -56,6 +56,7 @@ def test_shares_and_layers(trial):
     _, layers, colors = trial.layers([2])
     ((layer, text),) = layers
     assert text == "dog 12.5%"
+    assert trial.swatches == {1: "#0000ff", 0: "#000000", 2: "#ffe100"}
     assert np.array_equal(layer, MASK == 2)
     assert colors == {"dog 12.5%": "#ffe100"}  # the second class's color where classes are not VOC's
 
@@ -122,14 +123,34 @@ def test_the_model_is_loaded_with_what_is_chosen_on_the_page(segmenter, tmp_path
         segment(str(tmp_path / "photo.png"), 8, [], False)
 
 
+def test_the_time_is_that_of_the_best_rate_with_the_same_settings(segmenter, tmp_path, monkeypatch):
+    segment, _ = segmenter
+    path = str(tmp_path / "photo.png")
+    Image.fromarray(IMAGE).save(path)
+    clock = iter([0.0, 80.0, 100.0, 116.0, 200.0, 240.0])
+    monkeypatch.setattr(app.time, "monotonic", lambda: next(clock))
+    assert segment.expected(path) == (8, None)
+    expected = []
+    for _ in range(3):
+        segment(path)
+        expected.append(segment.expected(path))
+    assert expected == [(8, 80.0), (8, 16.0), (8, 16.0)]
+    assert segment.expected(path, 8, [1.0], False) == (8, None)
+
+
 def test_page(segmenter, tmp_path):
     page = pytest.importorskip("deeplab.commands.app.page", reason="needs Gradio")
     Image.fromarray(IMAGE).save(tmp_path / "photo.png")
-    trial, status, *_ = page._segment(segmenter[0], str(tmp_path / "photo.png"), 0, 0.6)
+    said, (trial, status, *_) = page._segment(segmenter[0], str(tmp_path / "photo.png"), 0, 0.6)
+    assert said[1].startswith("Segmenting 8 pixels: with these settings it is the first")
     assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)
-    assert status == "photo: 4x2 pixels"
+    assert status.startswith("photo: 4x2 pixels<style>")
+    assert [f"background: {color};" in status for color in trial.swatches.values()] == [True] * 3
+    segmenter[0].rates[16, Inference(scales=(1.0,))] = 0.5
+    said, _ = page._segment(segmenter[0], str(tmp_path / "photo.png"), 0, 0.6)
+    assert said[1] == "Segmenting 8 pixels: about 4 s, at the best rate so far ..."
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    trial, status, *_ = page._segment(segmenter[0], str(tmp_path / "broken.png"), 0, 0.6)
+    ((trial, status, *_),) = page._segment(segmenter[0], str(tmp_path / "broken.png"), 0, 0.6)
     assert trial is None
     assert status.startswith('<span class="bad">broken.png: cannot be read as an image')
 

@@ -110,8 +110,8 @@ def use(page: Page, model_dir: str, pictures: list[Path], broken: Path) -> None:
     after = downloaded(page, "overlay")
     check(not np.array_equal(before, after), f"{width}: hiding a class and the opacity change the overlay")
     check("%" not in (page.locator("#point").text_content() or ""), f"{width}: no probabilities before a click")
-    for name in ("picture", "heat"):
-        page.locator(f"#{name} img").click()
+    for name in ("segmented", "picture", "heat"):
+        page.locator(f"#{name} img").last.click()
         expect(page.locator("#point")).to_contain_text("%", timeout=30_000)
         check(True, f"{width}: a click on the {name} shows probabilities")
 

@@ -3,9 +3,9 @@
 import functools
 import html
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -21,9 +21,27 @@ STYLE = f"""
 #heading, #status {{ overflow-wrap: anywhere; }}
 #status .bad {{ color: #c81e1e; font-weight: 600; }}
 .dark #status .bad {{ color: #f98080; }}
+#shown label::before {{ content: ""; width: 0.8em; height: 0.8em; border: 1px solid grey; margin-right: 0.4em; }}
+#segmented img {{ cursor: crosshair; }}
 """
 _HEIGHT = 420
 """Pixels of the picture and of the mask on the page."""
+
+_CLICKS_ON_MASK = """() => document.addEventListener("click", click => {
+    const mask = click.target.closest("#segmented img");
+    const heat = document.querySelector("#heat img");
+    if (!mask || !heat) return;
+    const [from, to] = [mask, heat].map(image => {
+        const box = image.getBoundingClientRect();
+        const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
+        const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
+        return { left: box.left + (box.width - width) / 2, top: box.top + (box.height - height) / 2, width, height };
+    });
+    const clientX = to.left + (click.clientX - from.left) / from.width * to.width;
+    const clientY = to.top + (click.clientY - from.top) / from.height * to.height;
+    heat.dispatchEvent(new MouseEvent("click", { clientX, clientY, bubbles: true }));
+})"""
+"""Passes a click on the mask, whose part of Gradio tells no place, on to the same place of the heat map."""
 
 _SET_OPACITY = "value => { document.documentElement.style.setProperty('--mask-opacity', value); return value; }"
 _KEPT_SECONDS = 3600
@@ -31,8 +49,15 @@ _KEPT_SECONDS = 3600
 LONGEST_QUEUE = 16
 """Requests that wait; one more is refused."""
 
-Segment = Callable[..., Trial]
-"""A picture's path, then the chosen values of the parts of `Choices`, if any -> a trial; raises DeepLabError."""
+
+class Segment(Protocol):
+    """Segments pictures by their path and the chosen values of the parts of `Choices`, if any."""
+
+    def __call__(self, path: str, *chosen: Any) -> Trial:  # noqa: ANN401
+        """Raises DeepLabError."""
+
+    def expected(self, path: str, *chosen: Any) -> tuple[int, float | None]:  # noqa: ANN401
+        """The number of pixels, and the seconds that they will take, if known; raises DeepLabError."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +115,9 @@ def build(
                     label="From black (0) to white (1)", format="png", buttons=["fullscreen"], elem_id="heat"
                 )
             point = gr.Label(
-                label="Probabilities where you click, here or in the picture", num_top_classes=5, elem_id="point"
+                label="Probabilities where you click, in any of the three",
+                num_top_classes=5,
+                elem_id="point",
             )
 
         drawn = [segmented, overlay]
@@ -100,7 +127,9 @@ def build(
             [picture, heated, opacity, *settings],
             [trial, status, shown, mask, heated, heat, point, *drawn],
             api_name="segment",
+            show_progress="hidden",
         )
+        page.load(None, js=_CLICKS_ON_MASK)
         opacity.input(None, opacity, js=_SET_OPACITY)
         gr.on([opacity.release, shown.input], _draw, [trial, shown, opacity], drawn, api_name="draw")
         heated.input(_heat, [trial, heated], heat, api_name="heat")
@@ -140,26 +169,51 @@ def _as_uploaded(payload: Any) -> str | None:  # noqa: ANN401
     return payload and payload.path
 
 
-def _segment(segment: Segment, path: str | None, heated: int, opacity: float, *settings: Any) -> list:  # noqa: ANN401
-    """What the page shows of a picture, or why it cannot be segmented."""
+def _segment(
+    segment: Segment,
+    path: str | None,
+    heated: int,
+    opacity: float,
+    *settings: Any,  # noqa: ANN401
+) -> Iterator[list]:
+    """What the page shows: how long it will take, then the picture, or why it cannot be segmented."""
     trial = None
     status = ""
     if path is not None:
         try:
+            yield [gr.skip(), _announced(*segment.expected(path, *settings)), *[gr.skip()] * 7]
             trial = segment(path, *settings)
             height, width, _ = trial.image.shape
-            status = html.escape(f"{trial.name}: {width}x{height} pixels")
+            status = html.escape(f"{trial.name}: {width}x{height} pixels") + _swatches(trial)
         except DeepLabError as error:
             status = f'<span class="bad">{html.escape(str(error))}</span>'
     if trial is None:
         nothing = gr.CheckboxGroup([], value=[])
-        return [None, status, nothing, _download(None), heated, None, None, *_draw(None, [], opacity)]
+        yield [None, status, nothing, _download(None), heated, None, None, *_draw(None, [], opacity)]
+        return
     shown = trial.foreground
     if heated not in shown:
         heated = (shown or [0])[0]
     ticked = gr.CheckboxGroup([(text, index) for index, text in trial.texts.items()], value=shown)
     mask = _download(trial.save_mask())
-    return [trial, status, ticked, mask, heated, _heat(trial, heated), None, *_draw(trial, shown, opacity)]
+    yield [trial, status, ticked, mask, heated, _heat(trial, heated), None, *_draw(trial, shown, opacity)]
+
+
+def _announced(num_pixels: int, seconds: float | None) -> str:
+    """What the page says before a picture is segmented."""
+    how_long = "with these settings it is the first, so nobody knows how long it takes"
+    if seconds is not None:
+        how_long = f"about {max(round(seconds), 1):,} s, at the best rate so far"
+    return f"Segmenting {num_pixels:,} pixels: {how_long} ..."
+
+
+def _swatches(trial: Trial) -> str:
+    """The colors of the squares beside the classes: Gradio's list of them takes text only."""
+    rules = [
+        f"#shown label:nth-of-type({number})::before {{ background: {color}; }}"
+        for number, color in enumerate(trial.swatches.values(), 1)
+    ]
+    return f"<style>{' '.join(rules)}</style>"
 
 
 def _draw(trial: Trial | None, shown: Sequence[int], opacity: float) -> tuple[gr.AnnotatedImage, gr.DownloadButton]:

@@ -9,16 +9,19 @@ Gradio (docs/app.md). Pictures stay on this machine, and are deleted when the pr
 
 from deeplab.program.start import start_program
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import logging
+import math
 import os
 import socket
 import tempfile
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,6 +154,8 @@ class Segmenter:
         settings: the checkpoint, and the largest picture.
         output_stride, inference: used unless others are chosen; the stride of an export is None.
         folder: for the results.
+        rates: by output stride and views, the fewest seconds per pixel that a picture has taken so far. Small
+            pictures take more, and so does the first one, for which TensorFlow traces the network.
     """
 
     model_dir: Path
@@ -158,6 +163,7 @@ class Segmenter:
     output_stride: int | None
     inference: Inference
     folder: Path
+    rates: dict[tuple[int | None, Inference], float] = field(default_factory=dict)
 
     def model(self, output_stride: int | None, inference: Inference) -> Model:
         """The model at these settings; kept when it was loaded before. Raises as `api.load`."""
@@ -170,18 +176,29 @@ class Segmenter:
             DataError: not a picture, or more than `max_pixels`; the message names the file without its folder.
             UsageError: no scale chosen.
         """
-        output_stride = self.output_stride
-        inference = self.inference
-        if chosen:
-            output_stride, scales, flip = chosen
-            if not scales:
-                raise UsageError("choose at least one scale")
-            inference = dataclasses.replace(inference, scales=tuple(sorted(scales)), flip=flip)
+        how = self._how(*chosen)
         image = read_picture(Path(path), self.settings.max_pixels)
-        model = self.model(output_stride, inference)
+        model = self.model(*how)
+        start = time.monotonic()
         mask, probabilities = model.classes_and_probabilities(image)
+        self.rates[how] = min((time.monotonic() - start) / mask.size, self.rates.get(how, math.inf))
         own = Path(tempfile.mkdtemp(prefix="trial-", dir=self.folder))
         return Trial.of(own, Path(path).stem, image, mask, probabilities, model.class_names)
+
+    def expected(self, path: str, *chosen: Any) -> tuple[int, float | None]:  # noqa: ANN401
+        """A picture's number of pixels, and the seconds that it will take (None before the first); raises the same."""
+        num_pixels = pixels_of(Path(path), self.settings.max_pixels)
+        rate = self.rates.get(self._how(*chosen))
+        return num_pixels, None if rate is None else rate * num_pixels
+
+    def _how(self, *chosen: Any) -> tuple[int | None, Inference]:  # noqa: ANN401
+        """Output stride and views: those chosen, or the segmenter's own."""
+        if not chosen:
+            return self.output_stride, self.inference
+        output_stride, scales, flip = chosen
+        if not scales:
+            raise UsageError("choose at least one scale")
+        return output_stride, dataclasses.replace(self.inference, scales=tuple(sorted(scales)), flip=flip)
 
 
 _load = functools.lru_cache(maxsize=4)(load)
@@ -192,9 +209,24 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
 
     The file is read whole only if its header tells of a size within `max_pixels`.
     """
-    try:
-        check_pixels(str(path), size_in_header(path), max_pixels, "--max_pixels=")
+    pixels_of(path, max_pixels)
+    with _named_without_folder(path):
         return ImageFile(path, max_pixels, "--max_pixels").pixels(turned=True)
+
+
+def pixels_of(path: Path, max_pixels: int) -> int:
+    """The number of pixels that a picture's header tells; DataError as for `Segmenter`."""
+    with _named_without_folder(path):
+        width, height = size_in_header(path)
+        check_pixels(str(path), (width, height), max_pixels, "--max_pixels=")
+    return width * height
+
+
+@contextlib.contextmanager
+def _named_without_folder(path: Path) -> Iterator[None]:
+    """Turns a DataError about a file into one that tells strangers no folder."""
+    try:
+        yield
     except DataError as error:
         raise DataError(str(error).replace(str(path), path.name)) from error
 

@@ -62,6 +62,12 @@ class Trial:
         return {index: f"{self.class_names[index]} {share}" for index, share in shares.items() if share != "0.0%"}
 
     @property
+    def swatches(self) -> dict[int, str]:
+        """The color of each class of `texts`, `#rrggbb`."""
+        colors = class_colors(self.class_names)
+        return {index: f"#{colors[index].tobytes().hex()}" for index in self.texts}
+
+    @property
     def foreground(self) -> list[int]:
         """The classes of `texts` except a background."""
         return [index for index in self.texts if index in foreground(self.class_names)]
@@ -73,8 +79,7 @@ class Trial:
         """
         mask = self.mask[:: self.step, :: self.step]
         shown_texts = {index: text for index, text in self.texts.items() if index in shown}
-        all_colors = class_colors(self.class_names)
-        colors = {text: "#" + all_colors[index].tobytes().hex() for index, text in shown_texts.items()}
+        colors = {text: self.swatches[index] for index, text in shown_texts.items()}
         layers = [((mask == index).astype(float), text) for index, text in shown_texts.items()]
         return np.array(Image.fromarray(self.image).reduce(self.step)), layers, colors
 
