@@ -2,13 +2,17 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safe_colors
 
 from deeplab.data.source import voc
+from deeplab.errors import UsageError
 from deeplab.labels import VOID_LABEL, ColoredNames, palette
+from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.run import run_folder
 from deeplab.view import page, pictures
 from deeplab.view.colors import class_colors
 from deeplab.view.gallery import Gallery
@@ -81,6 +85,15 @@ def test_a_given_color_is_that_of_overlay_legend_report_and_data_of_images(tmp_p
 def test_malformed_colors_are_refused(colors):
     with pytest.raises(ValueError, match="color"):
         ColoredNames(("background", "cat", "dog"), colors)
+
+
+def test_a_run_goes_on_with_other_colors_and_not_with_other_names(tmp_path):
+    config = ModelConfig(tuple(GIVEN), class_colors=GIVEN.colors)
+    run_folder.record_run(tmp_path, config, "")
+    assert run_folder.read_config(tmp_path).colored_names.colors == GIVEN.colors
+    run_folder.check_run(tmp_path, replace(config, class_colors=()), "", "", fixed=())
+    with pytest.raises(UsageError, match="class_names"):
+        run_folder.check_run(tmp_path, replace(config, class_names=("background", "cow", "dog")), "", "", fixed=())
 
 
 def test_vocs_classes_may_have_other_colors():
