@@ -182,7 +182,7 @@ def test_the_page_is_whole_and_loads_nothing():
     parser = _Parser()
     parser.feed(text)
     assert not parser.open
-    assert "100% of the training crops is void or padding" in text
+    assert "100 % of the training crops is void or padding" in text
     assert "default-src 'none'" in text
     assert "<dog>" not in text
     assert "&lt;dog&gt;" in text

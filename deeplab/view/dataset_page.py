@@ -52,7 +52,7 @@ def _odd_crops(crops: Sequence[Crop]) -> list[str]:
     share = float(np.mean([crop.mask == VOID_LABEL for crop in crops]))
     if share <= _MUCH_VOID:
         return []
-    return [f"{share:.0%} of the training crops is void or padding; a smaller --crop_size may reduce it."]
+    return [f"{100 * share:.0f} % of the training crops is void or padding; a smaller --crop_size may reduce it."]
 
 
 def _labeled_and_void(survey: Survey) -> tuple[int, int]:
