@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 import re
+import shlex
 import sys
 import zipfile
 from dataclasses import replace
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 from tiny import build as build_tiny
 
 from deeplab.errors import DataError, UsageError
@@ -177,10 +180,82 @@ def test_other_files_of_pytorch_are_refused_with_the_command_that_converts_them(
 def test_a_tensor_stays_in_its_storage(monkeypatch, size, stride, offset):
     from deeplab.model.published import torch_file
 
-    storage = np.arange(6.0)
+    values = np.arange(6.0)
+    storage = torch_file._Storage(values)
     with pytest.raises(pickle.UnpicklingError, match="a tensor "):
         torch_file._tensor(storage, offset, size, stride)
-    np.testing.assert_array_equal(torch_file._tensor(storage, 0, (2, 3), (3, 1)), storage.reshape(2, 3))
+    np.testing.assert_array_equal(torch_file._tensor(storage, 0, (2, 3), (3, 1)), values.reshape(2, 3))
+
+
+@pytest.mark.parametrize("size", [(True,), (2.0,), np.array([2**62, 4]), (np.int64(2),)])
+def test_sizes_of_tensors_are_plain_numbers(size):
+    """Numbers of NumPy would overflow unseen: 2**62 * 4 elements are 0."""
+    from deeplab.model.published import torch_file
+
+    with pytest.raises(pickle.UnpicklingError, match="size, stride or offset is no number"):
+        torch_file._tensor(torch_file._Storage(np.arange(6.0)), 0, size, (0,) * len(size))
+
+
+def _write_pickle(path, pickled, storage=b""):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", storage)
+
+
+STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x08tQ"  # of 8 numbers
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+def _view(storage, size, stride):
+    """What rebuilds a vector at the start of a storage, in the language of pickles."""
+    return REBUILD + b"(" + storage + b"K\x00(K" + bytes([size]) + b"t(K" + bytes([stride]) + b"ttR"
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        _view(STORAGE, 4, 2),  # every other number: in steps of its own, its last one is element 6
+        STORAGE + b"}U\x06values" + _view(STORAGE, 4, 2) + b"sb",  # set as an attribute
+        b"N",
+    ],
+)
+def test_a_tensor_is_of_a_storage_of_the_archive(tmp_path, storage):
+    numbers = np.arange(8, dtype="<f4")
+    _write_pickle(tmp_path / "file.pth", b"}U\x01x" + _view(STORAGE, 4, 2) + b"s.", numbers.tobytes())
+    np.testing.assert_array_equal(read_torch(tmp_path / "file.pth")["x"], numbers[::2])
+    _write_pickle(tmp_path / "file.pth", b"}U\x01x" + _view(storage, 2, 1) + b"s.", numbers.tobytes())
+    with pytest.raises(DataError, match="not a file of tensors"):
+        read_torch(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"}q\x00U\x05modelh\x00s.",  # a dictionary in itself
+        b"}K\x00" + _view(STORAGE, 2, 1) + b"s.",  # a number for a name
+    ],
+)
+def test_tensors_without_names_are_refused(tmp_path, pickled):
+    _write_pickle(tmp_path / "file.pth", pickled, bytes(32))
+    with pytest.raises(DataError, match=r"file\.pth: no tensors by name in it$"):
+        read_torch(tmp_path / "file.pth")
+
+
+def test_the_command_that_converts_a_file_is_quoted_for_a_shell(tmp_path):
+    (tmp_path / "it's $(mine).pth").write_bytes(b"x")
+    with pytest.raises(DataError) as error:
+        read_torch(tmp_path / "it's $(mine).pth")
+    command = shlex.split(str(error.value).partition("installed: ")[2])
+    assert (command[:2], command[3:]) == (["python", "-c"], [f"{tmp_path}/it's $(mine).pth", "NEW.pth"])
+
+
+def test_a_damaged_directory_of_an_archive_ends_in_one_line(tmp_path):
+    _write_pickle(tmp_path / "file.pth", b"}.")
+    content = (tmp_path / "file.pth").read_bytes()
+    (tmp_path / "file.pth").write_bytes(content.replace(b"PK\1\2", b"PK\0\0"))
+    assert family_of_weights(str(tmp_path / "file.pth")) == "torchvision"
+    with pytest.raises(DataError, match=r"file\.pth: not a file of tensors .*Bad magic number for central"):
+        read_tensors(tmp_path / "file.pth")
 
 
 def _tiny_with_statistics():
@@ -264,6 +339,98 @@ def test_weights_of_the_same_names_twice_or_of_other_shapes_are_refused(tmp_path
             transfer(model, tensors | change, KERAS_NAMES, "--backbone_weights=x")
     for value, expected in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.parametrize("kind", ["soft", "external", "group of another file", "virtual", "outside", "group", "none"])
+def test_only_datasets_of_the_file_itself_are_read(tmp_path, kind):
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["kernel"] = np.ones(4, np.float32)
+    (tmp_path / "raw").write_bytes(bytes(16))
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file.attrs["layer_names"] = ["norm0"]
+        layer = h5py.ExternalLink("other.h5", "/")
+        if kind != "group of another file":
+            layer = file.create_group("hidden")
+            layer.attrs["weight_names"] = ["kernel"]
+        file["norm0"] = layer
+        if kind == "soft":
+            layer["kernel"] = h5py.SoftLink("/norm0")
+        elif kind == "external":
+            layer["kernel"] = h5py.ExternalLink("other.h5", "kernel")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((4,), np.float32)
+            layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "kernel", (4,))
+            layer.create_virtual_dataset("kernel", layout)
+        elif kind == "outside":
+            layer.create_dataset("kernel", (4,), np.float32, external=[(str(tmp_path / "raw"), 0, 16)])
+        elif kind == "group":
+            layer.create_group("kernel")
+    words = {"virtual": "kept in other files", "outside": "kept in other files", "group": "kernel is a group"}
+    words["none"] = "component not found|doesn't exist"
+    with pytest.raises(
+        DataError, match=rf"file\.h5: cannot be read as .*({words.get(kind, 'is a link, which is not')})"
+    ):
+        read_keras(tmp_path / "file.h5", build_tiny(include_top=False, weights=None))
+
+
+@pytest.mark.parametrize("value", [7, [1, 2], 2.5, [b"\xff"]])
+def test_damaged_names_of_layers_end_in_one_line(tmp_path, value):
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file.attrs["layer_names"] = value
+    with pytest.raises(DataError, match=r"file\.h5: cannot be read as a Keras file"):
+        read_keras(tmp_path / "file.h5", build_tiny(include_top=False, weights=None))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+def test_weights_of_all_floating_types_are_taken(dtype):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, name="dense")])
+    transfer(model, {"dense/kernel": np.array([[0.5]]).astype(dtype)}, KERAS_NAMES, "file")
+    assert model.get_weights()[0].tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        (np.array([[2]]), "is of int64, and weights are floating-point numbers"),
+        (np.array([[True]]), "is of bool"),
+        (np.array([[1j]]), "is of complex128"),
+        (np.array([["1"]]), "is of <U1"),
+        (np.array([[None]]), "is of object"),
+        (np.array([[2]], ml_dtypes.int4), "is of int4"),
+        (np.array([[np.nan]]), "has numbers that are not finite"),
+        (np.array([[1e300]]), "has numbers that are not finite as float32"),
+    ],
+)
+def test_weights_are_finite_numbers(kernel, words):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, name="dense")])
+    with pytest.raises(DataError, match=f"file: dense/kernel {words}"):
+        transfer(model, {"dense/kernel": kernel}, KERAS_NAMES, "file")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1, 4, 1, 1), "one class, the default of segmentation-models-pytorch"),
+        ((0, 4, 1, 1), "0 classes; networks here have 2 to 255"),
+        ((256, 4, 1, 1), "256 classes; networks here have 2 to 255"),
+        ((21,), r"classifier\.4\.weight has the shape \(21,\), and a classifier has four axes"),
+        ((), r"classifier\.4\.weight has the shape \(\)"),
+    ],
+)
+def test_classifiers_of_other_numbers_of_classes_are_refused(shape, words):
+    tensors = {"backbone.16.0.weight": np.ones(1), "classifier.4.weight": np.ones(shape)}
+    with pytest.raises(DataError, match=f"^file: {words}"):
+        recognize(tensors, None, "file")
+
+
+def test_a_folder_of_several_checkpoints_means_the_latest(tmp_path):
+    for step, value in ((9, 1.0), (10, 2.0)):  # the last one by name is the ninth
+        checkpoint = tf.train.Checkpoint(x=tf.Variable(value))
+        checkpoint.write(f"{tmp_path}/model.ckpt-{step}")
+    with pytest.raises(DataError, match=r"2 checkpoints; name one, for example .*model\.ckpt-9$"):
+        read_tensors(tmp_path)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-10"\n')
+    assert read_tensors(tmp_path)["x/.ATTRIBUTES/VARIABLE_VALUE"] == 2
 
 
 def test_what_a_file_is_decides_the_conventions(tmp_path):

@@ -39,7 +39,9 @@ class ImportSettings:
 
     model_dir: Path | None = setting(None, "Folder of the run to write; it must not exist.")
     class_names: Path | None = setting(
-        None, "File with the names of its classes, in its order. Default: VOC's for 21 classes, else numbers."
+        None,
+        "File with the names of its classes, in its order. Default: VOC's for 21 classes of torchvision or "
+        "research/deeplab, else numbers.",
     )
 
 
@@ -85,7 +87,10 @@ def _class_names(found: Recognized, path: Path | None) -> ColoredNames:
     """The classes in the file; without one VOC's, in whose order published weights of 21 classes are; or numbers."""
     number = found.config.num_classes
     if path is None:
-        return ColoredNames(voc.CLASS_NAMES if number == len(voc.CLASS_NAMES) else found.config.class_names)
+        is_of_voc = found.published_classes and number == len(voc.CLASS_NAMES)
+        if is_of_voc:
+            logger.info("21 classes: taken for VOC's; --class_names names others")
+        return ColoredNames(voc.CLASS_NAMES if is_of_voc else found.config.class_names)
     table = read_classes(path)
     if len(table.names) != number:
         raise UsageError(f"--class_names={path}: {len(table.names)} classes, the network has {number}")

@@ -1,6 +1,6 @@
 """Copies of a trained model, one for each GPU, so that as many images are segmented at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,7 @@ class OnDevice:
             self._model = load()
 
     @property
-    def class_names(self) -> Sequence[str]:
+    def class_names(self) -> tuple[str, ...]:
         """By index."""
         return self._model.class_names
 

@@ -20,8 +20,11 @@ def is_of_keras(path: Path) -> bool:
             return True
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "model.weights.h5" in archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "model.weights.h5" in archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # damaged: `read_torch` says how
+        return False
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -31,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     names, one of these files, or their folder.
 
     Raises:
-        DataError: no such file, or as `read_torch`.
+        DataError: no such file, several checkpoints of which none is the latest, or as `read_torch`.
         UsageError: a .safetensors file, and its package is not installed.
     """
     checkpoint = _checkpoint(path)
@@ -45,8 +48,11 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def _checkpoint(path: Path) -> str | None:
     """The name that TensorFlow gives to a checkpoint, if there is one."""
     if path.is_dir():
+        newest = tf.train.latest_checkpoint(str(path))  # of a file `checkpoint`, which names it
         found = sorted(path.glob("*.index"))
-        return str(found[-1].with_suffix("")) if found else None
+        if newest is None and len(found) > 1:
+            raise DataError(f"{path}: {len(found)} checkpoints; name one, for example {found[-1].with_suffix('')}")
+        return newest or (str(found[0].with_suffix("")) if found else None)
     base = path.name.partition(".data-")[0].removesuffix(".index")
     return str(path.with_name(base)) if path.with_name(f"{base}.index").is_file() else None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeplab.errors import DataError, UsageError
+from deeplab.labels import VOID_LABEL
 from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.published.names import Names, research_deeplab, smp_deeplab, torchvision_deeplab
 
@@ -26,12 +27,14 @@ class Recognized:
         config: its network, with numbered classes.
         names: where its file keeps the weights.
         has_auxiliary_head: whether the file has one.
+        published_classes: whether 21 classes are VOC's, as in the files that its authors published.
     """
 
     title: str
     config: ModelConfig
     names: Names
     has_auxiliary_head: bool
+    published_classes: bool
 
 
 def recognize(tensors: Mapping[str, np.ndarray], output_stride: int | None, source: str) -> Recognized:
@@ -43,7 +46,7 @@ def recognize(tensors: Mapping[str, np.ndarray], output_stride: int | None, sour
         source: the file, for errors.
 
     Raises:
-        DataError: none of the networks that are known.
+        DataError: none of the networks that are known, or a number of classes that no mask can hold.
         UsageError: rates that ASPP cannot have at this output stride.
     """
     if "classifier.4.weight" in tensors:
@@ -66,7 +69,7 @@ def _of_torchvision(tensors: Mapping[str, np.ndarray], output_stride: int | None
         backbone = _resnet(tensors, "backbone", source)
         stride = output_stride or 8
     config = ModelConfig(
-        _numbered(tensors, "classifier.4.weight", 0),
+        _numbered(tensors, "classifier.4.weight", 0, source),
         backbone,
         stride,
         _rates(stride),
@@ -75,7 +78,8 @@ def _of_torchvision(tensors: Mapping[str, np.ndarray], output_stride: int | None
         head_family="torchvision",
     )
     has_auxiliary_head = "aux_classifier.4.weight" in tensors
-    return Recognized("torchvision's DeepLab v3", config, torchvision_deeplab(backbone), has_auxiliary_head)
+    names = torchvision_deeplab(backbone)
+    return Recognized("torchvision's DeepLab v3", config, names, has_auxiliary_head, published_classes=True)
 
 
 def _of_smp(tensors: Mapping[str, np.ndarray], output_stride: int | None, source: str) -> Recognized:
@@ -83,7 +87,7 @@ def _of_smp(tensors: Mapping[str, np.ndarray], output_stride: int | None, source
     is_plus = "decoder.block1.0.weight" in tensors
     stride = output_stride or (16 if is_plus else 8)
     config = ModelConfig(
-        _numbered(tensors, "segmentation_head.0.weight", 0),
+        _numbered(tensors, "segmentation_head.0.weight", 0, source),
         backbone,
         stride,
         _rates(stride),
@@ -95,21 +99,21 @@ def _of_smp(tensors: Mapping[str, np.ndarray], output_stride: int | None, source
         head_family="smp",
     )
     title = f"segmentation-models-pytorch's DeepLabV3{'Plus' if is_plus else ''}"
-    return Recognized(title, config, smp_deeplab(backbone, is_plus), has_auxiliary_head=False)
+    return Recognized(title, config, smp_deeplab(backbone, is_plus), False, published_classes=False)
 
 
 def _of_research(tensors: Mapping[str, np.ndarray], output_stride: int | None, source: str) -> Recognized:
     if "aspp1/weights" in tensors or any(name.startswith("decoder/") for name in tensors):
         raise DataError(f"{source}: MobileNetV2 with atrous branches or a decoder, which no published checkpoint has")
     config = ModelConfig(
-        _numbered(tensors, "logits/semantic/weights", 3),
+        _numbered(tensors, "logits/semantic/weights", 3, source),
         "mobilenet_v2",
         output_stride or 16,
         atrous_rates=(),
         backbone_family="research_deeplab",
         head_family="research_deeplab",
     )
-    return Recognized("DeepLab v3 of research/deeplab", config, research_deeplab(), has_auxiliary_head=False)
+    return Recognized("DeepLab v3 of research/deeplab", config, research_deeplab(), False, published_classes=True)
 
 
 def _resnet(tensors: Mapping[str, np.ndarray], prefix: str, source: str) -> str:
@@ -120,8 +124,20 @@ def _resnet(tensors: Mapping[str, np.ndarray], prefix: str, source: str) -> str:
     return _RESNETS[len(blocks)]
 
 
-def _numbered(tensors: Mapping[str, np.ndarray], classifier: str, axis: int) -> tuple[str, ...]:
-    return tuple(f"class_{index}" for index in range(tensors[classifier].shape[axis]))
+def _numbered(tensors: Mapping[str, np.ndarray], classifier: str, axis: int, source: str) -> tuple[str, ...]:
+    """Names for the outputs of a classifier, a kernel with four axes; DataError for another one."""
+    shape = tensors[classifier].shape
+    if len(shape) != 4:
+        raise DataError(f"{source}: {classifier} has the shape {shape}, and a classifier has four axes")
+    number = shape[axis]
+    if number == 1:
+        raise DataError(
+            f"{source}: one class, the default of segmentation-models-pytorch: a sigmoid tells it from the background; "
+            "networks here choose between 2 classes or more"
+        )
+    if not 2 <= number <= VOID_LABEL:
+        raise DataError(f"{source}: {number:,} classes; networks here have 2 to {VOID_LABEL}, which masks can hold")
+    return tuple(f"class_{index}" for index in range(number))
 
 
 def _rates(output_stride: int) -> tuple[int, ...]:

@@ -8,11 +8,12 @@ a parameter, and one class, `OrderedDict`; whatever else a pickle names is refus
 import io
 import math
 import pickle
+import shlex
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -53,29 +54,37 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            content = _Unpickler(archive).load()
+            state = _unwrapped(_Unpickler(archive).load())
     except OSError:
         raise
     except Exception as error:  # a pickle that was tampered with may raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path}: not a file of tensors that torch.save writes since version 1.6 ({reason}); if you trust it, "
-            f"convert it where PyTorch is installed: {_CONVERT.format(path=path)}"
+            f"convert it where PyTorch is installed: {_CONVERT.format(path=shlex.quote(str(path)))}"
         ) from error
-    state = _unwrapped(content)
-    if not state:
+    if not state or not all(isinstance(name, str) for name in state):
         raise DataError(f"{path}: no tensors by name in it")
     return state
 
 
 def _unwrapped(content: object) -> dict[str, np.ndarray]:
     """The tensors of the innermost dictionary that a training script wrapped; empty if there are none."""
-    while isinstance(content, dict):
+    # Each wrapper once: a pickle may hold a dictionary that contains itself.
+    for _ in range(len(_WRAPPERS) + 1):
+        if not isinstance(content, dict):
+            break
         tensors = {name: each for name, each in content.items() if isinstance(each, np.ndarray)}
         if tensors:
             return tensors
         content = next((content[key] for key in _WRAPPERS if key in content), None)
     return {}
+
+
+class _Storage(NamedTuple):
+    """What a tensor is a view of: all of a flat array. A pickle can neither make one nor change it."""
+
+    values: np.ndarray
 
 
 class _Unpickler(pickle.Unpickler):
@@ -85,7 +94,7 @@ class _Unpickler(pickle.Unpickler):
         (pickled,) = (each for each in archive.infolist() if each.filename.rpartition("/")[2] == "data.pkl")
         self._archive = archive
         self._root = pickled.filename.removesuffix("data.pkl")
-        self._storages: dict[str, np.ndarray] = {}
+        self._storages: dict[str, _Storage] = {}
         if f"{self._root}byteorder" in archive.namelist() and self._read("byteorder") != b"little":
             raise pickle.UnpicklingError("its numbers are big-endian")
         if pickled.file_size > _LARGEST_PICKLE:
@@ -106,11 +115,11 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is not a tensor")
         return known[module, name]
 
-    def persistent_load(self, pid: tuple) -> np.ndarray:
-        """A storage, as a flat array."""
+    def persistent_load(self, pid: tuple) -> _Storage:
+        """A storage, with a flat array."""
         _, kind, key, _, count = pid
         if key not in self._storages:
-            self._storages[key] = np.frombuffer(self._read(f"data/{key}"), _STORAGES[kind])[:count]
+            self._storages[key] = _Storage(np.frombuffer(self._read(f"data/{key}"), _STORAGES[kind])[:count])
         return self._storages[key]
 
     def _read(self, name: str) -> bytes:
@@ -119,14 +128,19 @@ class _Unpickler(pickle.Unpickler):
         return self._archive.read(self._root + name)
 
 
-def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    """A view of a storage; UnpicklingError if it would leave it."""
+def _tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
+    """A view of a storage; UnpicklingError if it would leave it, or if it is no storage."""
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError(f"a tensor of a {type(storage).__name__} instead of a storage")
+    values = storage.values
+    if any(type(number) is not int for number in (offset, *size, *stride)):  # those of NumPy overflow
+        raise pickle.UnpicklingError("a tensor whose size, stride or offset is no number")
     if min((offset, *size, *stride), default=0) < 0 or len(size) != len(stride):
         raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride} and offset {offset}")
     if not math.prod(size):
-        return np.zeros(size, storage.dtype)
+        return np.zeros(size, values.dtype)
     last = offset + sum((number - 1) * step for number, step in zip(size, stride, strict=True))
-    if last >= len(storage):
-        raise pickle.UnpicklingError(f"a tensor reaches element {last} of {len(storage)}")
-    steps = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
+    if last >= len(values):
+        raise pickle.UnpicklingError(f"a tensor reaches element {last} of {len(values)}")
+    steps = [step * values.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from deeplab.errors import DataError
@@ -23,8 +24,8 @@ def transfer(model: keras.Model, tensors: Mapping[str, np.ndarray], names: Names
         source: the flag or the file, for errors.
 
     Raises:
-        DataError: a tensor is missing, has another shape, or has no place; the message names the first one. No weight
-            has been changed then.
+        DataError: a tensor is missing, has another shape, is not of finite floating-point numbers, or has no place;
+            the message names the first one. No weight has been changed then.
     """
     left = {name: each for name, each in tensors.items() if not re.fullmatch(names.left_out, name)}
     values = []
@@ -41,7 +42,7 @@ def transfer(model: keras.Model, tensors: Mapping[str, np.ndarray], names: Names
             needed = tuple(variable.shape[axis] for axis in np.argsort(axes))
             if tensor.shape != needed:
                 raise DataError(f"{source}: {name} has the shape {tensor.shape}, and {layer.name} needs {needed}")
-            value = np.transpose(tensor, axes).astype(np.float32)
+            value = _as_float32(np.transpose(tensor, axes), f"{source}: {name}")
             if variable.name == "kernel" and layer.name in names.adjusted:
                 value = names.adjusted[layer.name](value)
             values.append((variable, value))
@@ -49,6 +50,25 @@ def transfer(model: keras.Model, tensors: Mapping[str, np.ndarray], names: Names
         raise DataError(f"{source}: {name} {tensor.shape} has no place in this network")
     for variable, value in values:
         variable.assign(value)
+
+
+def _as_float32(tensor: np.ndarray, where: str) -> np.ndarray:
+    """Raises DataError for other numbers than floating-point ones, and for those that are not finite."""
+    if not _is_floating(tensor.dtype):
+        raise DataError(f"{where} is of {tensor.dtype}, and weights are floating-point numbers")
+    with np.errstate(over="ignore"):
+        value = tensor.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise DataError(f"{where} has numbers that are not finite as float32; the weights cannot be used")
+    return value
+
+
+def _is_floating(dtype: np.dtype) -> bool:
+    try:
+        ml_dtypes.finfo(dtype)  # knows NumPy's and its own
+    except ValueError:
+        return False
+    return dtype.kind != "c"
 
 
 def leaves(model: keras.Model) -> Iterator[keras.Layer]:
