@@ -63,6 +63,7 @@ MASKS = {"id": "m", "name": "cat", "mask": {"sparse_rle": None}}
         ({"dense_rle": "0"}, "dense_rle: '0'"),
         ({"mask_annotation_ids_mapping": {"n": 1}}, "raster_layer: no mask has the id n"),
         ({"mask_annotation_ids_mapping": {"m": "1"}}, "m: '1'"),
+        ({"dense_rle": [0, 30, 3, 2, 1, 8, 2, 8]}, "raster_layer: no mask has the value 2, 3"),
     ],
 )
 def test_a_damaged_raster_layer_is_named(tmp_path, layer, words):

@@ -39,7 +39,7 @@ def test_label_studios_names_labels_and_what_is_left_out(tmp_path):
         {"id": "r", "type": "rectangle", "value": {"x": 0, "y": 0, "width": 100, "height": 50}},
         _region(x=50, y=50, width=0.5),
         _region(points=[[1, 1], [2, 2]]),
-        {"type": "choices", "value": {"choices": ["sunny"]}},
+        {"id": ["r"], "type": "choices", "value": {"choices": ["sunny"]}},
         _region(x=0, y=50, width=100, height=50, labels=["b", "a"]),
     ]
     dataset = read_format(_tasks(tmp_path, *regions), "label_studio_json", "export.json")

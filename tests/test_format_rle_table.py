@@ -23,7 +23,7 @@ CAT = [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]  # pixels 1 and 2, and 6, down 
     [
         (("ImageId,ClassId,EncodedPixels", "a.png,cat,1 2 6 1", "b.png,cat,", "b.png,dog,12 1"), "cat dog"),
         (("EncodedPixels,Image_Label", "1 2 6 1,a.png_cat", ",b.png_cat", "12 1,b.png_dog"), "cat dog"),
-        (("id,annotation,width,height", "a,1 2 6 1,4,3", "b,-1,4,3", "b,12 1,4,3"), "object"),
+        (("id,rle,width,height", "a,1 2 6 1,4,3", "b,-1,4,3", "b,12 1,4,3"), "object"),
         (("image_id,rle,other", "a.jpg,1 2 6 1,", "", "b,nan,", 'b,"12 1","x,y"'), "object"),
     ],
 )
@@ -34,6 +34,25 @@ def test_tables_of_all_kinds(tmp_path, lines, classes):
     assert masks["a"].tolist() == CAT
     assert np.flatnonzero(masks["b"]).tolist() == [11]
     assert masks["b"].max() == len(classes.split())
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_lines_of_other_systems_end_otherwise(tmp_path, end):
+    dataset = _read(tmp_path, end.join(("ImageId,EncodedPixels,width,height", "a.png,1 2 6 1,4,3", "b.png,,\u00b2,3")))
+    assert masks_of(dataset, tmp_path)["a"].tolist() == CAT
+
+
+@pytest.mark.parametrize("column", ["annotation", "Segmentation"])
+def test_runs_whose_order_is_not_known_are_refused(tmp_path, column):
+    """Sartorius's table, whose runs go along the rows."""
+    with pytest.raises(DataError, match=rf"train\.csv: the runs of a column '{column.lower()}' go along the rows in"):
+        _read(tmp_path, f"id,{column},width,height", "a,1 2 6 1,4,3")
+
+
+def test_a_field_that_is_too_long_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("deeplab.data.source.formats.rle_table._LONGEST_FIELD", 100)
+    with pytest.raises(DataError, match=r"train\.csv: line 2: field larger than field limit"):
+        _read(tmp_path, "id,rle", f"a,{'1 2 ' * 100}")
 
 
 def test_a_long_field_is_read(tmp_path):

@@ -95,6 +95,13 @@ def test_folders_that_are_no_project_of_supervisely(tmp_path):
     (tmp_path / "colors.txt").write_text("cat 1 2 256\n")
     with pytest.raises(DataError, match=r"colors\.txt: line 1: not a name and three numbers: not from 0 to 255"):
         read_format(tmp_path, "supervisely_dir", "")
+    for text, words in (
+        ("cat 1 2 3\n\ndog 1 2 3", "3: 'dog' .* of 'cat'"),
+        ("cat 0 0 0", "1: 'cat' .* of 'background'"),
+    ):
+        (tmp_path / "colors.txt").write_text(text)
+        with pytest.raises(DataError, match=rf"colors\.txt: line {words}; give each class another one"):
+            read_format(tmp_path, "supervisely_dir", "")
     (tmp_path / "colors.txt").write_text("cat 1 2\n")
     with pytest.raises(DataError, match=r"colors\.txt: line 1: not a name and three numbers"):
         read_format(tmp_path, "supervisely_dir", "")

@@ -148,11 +148,15 @@ def _layers(layer: Entry, masks: dict[str, str]) -> list[Drawn]:
     if len(pairs) % 2:
         raise ValueError("dense_rle: an odd number of values")
     objects = []
+    values = {0}  # nothing
     for identity, number in field_of(layer, "mask_annotation_ids_mapping", dict).items():
         if identity not in masks:
             raise ValueError(f"raster_layer: no mask has the id {identity}")
         value = field_of({identity: number}, identity, int)
         objects.append(Drawn(masks[identity], functools.partial(_pixels_of_value, pairs[::2], pairs[1::2], value)))
+        values.add(value)
+    if unknown := sorted(set(pairs[::2].tolist()) - values):
+        raise ValueError(f"raster_layer: no mask has the value {', '.join(map(str, unknown[:5]))}")
     return objects
 
 

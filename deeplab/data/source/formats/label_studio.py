@@ -112,13 +112,13 @@ def _objects_of(content: object) -> list[Entry]:
 def _picture(task: Entry, regions: list[Entry], where: str, findings: Findings) -> _Picture:
     """Raises ValueError for a region that is damaged."""
     picture = _Picture(_image_path(task), where)
-    labeled = {region.get("id") for region in regions if _labels(region)} - {None}
+    labeled = {str(region["id"]) for region in regions if _labels(region) and region.get("id") is not None}
     for region in regions:
         labels = _labels(region)
         name = Path(picture.path).name
         if not labels:
             # The tag Labels makes two entries of a region, of which one has no label.
-            if region.get("id") not in labeled:
+            if str(region.get("id")) not in labeled:
                 findings.omit("region without a label", name)
             continue
 

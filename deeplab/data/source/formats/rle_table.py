@@ -20,11 +20,14 @@ from deeplab.data.source.formats.recognition import recognized
 from deeplab.errors import DataError
 from deeplab.text import read_text
 
-_RUNS = ("encodedpixels", "rle", "rle_mask", "segmentation", "annotation", "mask")
+_RUNS = ("encodedpixels", "rle", "rle_mask", "mask")
+_OF_EITHER_ORDER = ("annotation", "segmentation")
+"""Columns whose runs go along the rows in some competitions, such as Sartorius's: nothing in the table tells."""
 _IMAGES = ("image_id", "imageid", "image", "img", "filename", "file_name", "id")
 _CLASSES = ("classid", "class_id", "class", "label", "category", "category_id")
 _EMPTY = ("", "-1", "nan", "none")
 _ONLY_CLASS = "object"
+_SIZE = re.compile("[0-9]{1,9}")
 _LONGEST_FIELD = 1 << 30  # characters; Python's csv takes 131,072
 
 
@@ -78,34 +81,50 @@ def read_rle_table(path: Path, image_dir: Path | None = None) -> Dataset:
 
 def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str, tuple[int, int] | None]]]:
     """(line, (image, label, runs, (width, height) or None)) of each row. Raises DataError."""
-    csv.field_size_limit(_LONGEST_FIELD)
-    # Line by line: io.StringIO would take four bytes per character, and a list of lines the text once more.
-    reader = csv.reader(match[0] for match in re.finditer(r"[^\n]*\n|[^\n]+", read_text(path, "CSV")))
+    records = _records(path)
 
     # The header tells where the image, the class and the runs are.
-    header = [name.strip().casefold() for name in next(reader, [])]
+    header = [name.strip().casefold() for name in next(records, (0, []))[1]]
     runs = _column(header, _RUNS)
     image = _column(header, _IMAGES)
     label = _column(header, _CLASSES)
     both = next((number for number, name in enumerate(header) if name in ("imageid_classid", "image_label")), None)
     if runs is None or (image is None and both is None):
+        if named := next((name for name in header if name in _OF_EITHER_ORDER), None):
+            raise DataError(
+                f"{path}: the runs of a column {named!r} go along the rows in some competitions, as in Sartorius's; if "
+                "they go down the columns, call it rle, else draw them into masks"
+            )
         found = ", ".join(header) or "nothing"
         raise DataError(f"{path}: no columns of images and of run lengths; its header has {found}{recognized(path)}")
 
     # The rows.
     sides = [_column(header, (side,)) for side in ("width", "height")]
-    for row in reader:
+    for line, row in records:
         if not row:
             continue
         if len(row) != len(header):
-            raise DataError(f"{path}: line {reader.line_num}: {len(row)} fields, but the header has {len(header)}")
+            raise DataError(f"{path}: line {line}: {len(row)} fields, but the header has {len(header)}")
         if both is not None:
             name, _, class_name = row[both].rpartition("_")
         else:
             name = row[image or 0]
             class_name = _ONLY_CLASS if label is None else row[label]
-        width, height = (None if side is None or not row[side].isdigit() else int(row[side]) for side in sides)
-        yield reader.line_num, (name, class_name, row[runs], (width, height) if width and height else None)
+        width, height = (int(row[side]) if side is not None and _SIZE.fullmatch(row[side]) else None for side in sides)
+        yield line, (name, class_name, row[runs], (width, height) if width and height else None)
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number of the last line of each row, and its fields. Raises DataError."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    # Line by line: io.StringIO would take four bytes per character, and a list of lines the text once more.
+    lines = re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", read_text(path, "CSV"))
+    reader = csv.reader(match[0] for match in lines)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from error
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:

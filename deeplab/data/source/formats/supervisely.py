@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deeplab.data.source.classes import ClassTable
+from deeplab.data.source.classes import BACKGROUND, VOID, ClassTable
 from deeplab.data.source.formats import opencv_drawing
 from deeplab.data.source.formats.areas import Area, Drawn, Patch, bitmap, box, draw_file, together, turned, without
 from deeplab.data.source.formats.dataset import (
@@ -210,16 +210,24 @@ def _read_voc_export(folder: Path) -> Dataset:
     """
     path = folder / "colors.txt"
     findings = Findings()
-    colors: dict[tuple[int, int, int], str] = {(0, 0, 0): "background"}
+    colors: dict[tuple[int, int, int], str] = {(0, 0, 0): BACKGROUND}
     for number, line in enumerate(read_lines(path, "colours of Supervisely's classes"), 1):
+        if not line:
+            continue
         name, *values = line.rsplit(maxsplit=3)
         try:
             red, green, blue = map(int, values)
             if not all(0 <= value <= 255 for value in (red, green, blue)):
                 raise ValueError("not from 0 to 255")
-            colors[red, green, blue] = "void" if name == _NEUTRAL else findings.label(name)
+            label = VOID if name == _NEUTRAL else findings.label(name)
         except ValueError as error:
             raise DataError(f"{path}: line {number}: not a name and three numbers: {error}") from error
+        other = colors.setdefault((red, green, blue), label)
+        if other != label:
+            raise DataError(
+                f"{path}: line {number}: {label!r} has the color of {other!r}; give each class another one in "
+                "Supervisely, and export again"
+            )
     class_names, indices = class_table(colors.values())
     table = ClassTable(class_names, colors={color: indices[label] for color, label in colors.items()})
     splits = {
