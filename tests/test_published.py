@@ -249,6 +249,12 @@ def test_the_command_that_converts_a_file_is_quoted_for_a_shell(tmp_path):
     assert (command[:2], command[3:]) == (["python", "-c"], [f"{tmp_path}/it's $(mine).pth", "NEW.pth"])
 
 
+def test_a_pickle_does_not_make_a_large_memo(tmp_path):
+    _write_pickle(tmp_path / "file.pth", b"}r\xff\xff\xff\x0f.")
+    with pytest.raises(DataError, match="a memo of 268435455 entries"):
+        read_torch(tmp_path / "file.pth")
+
+
 def test_a_damaged_directory_of_an_archive_ends_in_one_line(tmp_path):
     _write_pickle(tmp_path / "file.pth", b"}.")
     content = (tmp_path / "file.pth").read_bytes()

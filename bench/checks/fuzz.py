@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import fuzz_kinds
+import fuzz_more_kinds
 from fuzz_kinds import Kind
 
 from deeplab.errors import DeepLabError, escaped
@@ -136,7 +137,7 @@ def main() -> None:
         writer = _FORK.Process(target=fuzz_kinds.write_shards, args=(folder, seed))
         writer.start()
         writer.join()
-        kinds = fuzz_kinds.all_kinds(folder)
+        kinds = fuzz_kinds.all_kinds(folder) | fuzz_more_kinds.more_kinds(folder)
         print("| bytes of | mutations | refused | read as the original | read as something else | wrong | s | MB |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name in sys.argv[3:] or kinds:

@@ -171,16 +171,16 @@ def annotation_kinds(folder: Path) -> dict[str, Kind]:
         },
     ]
     labelme = {"shapes": shapes, "imagePath": "a.jpg", "imageWidth": 30, "imageHeight": 20}
-    kinds["labelme"] = _annotation(folder / "labelme", "a.json", json.dumps(labelme), labelme_dir="")
+    kinds["labelme"] = annotation(folder / "labelme", "a.json", json.dumps(labelme), labelme_dir="")
     content = (folder / "voc" / "JPEGImages" / "a.jpg").read_bytes()
     inside = {**labelme, "imagePath": "none.jpg", "imageData": base64.b64encode(content).decode()}
-    kinds["labelme, image inside"] = _annotation(folder / "inside", "a.json", json.dumps(inside), labelme_dir="")
+    kinds["labelme, image inside"] = annotation(folder / "inside", "a.json", json.dumps(inside), labelme_dir="")
     flat = [float(value) for point in outline for value in point]
-    kinds["COCO"] = _annotation(folder / "coco", "a.json", json.dumps(_coco(flat)), coco_json="a.json", image_dir="")
+    kinds["COCO"] = annotation(folder / "coco", "a.json", json.dumps(_coco(flat)), coco_json="a.json", image_dir="")
     text = "train: .\nval:\nnames:\n  0: cat\n  1: 'dog'\n"
-    kinds["data.yaml"] = _annotation(folder / "yaml", "data.yaml", text, mutations.of_text, yolo_yaml="data.yaml")
+    kinds["data.yaml"] = annotation(folder / "yaml", "data.yaml", text, mutations.of_text, yolo_yaml="data.yaml")
     lines = "0 0.1 0.1 0.9 0.1 0.9 0.9\n1 0 0 0.5 0 0.5 0.5\n"
-    kinds["labels of YOLO"] = _annotation(folder / "yolo", "a.txt", lines, mutations.of_text, yolo_yaml="data.yaml")
+    kinds["labels of YOLO"] = annotation(folder / "yolo", "a.txt", lines, mutations.of_text, yolo_yaml="data.yaml")
     for name in ("yaml", "yolo"):
         (folder / name / "data.yaml").write_text(text)
         (folder / name / "a.txt").write_text(lines)
@@ -201,7 +201,7 @@ def _coco(outline: list[float]) -> dict[str, Any]:
     }
 
 
-def _annotation(folder: Path, name: str, text: str, mutate: mutations.Mutate = mutations.of_json, **flags: str) -> Kind:
+def annotation(folder: Path, name: str, text: str, mutate: mutations.Mutate = mutations.of_json, **flags: str) -> Kind:
     """A folder with an image and an annotation; reading it converts it, except for writing."""
     folder.mkdir()
     for image in ("a", "b"):

@@ -80,7 +80,7 @@ def of_json(content: bytes, rng: random.Random) -> bytes:
         elif kind == 2:
             other, other_key = rng.choice(places)
             parent[key] = json.loads(json.dumps(other[other_key]))
-        elif kind == 3 and isinstance(parent[key], int | float):
+        elif kind == 3 and isinstance(parent[key], int | float) and abs(parent[key]) < 1e300:
             parent[key] *= rng.choice((-1, 0, 0.5, 1e6, 10**30))
         else:
             parent[key] = rng.choice(_VALUES)

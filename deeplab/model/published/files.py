@@ -23,7 +23,7 @@ def is_of_keras(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "model.weights.h5" in archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # damaged: `read_torch` says how
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):  # damaged: `read_torch` says how
         return False
 
 

@@ -8,6 +8,7 @@ a parameter, and one class, `OrderedDict`; whatever else a pickle names is refus
 import io
 import math
 import pickle
+import pickletools
 import shlex
 import zipfile
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from deeplab.errors import DataError
+from deeplab.errors import DataError, shortened
 
 _STORAGES: dict[str, Any] = {
     "FloatStorage": "<f4",
@@ -52,17 +53,16 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: not a zip file of `torch.save`, or one that holds more than tensors and plain values.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            state = _unwrapped(_Unpickler(archive).load())
-    except OSError:
-        raise
-    except Exception as error:  # a pickle that was tampered with may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"{path}: not a file of tensors that torch.save writes since version 1.6 ({reason}); if you trust it, "
-            f"convert it where PyTorch is installed: {_CONVERT.format(path=shlex.quote(str(path)))}"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                state = _unwrapped(_Unpickler(archive).load())
+        except Exception as error:  # an archive or a pickle that was tampered with may raise anything
+            reason = shortened((str(error).splitlines() or [type(error).__name__])[0], 200)
+            raise DataError(
+                f"{path}: not a file of tensors that torch.save writes since version 1.6 ({reason}); if you trust it, "
+                f"convert it where PyTorch is installed: {_CONVERT.format(path=shlex.quote(str(path)))}"
+            ) from error
     if not state or not all(isinstance(name, str) for name in state):
         raise DataError(f"{path}: no tensors by name in it")
     return state
@@ -99,7 +99,12 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("its numbers are big-endian")
         if pickled.file_size > _LARGEST_PICKLE:
             raise pickle.UnpicklingError(f"data.pkl has {pickled.file_size} bytes")
-        super().__init__(io.BytesIO(self._read("data.pkl")))
+        content = self._read("data.pkl")
+        # Python allocates a memo as long as its largest index, and what is said to follow, before it is there.
+        for opcode, argument, _ in pickletools.genops(content):
+            if "PUT" in opcode.name and (argument or 0) > len(content):
+                raise pickle.UnpicklingError(f"a memo of {argument} entries")
+        super().__init__(io.BytesIO(content))
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401  as the base class
         """The few things that a pickle of tensors names; UnpicklingError for all others."""

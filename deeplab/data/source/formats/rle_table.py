@@ -17,7 +17,7 @@ from deeplab.data.source.formats.areas import Drawn, Patch, draw, run_lengths
 from deeplab.data.source.formats.dataset import Dataset, Example, ImageFinder, class_table, name_in_voc
 from deeplab.data.source.formats.findings import Findings, no_area
 from deeplab.data.source.formats.recognition import recognized
-from deeplab.errors import DataError
+from deeplab.errors import DataError, shortened
 from deeplab.text import read_text
 
 _RUNS = ("encodedpixels", "rle", "rle_mask", "mask")
@@ -69,7 +69,7 @@ def read_rle_table(path: Path, image_dir: Path | None = None) -> Dataset:
     for name, picture in pictures.items():
         image_file = finder.find(image_dir or path.parent, name, path.name)
         if image_file is not None:
-            draw_these = functools.partial(draw, f"{path}: {name}", picture.objects, indices)
+            draw_these = functools.partial(draw, f"{path}: {shortened(name)}", picture.objects, indices)
             examples.append(
                 Example(name_in_voc(name), image_file, draw_these, len(picture.objects), stated_size=picture.size)
             )
@@ -95,7 +95,7 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, str, str, tuple[int, int
                 f"{path}: the runs of a column {named!r} go along the rows in some competitions, as in Sartorius's; if "
                 "they go down the columns, call it rle, else draw them into masks"
             )
-        found = ", ".join(header) or "nothing"
+        found = shortened(", ".join(header), 200) or "nothing"
         raise DataError(f"{path}: no columns of images and of run lengths; its header has {found}{recognized(path)}")
 
     # The rows.

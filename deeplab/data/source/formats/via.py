@@ -113,8 +113,8 @@ def _images_of_3(content: Entry) -> Iterator[tuple[str, list[_Region]]]:
         for number, value in field_of({"av": {}, **entry}, "av", dict).items():
             attribute = field_of(attributes, number, dict)
             options = attribute.get("options")
-            is_choice = isinstance(options, dict) and isinstance(value, str)
-            values[field_of(attribute, "aname", str)] = options.get(value, value) if is_choice else value
+            by_number = options if isinstance(options, dict) and isinstance(value, str) else {}
+            values[field_of(attribute, "aname", str)] = by_number.get(value, value) if by_number else value
         kind = _SHAPES_OF_VIA_3.get(int(numbers[0]), "extreme shape")
         regions[field_of(entry, "vid", str)].append(_Region(kind, numbers[1:], values))
     for number, view in content["view"].items():
