@@ -32,6 +32,11 @@ def other_bands(image: Image.Image) -> int:
     return max(samples - colors - sum(kind in _TIFF_ALPHA for kind in extra), 0)
 
 
+def has_associated_alpha(image: Image.Image) -> bool:
+    """Whether a TIFF's colors are multiplied by its alpha (TIFF 6.0, ExtraSamples); Pillow divides them by it."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and 1 in image.tag_v2.get(_TIFF_EXTRA_SAMPLES, ())
+
+
 def georeference(image: Image.Image) -> Tags:
     """The tags of `_GEOREFERENCE` that a TIFF has: type and value, by number."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):

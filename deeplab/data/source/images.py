@@ -144,6 +144,10 @@ class ImageFile:
                 )
             if image.mode not in _EIGHT_BIT_MODES:
                 raise DataError(f"{self.name}: pixel mode {image.mode} is not supported; save it as RGB")
+            if headers.has_associated_alpha(image):
+                raise DataError(
+                    f"{self.name}: its colours are multiplied by its alpha (ExtraSamples 1); save it as RGB"
+                )
             orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
             self.orientation = orientation if orientation in _TURNS else 1
             width, height = image.size
