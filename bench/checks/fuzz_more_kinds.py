@@ -182,5 +182,5 @@ def _plain(tensors: dict[str, np.ndarray]) -> list[tuple]:
 
 
 def more_kinds(folder: Path) -> dict[str, Kind]:
-    """All of these, in a folder with what `fuzz_kinds.write_shards` writes."""
+    """All of these, in a folder with what `write_shards` in fuzz_kinds.py writes."""
     return more_annotation_kinds(folder) | weight_kinds(folder)
