@@ -23,6 +23,7 @@ from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
 from deeplab.training.schedule import Schedule, ScheduleSettings
 from deeplab.training.state import TrainState
+from deeplab.training.step import StepSettings
 
 logger = logging.getLogger("deeplab")
 
@@ -113,6 +114,7 @@ def make_state(
             has_weights=has_weights,
             auxiliary_head=has_auxiliary_head,
             frozen_backbone=optimizing.backbone_learning_rate_factor == 0,
+            recompute=options[StepSettings].recompute,
         )
 
         # A plateau lowers the scale, which is saved with the state.

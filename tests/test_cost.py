@@ -7,6 +7,7 @@ import tensorflow as tf
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.cost import COPIES_OF_LOGITS, activation_bytes, forward_flop
 from deeplab.model.normalization import BatchNormalization
+from deeplab.model.recomputation import RecomputedNetwork
 from deeplab.run.provenance import describe, read_description, record_start, run_size
 from deeplab.training.optimizer import OptimizerSettings, make_optimizer
 from deeplab.training.plan import Plan
@@ -27,6 +28,9 @@ def test_a_small_network_costs_what_is_worked_out_by_hand():
     assert forward_flop(network, 8) == 2 * 64 * (3 * 3 * 3 * 4 + 4 * 2)
     kept = 64 * (3 + 4 + 4)  # images, the input of normalisation, the output of ReLU
     assert activation_bytes(network, 8) == 4 * (kept + COPIES_OF_LOGITS * 64 * 2)
+    recomputed = RecomputedNetwork(network.input, network.output)
+    kept = 64 * (3 + 4)  # images, the output of the 3x3 convolution
+    assert activation_bytes(recomputed, 8) == 4 * (kept + COPIES_OF_LOGITS * 64 * 2)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_n
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.inference import MIN_SIDE, Predictor
 from deeplab.model.normalization import BatchNormalization
+from deeplab.model.recomputation import RecomputedNetwork
 from deeplab.training.losses import LOSSES, Loss, LossSettings
 from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
 from deeplab.training.schedule import Schedule, ScheduleSettings
@@ -96,6 +97,7 @@ def train_small(
     frozen=False,
     dropout_rate=0.0,
     synchronized=True,
+    recompute=False,
     **loss_options,
 ):
     """Five steps from fixed weights; returns the variables by path and the totals of all calls."""
@@ -108,11 +110,12 @@ def train_small(
             freeze_batch_norm(model)
         if not synchronized:
             unsynchronize_batch_norm(model)
+        training_model = RecomputedNetwork(model.input, model.output) if recompute else model
         schedule = Schedule(ScheduleSettings("polynomial", 1), 0.05, STEPS, tf.Variable(1.0, trainable=False))
         settings = OptimizerSettings(optimizer_name, momentum=0.9, weight_decay=1e-2, ema_momentum=ema_momentum)
         optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
     losses = LossSettings(loss_name, auxiliary_weight=auxiliary_weight, **loss_options)
-    state = TrainState(model, model, optimizer, schedule)
+    state = TrainState(model, training_model, optimizer, schedule)
     step = StepSettings(**(step_options or {}))
     train = make_train_step(strategy, state, Loss(K, losses, (1.0, 2.0, 0.5)), step, weight_decay=settings.l2)
     make_dataset = functools.partial(_worker_dataset, _batches())

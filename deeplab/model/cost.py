@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
+from deeplab.model.recomputation import RecomputedNetwork, segments
+
 COPIES_OF_LOGITS = 3
 """The logits, the softmax that the cross-entropy keeps, and the gradient; at full size, the loss's largest tensors."""
 
@@ -42,11 +44,15 @@ def activation_bytes(model: keras.Model, size: int) -> int:
     """Bytes that a training step keeps for each image of `size` x `size` pixels between forward and backward pass.
 
     The tensors that gradients read: inputs of convolutions, of normalization and of whatever else is not linear,
-    outputs of ReLUs; and `COPIES_OF_LOGITS` of each output. Scratch memory of the kernels is not included.
+    outputs of ReLUs; and `COPIES_OF_LOGITS` of each output. Of a `RecomputedNetwork`, what its segments read. Scratch
+    memory of the kernels is not included.
     """
     total = 0
     for part in _parts(model):
-        kept = {id(tensor): tensor for layer in _own_layers(part) for tensor in _kept(layer)}
+        tensors = [tensor for layer in _own_layers(part) for tensor in _kept(layer)]
+        if isinstance(model, RecomputedNetwork):
+            tensors = [tensor for segment in segments(part) for tensor in segment.inputs]
+        kept = {id(tensor): tensor for tensor in tensors}
         shapes = _shapes(part, list(kept.values()), size)
         total += sum(math.prod(shape) * _bytes(tensor) for tensor, shape in zip(kept.values(), shapes, strict=True))
     shapes = _shapes(model, model.outputs, size)

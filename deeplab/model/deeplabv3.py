@@ -26,6 +26,7 @@ from deeplab.model.dropout import GlobalDropout
 from deeplab.model.head import LOW_LEVEL_STRIDE, AlignedUpsampling, ConvBlock, Grid, aspp, decoder
 from deeplab.model.preprocessing import Preprocess
 from deeplab.model.published.transfer import leaves
+from deeplab.model.recomputation import RecomputedNetwork
 from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
@@ -234,11 +235,12 @@ def build_to_train(
     has_weights: bool,
     auxiliary_head: bool,
     frozen_backbone: bool = False,
+    recompute: bool = False,
 ) -> tuple[keras.Model, keras.Model]:
     """The network, and the model to train: the network itself, or the network with an auxiliary head.
 
     With `has_weights` no weights are fetched, since a checkpoint is restored later. A frozen backbone keeps its
-    weights and its statistics. Raises as `build_deeplabv3`.
+    weights and its statistics. With `recompute` the model to train takes less memory. Raises as `build_deeplabv3`.
     """
     weights = None if has_weights or init.backbone_weights == NO_WEIGHTS else init.backbone_weights
     training_model = build_deeplabv3(config, weights, init.batch_norm_momentum, auxiliary_head)
@@ -248,7 +250,10 @@ def build_to_train(
         unsynchronize_batch_norm(training_model)
     if frozen_backbone:
         backbone_of(training_model).trainable = False
-    return without_auxiliary_head(training_model), training_model
+    model = without_auxiliary_head(training_model)
+    if recompute:
+        training_model = RecomputedNetwork(training_model.input, training_model.output, name=training_model.name)
+    return model, training_model
 
 
 def without_auxiliary_head(model: keras.Model) -> keras.Model:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab import cpu_kernels
+from deeplab.model.recomputation import drawn_once
 
 
 @keras.saving.register_keras_serializable(package="deeplab")
@@ -105,10 +106,14 @@ def _synchronized(
     """
     context = tf.distribute.get_replica_context()
     gamma, beta = map(tf.convert_to_tensor, (gamma, beta))
+
+    def draw() -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        _, own_mean, own_variance, *reserved = _local(x, gamma, beta, epsilon)
+        own_variance = _without_bessel(own_variance, x)
+        return own_mean, own_variance, reserved, *_over_replicas(context, own_mean, own_variance)
+
     # Outside of the function with its own gradient: statistics as its results would get gradients of zeros.
-    _, own_mean, own_variance, *reserved = _local(x, gamma, beta, epsilon)
-    own_variance = _without_bessel(own_variance, x)
-    mean, variance = _over_replicas(context, own_mean, own_variance)
+    own_mean, own_variance, reserved, mean, variance = drawn_once(draw)
 
     @tf.custom_gradient
     def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple:

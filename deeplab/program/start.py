@@ -171,8 +171,8 @@ def _explain(error: tf.errors.OpError) -> str:
         return f"the disk is full ({reason})"
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
-            "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size, raise --accumulate_steps, or "
-            f"use --precision=bfloat16 ({reason})"
+            "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size, raise --accumulate_steps, "
+            f"or use --recompute or --precision=bfloat16 ({reason})"
         )
     if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
         return _explain_among_workers(error.message, reason)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from deeplab.errors import UsageError
 from deeplab.settings import setting
 from deeplab.training.accumulation import make_accumulated_update
 from deeplab.training.losses import Loss
@@ -22,6 +23,15 @@ class StepSettings:
     )
     clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: no limit.", lower=0.0)
     jit_compile: bool = setting(False, "Compile the step with XLA; only on one GPU.")
+    recompute: bool = setting(
+        False,
+        "Keep few features for the gradient and compute the others again: the same update, with less memory and more "
+        "time (docs/measurements.md).",
+    )
+
+    def __post_init__(self) -> None:
+        if self.recompute and self.jit_compile:
+            raise UsageError("--recompute: not with --jit_compile; XLA merges what is computed twice")
 
 
 def make_train_step(
