@@ -5,13 +5,11 @@ import functools
 import io
 import json
 import shutil
-import types
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
-import h5py
 import mutations
 import numpy as np
 from fuzz_kinds import Kind, annotation
@@ -19,7 +17,6 @@ from PIL import Image
 
 from deeplab.model.backbone import family_of_weights
 from deeplab.model.published.files import read_tensors
-from deeplab.model.published.keras_file import read_keras
 
 _OUTLINE = ((1, 1), (20, 1), (20, 15))
 
@@ -134,7 +131,7 @@ def _supervisely_kinds(folder: Path) -> dict[str, Kind]:
 
 
 def weight_kinds(folder: Path) -> dict[str, Kind]:
-    """Files of weights: a .pth, what its pickle says, and Keras's HDF5."""
+    """A .pth, and what its pickle says. Not HDF5: on damaged files its library may run without end."""
     torch = folder / "a.pth"
     pickled = (
         b"}U\x05model}U\x01xctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x08tQ"
@@ -143,19 +140,9 @@ def weight_kinds(folder: Path) -> dict[str, Kind]:
     torch.write_bytes(_archive(pickled))
     in_pickle = folder / "b.pth"
     shutil.copy(torch, in_pickle)
-    hdf5 = folder / "a.h5"
-    with h5py.File(hdf5, "w") as file:
-        file.attrs["layer_names"] = ["dense"]
-        file.create_group("dense").attrs["weight_names"] = ["dense/kernel:0", "dense/bias:0"]
-        file["dense/dense/kernel:0"] = np.arange(6, dtype=np.float32)
-        file["dense/dense/bias:0"] = np.zeros(2, np.float32)
-    layers = [types.SimpleNamespace(name="dense", weights=[None])]
 
     def read_torch(path: Path) -> list[object]:
         return [family_of_weights(str(path)), *_plain(read_tensors(path))]
-
-    def read_hdf5() -> list[tuple]:
-        return _plain(read_keras(hdf5, types.SimpleNamespace(layers=layers)))
 
     return {
         ".pth": Kind(torch, functools.partial(read_torch, torch)),
@@ -164,7 +151,6 @@ def weight_kinds(folder: Path) -> dict[str, Kind]:
             functools.partial(read_torch, in_pickle),
             lambda _, rng: _archive(mutations.of_bytes(pickled, rng)),
         ),
-        "weights of Keras": Kind(hdf5, read_hdf5),
     }
 
 
