@@ -1,7 +1,6 @@
 """Images: what is read, what its pixels are, what is stored of it, and how it is found."""
 
 import io
-import unicodedata
 
 import numpy as np
 import pytest
@@ -258,41 +257,6 @@ def test_a_changed_bit_of_a_png_is_noticed(tmp_path):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
         images.stored_form(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("ending", ["jpg", "JPG", "jpeg", "PNG", "Tif", "bmp", "webp"])
-def test_an_image_is_found_in_any_case_of_its_ending(tmp_path, ending):
-    (tmp_path / f"a.{ending}").touch()
-    (tmp_path / "a.json").touch()
-    (tmp_path / "._a.jpg").touch()
-    assert images.find_image(tmp_path, "a") == tmp_path / f"a.{ending}"
-
-
-def test_an_image_is_found_in_a_subfolder_and_in_any_unicode_form(tmp_path):
-    name = unicodedata.normalize("NFD", "köln")
-    (tmp_path / "day.1").mkdir()
-    (tmp_path / "day.1" / f"{name}.v2.jpg").touch()
-    assert images.find_image(tmp_path, f"day.1/{unicodedata.normalize('NFC', name)}.v2").name == f"{name}.v2.jpg"
-
-
-@pytest.mark.parametrize(
-    ("there", "reason"),
-    [
-        (["a.jpg", "a.PNG"], r"both a\.PNG and a\.jpg could be 'a'"),
-        (["a_image.jpg", "b.jpg"], r"a\.jpg: missing; found instead: a_image\.jpg"),
-        (["A.jpg"], r"a\.jpg: missing; found instead: A\.jpg"),
-        (["a.raw"], r"a\.jpg: missing; found instead: a\.raw"),
-        (["b.jpg", "c.jpg", "d.jpg", "e.jpg"], r"a\.jpg: missing; the folder holds b\.jpg, c\.jpg, d\.jpg \.\.\."),
-        ([], r"a\.jpg: missing; the folder is empty"),
-    ],
-)
-def test_what_is_not_found_is_told_with_what_is_there(tmp_path, there, reason):
-    for name in there:
-        (tmp_path / name).touch()
-    with pytest.raises(DataError, match=reason):
-        images.find_image(tmp_path, "a")
-    with pytest.raises(DataError, match="there is no folder"):
-        images.find_image(tmp_path / "nowhere", "a")
 
 
 def test_a_tiff_of_unknown_bands_is_called_a_tiff(tmp_path):

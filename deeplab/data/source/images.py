@@ -3,16 +3,14 @@
 Preparation, the converters, predict and the Python API read images only through this module. A file's content decides,
 not its ending: JPEG, PNG, BMP, WebP, TIFF (the first page), GIF (the first frame) and PPM. All kinds of pixels
 (grayscale, a palette, alpha, CMYK) become 8-bit RGB; alpha is dropped, and so are further bands of a TIFF, which is
-said. Images of more than 8 bits per channel are
-refused: it is unknown which of their values is white, and clipped images would be white all over.
+said. Images of more than 8 bits per channel are refused: it is unknown which of their values is white, and clipped
+images would be white all over.
 """
 
 import errno
 import io
 import logging
-import os
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +39,6 @@ MOST_PIXELS = 2**30
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM")
 _JPEG_FORMATS = ("JPEG", "MPO")  # MPO: Pillow's name for a JPEG followed by further pictures, as some cameras write
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-_SHOWN_NAMES = 3
 
 _EXIF_ORIENTATION = 274
 _PNG_COLOR_TYPE = 25  # offset of this byte in a PNG file
@@ -101,15 +98,6 @@ def warn_of_other_bands(other_bands: Mapping[Path, int], num_images: int) -> Non
             number,
             path,
         )
-
-
-def find_image(folder: Path, stem: str) -> Path:
-    """The image in `folder` called `stem` with any of `ENDINGS`; use `Folder(folder).find` for many images.
-
-    Raises:
-        DataError: no such image, and the message names the files found instead; or several.
-    """
-    return Folder(folder).find(stem)
 
 
 class ImageFile:
@@ -299,70 +287,3 @@ def as_png(pixels: np.ndarray) -> bytes:
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "PNG")
     return png.getvalue()
-
-
-class Folder:
-    """The files of a folder and its subfolders, found by stem; each folder is listed only once."""
-
-    def __init__(self, path: Path, endings: Sequence[str] = ENDINGS) -> None:
-        """`path` need not exist; only files with these `endings` (lower case, with the dot) are found."""
-        self.path = path
-        self._endings = tuple(endings)
-        self._listed: dict[str, dict[str, list[str]]] = {}
-
-    def has(self, stem: str) -> bool:
-        """Whether at least one file has this stem."""
-        return bool(self._named(stem))
-
-    def find(self, stem: str) -> Path:
-        """The file with this stem, which may include a subfolder, such as `day1/img_000`.
-
-        The case of the ending and the Unicode normal form do not matter.
-
-        Raises:
-            DataError: no such file, and the message names the files found instead; or several.
-        """
-        names = self._named(stem)
-        parent, _, last = stem.rpartition("/")
-        folder = self.path / parent if parent else self.path
-        if len(names) == 1:
-            return folder / names[0]
-        if len(names) > 1:
-            raise DataError(f"{folder}: both {' and '.join(names)} could be {last!r}; keep only one of them")
-        raise DataError(f"{folder / last}{self._endings[0]}: missing; {self._there_instead(parent, last)}")
-
-    def _named(self, stem: str) -> list[str]:
-        parent, _, last = stem.rpartition("/")
-        return self._files(parent).get(normal_form(last), [])
-
-    def _files(self, parent: str) -> dict[str, list[str]]:
-        """Names of the files in a subfolder, by their stems' normal form."""
-        if parent not in self._listed:
-            files: dict[str, list[str]] = {}
-            folder = self.path / parent
-            # Names, not paths: a folder may have a hundred thousand.
-            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208
-                stem, ending = os.path.splitext(name)  # noqa: PTH122
-                if ending.lower() in self._endings:
-                    files.setdefault(normal_form(stem), []).append(name)
-            self._listed[parent] = files
-        return self._listed[parent]
-
-    def _there_instead(self, parent: str, last: str) -> str:
-        folder = self.path / parent
-        if not folder.is_dir():
-            return f"there is no folder {folder}"
-        names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
-        wanted = normal_form(last).casefold()
-        alike = [name for name in names if wanted in normal_form(name).casefold()]
-        if alike:
-            return f"found instead: {', '.join(alike[:_SHOWN_NAMES])}"
-        if not names:
-            return "the folder is empty"
-        others = ", ".join(names[:_SHOWN_NAMES]) + " ..." * (len(names) > _SHOWN_NAMES)
-        return f"the folder holds {others}"
-
-
-def normal_form(name: str) -> str:
-    """A name in Unicode's composed form; macOS writes an accented letter as two characters, other systems as one."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)

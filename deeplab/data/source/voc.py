@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from deeplab.data.source import images
 from deeplab.data.source.bounds import Bounds
-from deeplab.data.source.images import Folder, normal_form
+from deeplab.data.source.folders import Folder, normal_form
 from deeplab.errors import DataError, shortened
 from deeplab.files import is_relative_name
 from deeplab.text import read_lines

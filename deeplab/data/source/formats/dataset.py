@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from deeplab.data.source.classes import BACKGROUND, VOID, look
+from deeplab.data.source.folders import Folder
 from deeplab.data.source.formats.findings import Findings
 from deeplab.data.source.formats.recognition import recognized
-from deeplab.data.source.images import ENDINGS, Folder, ImageFile
+from deeplab.data.source.images import ENDINGS, ImageFile
 from deeplab.errors import DataError, shortened
 from deeplab.labels import VOID_LABEL
 from deeplab.text import read_text
