@@ -20,6 +20,8 @@ T = TypeVar("T")
 _Take = Callable[[Callable], Any]
 """Draws, or returns what was drawn before."""
 
+_Values = list[tuple[keras.Variable, tf.Tensor]]
+
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU)
 
 
@@ -81,6 +83,33 @@ class Segment:
     inputs: list[keras.KerasTensor]
     outputs: list[keras.KerasTensor]
 
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """Those that are called."""
+        return [node.operation for node in self.nodes if isinstance(node.operation, keras.Layer)]
+
+    def compute(self, inputs: Sequence[tf.Tensor], variables: _Values, take: _Take) -> tuple[list[tf.Tensor], _Values]:
+        """Calls the layers.
+
+        Args:
+            inputs: the values of `inputs`.
+            variables: the layers' variables with their values; none is read or changed.
+            take: how random values and statistics are drawn.
+
+        Returns:
+            The values of `outputs`, and the variables with what the calls made of them.
+        """
+        values = dict(zip(map(id, self.inputs), inputs, strict=True))
+        with keras.StatelessScope(variables) as scope, _drawing(take):
+            for node in self.nodes:
+                arguments, settings = node.arguments.fill_in(values)
+                if getattr(node.operation, "_call_has_training_arg", False):
+                    settings["training"] = True
+                outputs = keras.tree.flatten(node.operation(*arguments, **settings))
+                values |= zip(map(id, node.outputs), outputs, strict=True)
+            after = [(variable, scope.get_current_value(variable)) for variable, _ in variables]
+        return [values[id(output)] for output in self.outputs], after
+
 
 def segments(model: keras.Model) -> list[Segment]:
     """The segments of a functional model, in order; a model in the model is one.
@@ -138,27 +167,20 @@ def _run(model: keras.Model, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def _recomputed(segment: Segment, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
     """The segment's outputs, by a function whose gradient computes everything in between again."""
-    layers = [node.operation for node in segment.nodes if isinstance(node.operation, keras.Layer)]
-    trained = [variable for layer in layers for variable in layer.trainable_variables]
-    others = [variable for layer in layers for variable in layer.non_trainable_variables]
+    trained = [variable for layer in segment.layers for variable in layer.trainable_variables]
     # Statistics and dropout's random state as they are before, for both times.
-    state = [(variable, tf.convert_to_tensor(variable.value)) for variable in others]
+    state = [
+        (variable, tf.convert_to_tensor(variable.value))
+        for layer in segment.layers
+        for variable in layer.non_trainable_variables
+    ]
+    num_inputs = len(inputs)
+    updates: _Values = []
 
-    def compute(tensors: Sequence[tf.Tensor], take: _Take) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """The outputs, and what the state becomes; no variable is read or changed."""
-        values = dict(zip(map(id, segment.inputs), tensors, strict=False))
-        weights = list(zip(trained, tensors[len(inputs) :], strict=True))
-        with keras.StatelessScope(weights + state) as scope, _drawing(take):
-            for node in segment.nodes:
-                arguments, settings = node.arguments.fill_in(values)
-                if getattr(node.operation, "_call_has_training_arg", False):
-                    settings["training"] = True
-                outputs = keras.tree.flatten(node.operation(*arguments, **settings))
-                values |= zip(map(id, node.outputs), outputs, strict=True)
-            after = [scope.get_current_value(variable) for variable in others]
-        return [values[id(output)] for output in segment.outputs], after
-
-    updates: list[tf.Tensor] = []
+    def compute(tensors: Sequence[tf.Tensor], take: _Take) -> tuple[list[tf.Tensor], _Values]:
+        weights = list(zip(trained, tensors[num_inputs:], strict=True))
+        outputs, after = segment.compute(tensors[:num_inputs], weights + state, take)
+        return outputs, after[len(weights) :]
 
     @tf.custom_gradient
     def run(*tensors: tf.Tensor) -> tuple:
@@ -174,8 +196,8 @@ def _recomputed(segment: Segment, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         def gradient(*output_gradients: tf.Tensor) -> list[tf.Tensor | None]:
             # Not before the gradient is there: otherwise TensorFlow computes it at once, or merges it with the first.
             with tf.control_dependencies(output_gradients):
-                again = [tf.identity(tensor) for tensor in tensors[: len(inputs)]]
-            again += tensors[len(inputs) :]
+                again = [tf.identity(tensor) for tensor in tensors[:num_inputs]]
+            again += tensors[num_inputs:]
             noted = iter(drawn)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(again)
@@ -184,8 +206,9 @@ def _recomputed(segment: Segment, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
 
         return outputs, gradient
 
+    # Variables are read and written here, outside of that function.
     outputs = run(*inputs, *[tf.convert_to_tensor(variable.value) for variable in trained])
-    for (variable, before), after in zip(state, updates, strict=True):
+    for (variable, before), (_, after) in zip(state, updates, strict=True):
         if after is not before:
             variable.assign(after)
     return keras.tree.flatten(outputs)
