@@ -25,8 +25,8 @@ class ShardReport:
     """The written shard, statistics and sources of its examples, and the problems of the examples left out.
 
     `num_examples` counts images with masks, before tiles; `num_void_tiles` tiles were left out, as they are all void.
-    `examples` has the name and the image of each record, `palettes` one mask for each palette in the shard,
-    `other_bands` the images with bands that are not in it.
+    `tiles` has each tile's name and image, `palettes` one mask for each palette in the shard, `other_bands` the
+    images with bands that are not in it.
     """
 
     shard: Shard
@@ -36,7 +36,7 @@ class ShardReport:
     max_width: int
     num_examples: int
     num_void_tiles: int
-    examples: list[tuple[str, Path]]
+    tiles: list[tuple[str, Path]]
     problems: list[str]
     palettes: dict[Palette, Path]
     other_bands: dict[Path, int]
@@ -51,7 +51,7 @@ def problems(jobs: list[Job], reports: list[list[ShardReport]], max_bad_examples
         bad = [problem for report in of_job for problem in report.problems]
         if len(bad) > max_bad_examples or len(bad) == len(job.pairs):
             wrong += bad
-        wrong += _same_names(of_job)
+        wrong += _same_names(job, of_job)
     return wrong
 
 
@@ -107,11 +107,14 @@ def _palettes(reports: list[list[ShardReport]]) -> list[tuple[Path, Palette]]:
     return [(path, entry) for of_job in reports for report in of_job for entry, path in report.palettes.items()]
 
 
-def _same_names(reports: list[ShardReport]) -> list[str]:
-    """A message for each example with the name of an earlier one, as a tile may have that of another image."""
+def _same_names(job: Job, reports: list[ShardReport]) -> list[str]:
+    """A message for each tile with the name of another image or tile; the names of images differ."""
+    tiles = [tile for report in reports for tile in report.tiles]
+    if not tiles:
+        return []
     found = []
-    seen: dict[str, Path] = {}
-    for name, image in (example for report in reports for example in report.examples):
+    seen = {pair.name: pair.image for pair in job.pairs}
+    for name, image in tiles:
         if name in seen:
             found.append(
                 f"{name}: the name of two examples, one of {seen[name]} and one of {image}; rename one of them"

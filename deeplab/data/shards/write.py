@@ -283,7 +283,7 @@ def _start_worker() -> None:
 def _write_shard(task: _Task) -> ShardReport:
     counts = np.zeros(256, np.int64)
     sizes = [(0, 0)]
-    examples = []
+    tiles = []
     problems = []
     palettes: dict[Palette, Path] = {}
     other_bands: dict[Path, int] = {}
@@ -301,7 +301,8 @@ def _write_shard(task: _Task) -> ShardReport:
                         num_void_tiles += 1
                         continue
                     writer.write(encoded.record)
-                    examples.append((encoded.name, pair.image))
+                    if is_tile:
+                        tiles.append((encoded.name, pair.image))
                     counts += in_example
                     sizes.append(encoded.mask.labels.shape)
                     if encoded.mask.palette:
@@ -320,7 +321,7 @@ def _write_shard(task: _Task) -> ShardReport:
         max_width=max_width,
         num_examples=len(task.pairs),
         num_void_tiles=num_void_tiles,
-        examples=examples,
+        tiles=tiles,
         problems=problems,
         palettes=palettes,
         other_bands=other_bands,
