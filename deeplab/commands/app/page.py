@@ -201,7 +201,7 @@ def _segment(
 
 def _announced(num_pixels: int, seconds: float | None) -> str:
     """What the page says before a picture is segmented."""
-    how_long = "with these settings it is the first, so nobody knows how long it takes"
+    how_long = "no estimate yet, as it is the first with these settings"
     if seconds is not None:
         how_long = f"about {max(round(seconds), 1):,} s, at the best rate so far"
     return f"Segmenting {num_pixels:,} pixels: {how_long} ..."
