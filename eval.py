@@ -3,59 +3,16 @@
 python eval.py --model_dir=runs/voc --tfrecord_dir=shards --split=val --output_dir=runs/voc/pictures --report=runs/voc
 """
 
-from deeplab.program.start import start_program
+# ---- Flags. They are parsed before TensorFlow is imported, which takes seconds.
+from deeplab.program.start import Program
 
-import json
-import logging
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-import tensorflow as tf
-
-from deeplab.data.input.evaluation_batches import EvaluationBatches
-from deeplab.data.input.stored import names_in_list_order
-from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard
-from deeplab.distribute.devices import DeviceSettings, make_strategy
-from deeplab.distribute.numerics import PrecisionSettings, set_precision
-from deeplab.errors import UsageError
-from deeplab.evaluator import EvaluationSettings, Evaluator, Viewer
-from deeplab.files import write_text
-from deeplab.model.deeplabv3 import ModelConfig
-from deeplab.model.inference import Inference, Predictor
-from deeplab.run import provenance, run_folder
-from deeplab.run.checkpoints import checkpoint_step
-from deeplab.run.run_folder import LoadSettings, RunSettings
-from deeplab.settings import Classes, Options, require, setting
-from deeplab.training.boundary import BoundaryScores
-from deeplab.training.losses import Loss
-from deeplab.training.metrics import Evaluation, table
-from deeplab.view import comparison, page, report
-from deeplab.view.comparison import Other
-from deeplab.view.gallery import Gallery
-from deeplab.view.image_scores import PER_IMAGE, ImageScores
-from deeplab.view.pictures import PictureWriter
-
-logger = logging.getLogger("deeplab")
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What to score, and what to write."""
-
-    split: str = setting("val", "Split to score; its shards must exist in --tfrecord_dir.")
-    checkpoint: str | None = setting(None, "Checkpoint to score. Default: the best of --model_dir.")
-    output_dir: Path | None = setting(None, "Folder for metrics.json, coloured masks and side-by-side pictures.")
-    report: Path | None = setting(
-        None, "Folder for report.html, and for the photos it shows: scores, confusion matrix, every image, curves."
-    )
-    compare: Path | None = setting(
-        None,
-        "metrics.json of another evaluation of the same images: prints differences by class and image; in --report.",
-    )
-    boundaries: bool = setting(
-        False, "Also score trimaps of 1 to 40 pixels around true boundaries: boundary_mean_iou and its curve."
-    )
-
+from deeplab.commands.settings import ScoreSettings
+from deeplab.data.input.settings import EvaluationSettings
+from deeplab.data.shards.settings import SplitSettings
+from deeplab.distribute.settings import DeviceSettings, PrecisionSettings
+from deeplab.model.settings import Inference, ModelConfig
+from deeplab.run.settings import LoadSettings, RunSettings
+from deeplab.settings import Classes, Options, refuse_arguments, require
 
 SETTINGS: Classes = (
     RunSettings,
@@ -69,11 +26,48 @@ SETTINGS: Classes = (
 )
 
 
-def main(argv: list[str]) -> None:
+def check_flags(options: Options, arguments: list[str]) -> None:
+    """Raises UsageError for flags that are missing, and for arguments. `main` asks again only for the values."""
+    refuse_arguments(arguments)
+    require("model_dir", options[RunSettings].model_dir)
+    require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
+
+
+if __name__ == "__main__":
+    program = Program(SETTINGS, __doc__, check_flags)
+
+# ---- The program.
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.input.stored import names_in_list_order
+from deeplab.data.shards.split import Split, name_damaged_shard
+from deeplab.distribute.devices import make_strategy
+from deeplab.distribute.numerics import set_precision
+from deeplab.evaluator import Evaluator, Viewer, batches_to_score
+from deeplab.files import write_text
+from deeplab.model.inference import Predictor
+from deeplab.run import provenance, run_folder
+from deeplab.run.checkpoints import checkpoint_step
+from deeplab.training.boundary import BoundaryScores
+from deeplab.training.losses import Loss
+from deeplab.training.metrics import Evaluation, table
+from deeplab.view import comparison, page, report
+from deeplab.view.comparison import Other
+from deeplab.view.gallery import Gallery
+from deeplab.view.image_scores import PER_IMAGE, ImageScores
+from deeplab.view.pictures import PictureWriter
+
+logger = logging.getLogger("deeplab")
+
+
+def main(options: Options, arguments: list[str]) -> None:
     """Checkpoint and split -> scores, metrics.json, pictures, report."""
-    options = Options(SETTINGS)
-    if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: eval.py takes only flags")
     model_dir = require("model_dir", options[RunSettings].model_dir)
     tfrecord_dir = require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
     scoring = options[ScoreSettings]
@@ -84,7 +78,7 @@ def main(argv: list[str]) -> None:
 
     # ---- Data.
     split = Split.read(tfrecord_dir, scoring.split)
-    batches = options[EvaluationSettings].batches(split, strategy.num_replicas_in_sync)
+    batches = batches_to_score(options[EvaluationSettings], split, strategy.num_replicas_in_sync)
     if options[SplitSettings].verify:
         split.verify()
 
@@ -207,4 +201,4 @@ def described(inference: Inference) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    start_program(main, SETTINGS, __doc__)
+    program.run(main)

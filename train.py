@@ -3,43 +3,19 @@
 python train.py --voc_dir=VOCdevkit/VOC2012 --tfrecord_dir=shards --model_dir=runs/voc
 """
 
-from deeplab.program.start import start_program
+# ---- Flags. They are parsed before TensorFlow is imported, which takes seconds.
+from deeplab.program.start import Program
 
-import logging
-from dataclasses import replace
-from pathlib import Path
-
-import tensorflow as tf
-
-from deeplab.data.input.augmentation import Augmentation
-from deeplab.data.input.class_weights import class_weights
-from deeplab.data.input.repeats import SamplingSettings
-from deeplab.data.input.training_batches import first_crops
-from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
-from deeplab.data.shards.write import ShardSettings, write_shards
+from deeplab.data.input.settings import AugmentationSettings, EvaluationSettings, SamplingSettings
+from deeplab.data.shards.settings import ShardSettings, SplitSettings
 from deeplab.data.source.download import DownloadSettings
-from deeplab.distribute.devices import DeviceSettings, StrategySettings, check_strategy, make_strategy
-from deeplab.distribute.numerics import PrecisionSettings, SeedSettings, set_precision, set_seed
-from deeplab.distribute.workers import Workers
+from deeplab.distribute.settings import DeviceSettings, PrecisionSettings, SeedSettings, StrategySettings
 from deeplab.errors import UsageError
-from deeplab.evaluator import EvaluationSettings, Evaluator
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig
-from deeplab.model.inference import Inference, Predictor
-from deeplab.resume import config_of_start, resume_or_start
-from deeplab.run import provenance, run_folder
-from deeplab.run.checkpoints import CheckpointSettings
-from deeplab.run.log import RunLog
-from deeplab.run.run_folder import RunSettings
-from deeplab.settings import Classes, Options, require
-from deeplab.trainer import Feed, Trainer
-from deeplab.training.losses import Loss, LossSettings
-from deeplab.training.optimizer import OptimizerSettings
+from deeplab.model.settings import Inference, InitSettings, ModelConfig
+from deeplab.run.settings import CheckpointSettings, RunSettings
+from deeplab.settings import Classes, Options, refuse_arguments, require
 from deeplab.training.plan import Plan
-from deeplab.training.schedule import ScheduleSettings
-from deeplab.training.step import StepSettings, make_train_step
-from deeplab.view.panel import LARGEST_PANEL, Panel, first_batch
-
-logger = logging.getLogger("deeplab")
+from deeplab.training.settings import LossSettings, OptimizerSettings, ScheduleSettings, StepSettings
 
 SETTINGS: Classes = (
     RunSettings,
@@ -52,7 +28,7 @@ SETTINGS: Classes = (
     SeedSettings,
     ModelConfig,
     InitSettings,
-    Augmentation,
+    AugmentationSettings,
     SamplingSettings,
     LossSettings,
     OptimizerSettings,
@@ -65,10 +41,50 @@ SETTINGS: Classes = (
 )
 
 
-def main(argv: list[str]) -> None:
+def check_flags(options: Options, arguments: list[str]) -> None:
+    """Raises UsageError for flags that are missing, before any slow work. `main` asks again only for the values."""
+    refuse_arguments(arguments)
+    require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
+    if not options[ShardSettings].prepare_only:
+        require("model_dir", options[RunSettings].model_dir)
+    if options[DownloadSettings].download and not options[ShardSettings].voc_dir:
+        raise UsageError("--download needs --voc_dir")
+
+
+if __name__ == "__main__":
+    program = Program(SETTINGS, __doc__, check_flags)
+
+# ---- The program.
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import tensorflow as tf
+
+from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.class_weights import class_weights
+from deeplab.data.input.repeats import find_repeats
+from deeplab.data.input.training_batches import first_crops
+from deeplab.data.shards.split import Split, name_damaged_shard, read_splits
+from deeplab.data.shards.write import write_shards
+from deeplab.distribute.devices import check_strategy, make_strategy
+from deeplab.distribute.numerics import set_precision, set_seed
+from deeplab.distribute.workers import Workers
+from deeplab.evaluator import Evaluator, batches_to_score
+from deeplab.model.inference import Predictor
+from deeplab.resume import config_of_start, resume_or_start
+from deeplab.run import provenance, run_folder
+from deeplab.run.log import RunLog
+from deeplab.trainer import Feed, Trainer
+from deeplab.training.losses import Loss
+from deeplab.training.step import make_train_step
+from deeplab.view.panel import LARGEST_PANEL, Panel, first_batch
+
+logger = logging.getLogger("deeplab")
+
+
+def main(options: Options, arguments: list[str]) -> None:
     """Devices -> shards -> splits -> run folder -> training."""
-    options = Options(SETTINGS)
-    check_flags(options, argv)
     shards = options[ShardSettings]
 
     # ---- Devices, precision, seeds. First: TensorFlow can split the CPU into devices, and start its server, only
@@ -111,17 +127,6 @@ def main(argv: list[str]) -> None:
     logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, scored)
 
 
-def check_flags(options: Options, argv: list[str]) -> None:
-    """Raises UsageError for flags that are missing, before any slow work. `main` asks again only for the values."""
-    if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: train.py takes only flags")
-    require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
-    if not options[ShardSettings].prepare_only:
-        require("model_dir", options[RunSettings].model_dir)
-    if options[DownloadSettings].download and not options[ShardSettings].voc_dir:
-        raise UsageError("--download needs --voc_dir")
-
-
 def train(
     options: Options,
     strategy: tf.distribute.Strategy,
@@ -136,17 +141,17 @@ def train(
     """
     # ---- What is trained, for how long.
     config = config_of_start(options, split.colored_names)
-    repeats = options[SamplingSettings].repeats(split)
+    repeats = find_repeats(options[SamplingSettings], split)
     plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_extra)
 
     # ---- State: resumed, or started from another run, or from ImageNet.
     state, checkpoints = resume_or_start(options, strategy, workers, config, plan, split, val_split, output_dir)
 
     # ---- Files of the run: how this start was made; later, one line of metrics at a time.
-    augmentation = options[Augmentation]
+    augmentation = Augmentation(options[AugmentationSettings])
     step_settings = options[StepSettings]
     run_folder.record_run(output_dir, config, options.as_flagfile())
-    provenance.record_start(output_dir, state, plan, augmentation.crop_size, step_settings.accumulate_steps)
+    provenance.record_start(output_dir, state, plan, augmentation.settings.crop_size, step_settings.accumulate_steps)
     panel = Panel(split.colored_names)  # the evaluator shows it predictions, the log writes its pictures
     log = RunLog(output_dir, split.class_names, options.as_flagfile(), options.hyperparameters(), panel)
 
@@ -183,7 +188,7 @@ def train(
     # ---- Validation, by the same loss.
     evaluator = None
     if val_split is not None:
-        batches = options[EvaluationSettings].batches(val_split, strategy.num_replicas_in_sync)
+        batches = batches_to_score(options[EvaluationSettings], val_split, strategy.num_replicas_in_sync)
         with strategy.scope():
             predict = Predictor(state.model, options[Inference])
         evaluator = Evaluator(strategy, predict, loss, batches, viewers=[panel], deterministic=seeds.deterministic)
@@ -195,4 +200,4 @@ def train(
 
 
 if __name__ == "__main__":
-    start_program(main, SETTINGS, __doc__)
+    program.run(main)

@@ -11,8 +11,9 @@ from deeplab.distribute.gpus import enable_memory_growth, untimed_algorithms
 from deeplab.errors import DataError, UsageError
 from deeplab.json_fields import read_json
 from deeplab.labels import ColoredNames
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, Predictor, segment_one_by_one
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.inference import Predictor, segment_one_by_one
+from deeplab.model.settings import Inference, ModelConfig
 from deeplab.run.run_folder import load_model
 
 DESCRIPTION = "deeplab.json"

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.input.settings import EvaluationSettings
 from deeplab.data.shards.split import Split
 from deeplab.distribute.devices import check_batch_size
 from deeplab.distribute.gpus import untimed_algorithms
@@ -16,7 +16,6 @@ from deeplab.errors import DataError
 from deeplab.files import is_relative_name
 from deeplab.model.inference import Predictor
 from deeplab.progress import Progress
-from deeplab.settings import setting
 from deeplab.threads import Background
 from deeplab.training.calibration import Calibration
 from deeplab.training.evaluate_step import make_evaluate_step
@@ -44,26 +43,11 @@ class Viewer(Protocol):
         """What it adds to the record of the evaluation, by field of `metrics.json`; the evaluation is complete."""
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """Evaluation."""
-
-    eval_batch_size: int | None = setting(
-        None,
-        "Images per evaluation batch, over all replicas. Default: one per replica, which gives exactly the same masks "
-        "as deeplab.predict. Larger batches hold images of equal size: faster on GPUs, equal up to rounding.",
-        lower=1,
-        hyperparameter=False,
-    )
-    eval_batch_pixels: int = setting(
-        2**20, "Most pixels in a replica's evaluation batch of more than one image.", lower=1, hyperparameter=False
-    )
-
-    def batches(self, split: Split, num_replicas: int) -> EvaluationBatches:
-        """The batches of a split; raises UsageError unless the batch size divides among the replicas."""
-        size = self.eval_batch_size or num_replicas
-        check_batch_size("eval_batch_size", size, num_replicas)
-        return EvaluationBatches(split, size // num_replicas, self.eval_batch_pixels)
+def batches_to_score(settings: EvaluationSettings, split: Split, num_replicas: int) -> EvaluationBatches:
+    """The batches of a split; raises UsageError unless the batch size divides among the replicas."""
+    size = settings.eval_batch_size or num_replicas
+    check_batch_size("eval_batch_size", size, num_replicas)
+    return EvaluationBatches(split, size // num_replicas, settings.eval_batch_pixels)
 
 
 NUM_THREADS = os.cpu_count() or 1

@@ -7,23 +7,23 @@ from pathlib import Path
 import tensorflow as tf
 
 from deeplab.data.shards.split import Split
-from deeplab.distribute.numerics import PrecisionSettings
+from deeplab.distribute.settings import PrecisionSettings
 from deeplab.distribute.workers import Workers
 from deeplab.labels import ColoredNames
 from deeplab.model.backbone import family_of_weights
 from deeplab.model.conventions import KERAS
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_to_train, fetch_weights
+from deeplab.model.deeplabv3 import backbone_of, build_to_train, fetch_weights
+from deeplab.model.settings import InitSettings, ModelConfig
 from deeplab.run import run_folder
-from deeplab.run.checkpoints import Checkpoints, CheckpointSettings
-from deeplab.run.run_folder import RunSettings
+from deeplab.run.checkpoints import Checkpoints
+from deeplab.run.settings import CheckpointSettings, RunSettings
 from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
 from deeplab.settings import Options, require
-from deeplab.training.losses import LossSettings
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.optimizer import make_optimizer
 from deeplab.training.plan import Plan
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import LossSettings, OptimizerSettings, ScheduleSettings, StepSettings
 from deeplab.training.state import TrainState
-from deeplab.training.step import StepSettings
 
 logger = logging.getLogger("deeplab")
 

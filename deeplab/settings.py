@@ -1,6 +1,7 @@
 """Settings: fields of frozen dataclasses that are also the command-line flags of the same names.
 
-A setting is declared once, in the module that uses it:
+A setting is declared once, in `settings.py` of its room, which does without TensorFlow: flags are parsed before
+TensorFlow is imported.
 
     @dataclass(frozen=True)
     class LossSettings:
@@ -205,6 +206,12 @@ class Options:
     def fixed_names(self) -> frozenset[str]:
         """Names of the settings that a checkpoint depends on."""
         return frozenset(each.name for each in self._settings if each.fixed)
+
+
+def refuse_arguments(arguments: list[str]) -> None:
+    """Raises UsageError for arguments that are not flags, of a program that takes none."""
+    if arguments:
+        raise UsageError(f"unexpected argument {arguments[0]!r}: only flags are taken")
 
 
 def require(name: str, value: Given | None) -> Given:

@@ -18,11 +18,12 @@ from PIL import Image
 from small_run import TRAIN_FLAGS
 from tiny import TINY
 
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import shapes, voc
 from deeplab.labels import palette
 from deeplab.model.backbone import BACKBONES
-from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.settings import ModelConfig
 from deeplab.settings import all_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"

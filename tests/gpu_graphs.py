@@ -24,14 +24,17 @@ from tensorflow.core.protobuf import config_pb2, device_properties_pb2, meta_gra
 from tensorflow.python.grappler import cluster, tf_optimizer
 
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.distribute.numerics import PERSISTENT_BATCH_NORM
 from deeplab.model.backbone import BACKBONES
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.inference import Predictor
+from deeplab.model.settings import ModelConfig
 from deeplab.training.losses import Loss
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.optimizer import make_optimizer
 from deeplab.training.replica_step import ReplicaStep
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings, ScheduleSettings
 from deeplab.training.state import TrainState
 from deeplab.training.totals import StepTotals
 
@@ -104,7 +107,9 @@ def traced(backbone: str, precision: str, replicas: int, kind: str) -> tf.types.
         function = tf.function(lambda images: strategy.run(lambda each: tf.argmax(predict(each), -1), (images,)))
         return function.get_concrete_function(images)
     state = TrainState(model, model, optimizer, schedule)
-    step = ReplicaStep(state, Loss(len(CLASSES)), weight_decay=1e-4, finish=Augmentation(CROP).finish)
+    step = ReplicaStep(
+        state, Loss(len(CLASSES)), weight_decay=1e-4, finish=Augmentation(AugmentationSettings(CROP)).finish
+    )
 
     def train(batch: dict[str, tf.Tensor]) -> StepTotals:
         before = step.read_state()

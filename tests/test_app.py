@@ -14,8 +14,7 @@ from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
 from deeplab.data.source import images
 from deeplab.errors import DataError, UsageError
-from deeplab.model.deeplabv3 import ModelConfig
-from deeplab.model.inference import Inference
+from deeplab.model.settings import Inference, ModelConfig
 from deeplab.run.run_folder import record_run
 from deeplab.view import pictures
 from deeplab.view.colors import class_colors

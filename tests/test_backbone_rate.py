@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_to_train
+from deeplab.model.deeplabv3 import backbone_of, build_to_train
+from deeplab.model.settings import InitSettings, ModelConfig
 from deeplab.training.losses import Loss
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.optimizer import make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings, ScheduleSettings
 from deeplab.training.state import TrainState
 from deeplab.training.step import make_train_step
 

@@ -13,7 +13,7 @@ import yaml
 
 from deeplab.distribute import cluster, devices
 from deeplab.distribute.cluster import Cluster, find_cluster
-from deeplab.distribute.devices import DeviceSettings
+from deeplab.distribute.settings import DeviceSettings
 from deeplab.errors import NothingToDo, UsageError
 
 FOLDER = Path(__file__).resolve().parents[1] / "cluster"

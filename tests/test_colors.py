@@ -11,7 +11,7 @@ import safe_colors
 from deeplab.data.source import voc
 from deeplab.errors import UsageError
 from deeplab.labels import VOID_LABEL, ColoredNames, palette
-from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.settings import ModelConfig
 from deeplab.run import run_folder
 from deeplab.view import page, pictures
 from deeplab.view.colors import class_colors

@@ -9,9 +9,10 @@ from deeplab.model.cost import COPIES_OF_LOGITS, activation_bytes, forward_flop
 from deeplab.model.normalization import BatchNormalization
 from deeplab.model.recomputation import RecomputedNetwork
 from deeplab.run.provenance import describe, read_description, record_start, run_size
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.optimizer import make_optimizer
 from deeplab.training.plan import Plan
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings, ScheduleSettings
 from deeplab.training.state import TrainState
 
 

@@ -12,12 +12,13 @@ from deeplab import api
 from deeplab.commands.export import program as export
 from deeplab.distribute import devices, gpus
 from deeplab.distribute.cluster import Cluster
-from deeplab.distribute.devices import DeviceSettings, check_strategy, make_strategy
+from deeplab.distribute.devices import check_strategy, make_strategy
+from deeplab.distribute.settings import DeviceSettings
 from deeplab.distribute.workers import Workers
 from deeplab.errors import UsageError
 from deeplab.evaluator import Evaluator
 from deeplab.progress import Progress
-from deeplab.run.run_folder import LoadSettings
+from deeplab.run.settings import LoadSettings
 
 
 @pytest.fixture
@@ -336,11 +337,10 @@ def test_programs_without_a_strategy_take_memory_as_needed(play, monkeypatch, tm
         export.Interface: export.Interface(),
         LoadSettings: LoadSettings(),
     }
-    monkeypatch.setattr(export, "Options", lambda classes: wanted)
     start = {
         "run": lambda: api.Model.from_run(tmp_path),
         "export": lambda: api.Model.from_export(tmp_path),
-        "deeplab.export": lambda: export.main(["export"]),
+        "deeplab.export": lambda: export.main(wanted, []),
     }
     with pytest.raises(Loading):
         start[program]()

@@ -45,8 +45,8 @@ FAILING = {
 
 def _end(tmp_path, code, **environment):
     (tmp_path / "program.py").write_text(
-        "from deeplab.program.start import start_program\nimport tensorflow as tf\n\n"
-        f"def main(argv):{code}\nstart_program(main, (), '')\n"
+        "from deeplab.program.start import Program\nimport tensorflow as tf\n\n"
+        f"def main(options, arguments):{code}\nProgram((), '').run(main)\n"
     )
     return run(tmp_path / "program.py", environment=environment, expect=1)
 
@@ -90,7 +90,7 @@ def test_an_error_of_our_own_code_shows_its_traceback(tmp_path, name):
 )
 def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, words):
     monkeypatch.setenv("TF_CONFIG", json.dumps({}))
-    line = start._explain(getattr(tf.errors, error)(None, None, message))
+    line = start._explain(error, message)
     assert line.startswith(words)
     assert f"({error}: {message})" in line
     assert line.endswith("; restart all workers: they resume from the newest checkpoint")
@@ -99,14 +99,14 @@ def test_a_worker_that_fails_with_others_says_why(monkeypatch, error, message, w
 def test_workers_with_unlike_numbers_of_gpus_are_told_so(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps({}))
     message = "Device /job:worker/task:1/GPU:3 is joining a group with size 8, but that group has size 6 (group_key=1)"
-    line = start._explain(tf.errors.InternalError(None, None, message))
+    line = start._explain("InternalError", message)
     assert line.startswith("workers have different numbers of GPUs or replicas (8 and 6 in all")
     assert "--num_gpus" in line
 
 
 def test_a_worker_alone_says_only_why(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    line = start._explain(tf.errors.InternalError(None, None, "cuDNN launch failure"))
+    line = start._explain("InternalError", "cuDNN launch failure")
     assert line == "InternalError: cuDNN launch failure"
 
 

@@ -18,7 +18,8 @@ from deeplab.commands.export.saved_model import Segmenter
 from deeplab.data.source.images import read_image
 from deeplab.errors import DataError, UsageError
 from deeplab.labels import palette
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 from deeplab.run.run_folder import load_model, record_run
 
 pytestmark = pytest.mark.slow

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from deeplab.commands.export import comparison, program
-from deeplab.commands.export.interface import ANY_SIZE, Interface
-from deeplab.data.shards.split import SplitSettings
+from deeplab.commands.settings import ANY_SIZE, Interface
+from deeplab.data.shards.settings import SplitSettings
 from deeplab.errors import DeepLabError, UsageError
-from deeplab.run.run_folder import LoadSettings
+from deeplab.run.settings import LoadSettings
 
 IMAGE = np.zeros((4, 5, 3), np.uint8)
 
@@ -36,11 +36,10 @@ def export(monkeypatch, tmp_path):
             SplitSettings: SplitSettings(),
             LoadSettings: LoadSettings(),
         }
-        monkeypatch.setattr(program, "Options", lambda classes: wanted)
         monkeypatch.setattr(program.run_folder, "load_model", lambda *arguments: (None, None, "ckpt-1"))
         monkeypatch.setattr(program, "Segmenter", lambda model, interface: _Zeros())
         monkeypatch.setattr(program, "write_saved_model", lambda *arguments: (arguments[-1] / "saved_model.pb").touch())
-        program.main(["export"])
+        program.main(wanted, [])
 
     return run
 

@@ -14,14 +14,15 @@ from forked import HANGS, ROOT
 from tiny import register
 
 import deeplab
-from deeplab.commands.export.interface import ANY_SIZE, Interface
 from deeplab.commands.export.lite import TFLITE, TFLITE_INT8, write_tflite, write_tflite_int8
 from deeplab.commands.export.onnx import write_onnx
 from deeplab.commands.export.saved_model import Segmenter, write_saved_model
+from deeplab.commands.settings import ANY_SIZE, Interface
 from deeplab.errors import DataError, UsageError
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.head import AlignedUpsampling, Grid
+from deeplab.model.settings import ModelConfig
 from deeplab.training.metrics import confusion_counts
 
 SIZE = (48, 80)

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from conftest import make_strategy
 
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.folding import FoldedNetwork
 from deeplab.model.inference import Predictor
+from deeplab.model.settings import ModelConfig
 
 CONFIGS = {
     "resnet50": ModelConfig(("a", "b"), backbone="resnet50"),

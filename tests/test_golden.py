@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 
 GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))

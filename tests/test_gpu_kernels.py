@@ -11,14 +11,17 @@ from host_tensors import has_gpu_kernels, host_tensors
 from test_step import small_model
 
 from deeplab.data.input.augmentation import Augmentation
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm
-from deeplab.model.inference import Inference, Predictor
+from deeplab.data.input.settings import AugmentationSettings
+from deeplab.model.deeplabv3 import build_deeplabv3, freeze_batch_norm
+from deeplab.model.inference import Predictor
+from deeplab.model.settings import Inference, ModelConfig
 from deeplab.training.evaluate_step import make_evaluate_step
-from deeplab.training.losses import Loss, LossSettings
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.losses import Loss
+from deeplab.training.optimizer import make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import LossSettings, OptimizerSettings, ScheduleSettings, StepSettings
 from deeplab.training.state import TrainState
-from deeplab.training.step import StepSettings, make_train_step
+from deeplab.training.step import make_train_step
 
 K, CROP, BATCH = 3, 65, 2  # a crop's labels have more than 4 kB
 CROSS_ENTROPY, ONE_PASS = LossSettings(), Inference()
@@ -63,7 +66,7 @@ def _training(build, num_replicas=2, precision="float32", optimizer="sgd", loss=
         settings = OptimizerSettings(optimizer, ema_momentum=0.9)
         optimizer = make_optimizer(settings, schedule, model.trainable_variables, precision == "float16")
     state = TrainState(model, model, optimizer, schedule)
-    finish = Augmentation(CROP).finish
+    finish = Augmentation(AugmentationSettings(CROP)).finish
     train = make_train_step(
         strategy,
         state,

@@ -8,7 +8,7 @@ import pytest
 from deeplab.api import load
 from deeplab.data.shards.split import Split, _checksum
 from deeplab.errors import DataError
-from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.settings import ModelConfig
 from deeplab.run.provenance import read_description
 from deeplab.run.run_folder import read_config
 from deeplab.run.splits import read_splits_of_run

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import images
 from deeplab.data.source.formats.dataset import Dataset, Example
 from deeplab.data.source.formats.writer import write_voc

@@ -19,14 +19,15 @@ from deeplab.errors import UsageError
 from deeplab.files import digest
 from deeplab.labels import ColoredNames
 from deeplab.model.backbone import atrous_backbone
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, backbone_of, build_deeplabv3, build_to_train
+from deeplab.model.deeplabv3 import backbone_of, build_deeplabv3, build_to_train
 from deeplab.model.published.names import torch_backbone
 from deeplab.model.published.recognition import recognize
 from deeplab.model.published.transfer import leaves
+from deeplab.model.settings import InitSettings, ModelConfig
 from deeplab.resume import config_of_start
 from deeplab.run import run_folder
 from deeplab.run.checkpoints import best_path, has_auxiliary_head
-from deeplab.run.run_folder import RunSettings
+from deeplab.run.settings import RunSettings
 
 GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import MIN_SIDE, Inference, Predictor
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.inference import MIN_SIDE, Predictor
+from deeplab.model.settings import Inference, ModelConfig
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.model.deeplabv3 import (
-    ModelConfig,
-    build_deeplabv3,
-    freeze_batch_norm,
-    unsynchronize_batch_norm,
-)
+from deeplab.model.deeplabv3 import build_deeplabv3, freeze_batch_norm, unsynchronize_batch_norm
 from deeplab.model.inference import Predictor
+from deeplab.model.settings import ModelConfig
 
 NAMES = ("background", "thing", "other")
 ONE_OF_EACH_FAMILY = ["resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_v2_b0"]

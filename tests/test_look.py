@@ -11,9 +11,11 @@ from absl import flags
 from deeplab import settings
 from deeplab.commands import look
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.training_batches import Crop, first_crops
 from deeplab.data.shards.split import Split
 from deeplab.errors import UsageError
+from deeplab.look import SETTINGS, check_flags
 from deeplab.view import dataset_page
 from deeplab.view.survey import FEW_IMAGES, SMALL_AREA, Survey, fit
 
@@ -197,7 +199,7 @@ def test_the_page_is_whole_and_loads_nothing():
 
 def test_crops_are_those_of_training(shards):
     split = Split.read(shards, "train")
-    augmentation = Augmentation(crop_size=65)
+    augmentation = Augmentation(AugmentationSettings(crop_size=65))
     first = first_crops(split, augmentation, 3, seed=7)
     again = first_crops(split, augmentation, 3, seed=7)
     for crop, same in zip(first, again, strict=True):
@@ -212,11 +214,13 @@ def test_crops_are_those_of_training(shards):
 def run_look(monkeypatch):
     def run(*arguments):
         values = flags.FlagValues()
-        settings.define(look.SETTINGS, values)
+        settings.define(SETTINGS, values)
         values(["look", *map(str, arguments)])
         monkeypatch.setattr(settings, "FLAGS", values)
         monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
-        look.main(["look"])
+        options = settings.Options(SETTINGS)
+        check_flags(options, [])
+        look.main(options, [])
 
     return run
 

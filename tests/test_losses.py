@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.training.losses import LOSSES, Loss, LossSettings
+from deeplab.training.losses import Loss
+from deeplab.training.settings import LOSSES, LossSettings
 
 K = 4
 VOID = 255

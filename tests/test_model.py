@@ -16,8 +16,6 @@ from deeplab.model import backbone
 from deeplab.model.backbone import atrous_backbone
 from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.deeplabv3 import (
-    InitSettings,
-    ModelConfig,
     aspp_dilations,
     build_deeplabv3,
     build_to_train,
@@ -28,6 +26,7 @@ from deeplab.model.deeplabv3 import (
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.head import AlignedUpsampling, Grid
 from deeplab.model.normalization import BatchNormalization
+from deeplab.model.settings import InitSettings, ModelConfig
 from deeplab.run.checkpoints import restore_model
 
 

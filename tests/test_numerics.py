@@ -9,7 +9,8 @@ import pytest
 from conftest import skip_without_kernels
 
 from deeplab.distribute import numerics
-from deeplab.distribute.numerics import PrecisionSettings, set_precision
+from deeplab.distribute.numerics import set_precision
+from deeplab.distribute.settings import PrecisionSettings
 
 SUM_OF_THREE = """
 import tensorflow as tf

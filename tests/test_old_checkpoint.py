@@ -19,9 +19,10 @@ from deeplab.model.convolution import AtrousConv2D
 from deeplab.model.normalization import BatchNormalization
 from deeplab.run import checkpoints_of_0_1
 from deeplab.run.checkpoints import Checkpoints
-from deeplab.training.losses import Loss, LossSettings
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.losses import Loss
+from deeplab.training.optimizer import make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import LossSettings, OptimizerSettings, ScheduleSettings
 from deeplab.training.state import TrainState
 from deeplab.training.step import make_train_step
 

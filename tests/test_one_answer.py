@@ -15,12 +15,14 @@ from deeplab.api import ONE_PASS
 from deeplab.commands.export.saved_model import Segmenter, write_saved_model
 from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards.records import decode_image
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 from deeplab.data.source.images import read_image
 from deeplab.evaluator import Evaluator
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, Predictor
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.inference import Predictor
+from deeplab.model.settings import Inference, ModelConfig
 from deeplab.run.run_folder import record_run
 from deeplab.training.boundary import BoundaryScores, boundaries, dilate
 from deeplab.training.losses import Loss

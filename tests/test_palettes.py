@@ -8,7 +8,8 @@ import pytest
 from conftest import SHARED_DATA
 from PIL import Image
 
-from deeplab.data.shards.write import ShardSettings, prepare, prepare_splits
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare, prepare_splits
 from deeplab.data.source.classes import ClassTable, classes_of, read_classes
 from deeplab.data.source.masks import read_mask
 from deeplab.data.source.palette_checks import find_other_order

@@ -14,8 +14,9 @@ from forked import run
 from PIL import Image, ImageOps
 
 from deeplab.data.shards import records
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split
-from deeplab.data.shards.write import ShardSettings, write_shards
+from deeplab.data.shards.write import write_shards
 from deeplab.data.source import voc
 from deeplab.data.source.download import DownloadSettings
 from deeplab.errors import DataError

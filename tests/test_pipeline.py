@@ -14,10 +14,12 @@ from tensorflow.python.distribute.input_lib import _enable_get_next_as_optional
 
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.stored import sample_images
 from deeplab.data.input.training_batches import training_batches, training_names
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 
 BATCH = 4
@@ -56,7 +58,7 @@ def test_every_epoch_takes_each_example_once_in_another_order(shards):
 
 @pytest.mark.parametrize("first_batch", [1, 2, 5])
 def test_starting_later_sees_what_an_uninterrupted_run_sees(shards, first_batch):
-    augment = Augmentation(32)
+    augment = Augmentation(AugmentationSettings(32))
     whole = _batches(shards, 7, augment=augment)
     rest = _batches(shards, 7 - first_batch, first_example=first_batch * BATCH, augment=augment)
     for expected, batch in zip(whole[first_batch:], rest, strict=True):
@@ -79,7 +81,7 @@ def test_augmentation_differs_by_epoch_and_seed(shards):
     one_image = tf.constant(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
 
     def augment_same_image(image, label, seed):
-        return Augmentation(32)(one_image, tf.zeros([64, 64, 1], tf.uint8), seed)
+        return Augmentation(AugmentationSettings(32))(one_image, tf.zeros([64, 64, 1], tf.uint8), seed)
 
     for seed in (5, 6):
         dataset = training_batches(split, augment_same_image, 10, seed)

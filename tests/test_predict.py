@@ -18,6 +18,7 @@ from deeplab.commands.predict import one_image, program
 from deeplab.commands.predict.devices import on_all_devices
 from deeplab.commands.predict.names import named_images, share_of
 from deeplab.commands.predict.one_image import Wanted, read_truth
+from deeplab.commands.settings import PredictSettings
 from deeplab.data.source.images import ImageFile
 from deeplab.errors import DataError, NothingToDo, UsageError
 from deeplab.threads import Background, Budget, in_order
@@ -215,11 +216,11 @@ def test_a_share_that_nobody_or_two_would_take_is_refused():
 
 
 def test_pictures_and_folders_follow_the_flags(tmp_path):
-    assert program.PredictSettings().folders == ALL
-    assert program.PredictSettings(masks_only=True).folders == ("masks",)
-    assert program.PredictSettings(voc_dir=tmp_path).folders == ("results/VOC2012/Segmentation/comp6_test_cls",)
+    assert program.folders_of(PredictSettings()) == ALL
+    assert program.folders_of(PredictSettings(masks_only=True)) == ("masks",)
+    assert program.folders_of(PredictSettings(voc_dir=tmp_path)) == ("results/VOC2012/Segmentation/comp6_test_cls",)
     with pytest.raises(UsageError, match="--truth_dir is for"):
-        program.PredictSettings(masks_only=True, truth_dir=tmp_path)
+        PredictSettings(masks_only=True, truth_dir=tmp_path)
 
 
 def test_results_keep_their_order_and_an_error_its_place():

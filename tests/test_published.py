@@ -21,13 +21,14 @@ from tiny import build as build_tiny
 
 from deeplab.errors import DataError, UsageError
 from deeplab.model.backbone import atrous_backbone, family_of_weights
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.published.files import read_tensors
 from deeplab.model.published.keras_file import read_keras
 from deeplab.model.published.names import KERAS_NAMES, torch_backbone
 from deeplab.model.published.recognition import recognize
 from deeplab.model.published.torch_file import read_torch
 from deeplab.model.published.transfer import leaves, transfer
+from deeplab.model.settings import ModelConfig
 
 GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))

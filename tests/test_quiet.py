@@ -50,7 +50,7 @@ def _end(process):
     return process.wait(timeout=60), stderr
 
 
-IMPORT = "from deeplab.program.start import start_program\n"
+IMPORT = "from deeplab.program.start import Program\nimport tensorflow\n"
 
 
 @pytest.mark.parametrize("line", ["F0000 Check failed: last words\n", "no newline"])
@@ -77,7 +77,7 @@ def test_sigkill_loses_nothing(start):
 def test_an_abort_while_an_iterator_is_created_shows_its_reason(tmp_path):
     """With TensorFlow itself, which logs notes while it is imported and while the iterator is created."""
     (tmp_path / "program.py").write_text("""
-from deeplab.program.start import start_program
+from deeplab.program.start import Program
 import ctypes
 import tensorflow as tf
 
@@ -116,11 +116,11 @@ from tensorflow import say
 
 signals.PATIENCE = 0.2
 
-def main(argv):
+def main(options, arguments):
     {}
 
 if __name__ == "__main__":
-    start_program(main, (), "")
+    Program((), "").run(main)
 """
 
 
@@ -216,10 +216,10 @@ def test_the_reason_is_the_last_line_and_nothing_is_cut_off(start):
     program = IMPORT + (
         "from tensorflow import say\n"
         "from deeplab.errors import DataError\n"
-        "def main(argv):\n"
+        "def main(options, arguments):\n"
         "    for number in range(2000): say(f'line {number}\\n')\n"
         "    raise DataError('no such file')\n"
-        "if __name__ == '__main__': start_program(main, (), '')\n"
+        "if __name__ == '__main__': Program((), '').run(main)\n"
     )
     status, stderr = _end(start(program))
     assert status == 1
@@ -227,7 +227,7 @@ def test_the_reason_is_the_last_line_and_nothing_is_cut_off(start):
 
 
 def test_help_is_printed_and_ends_with_0(start):
-    call = "import sys; sys.argv.append('--help'); start_program(print, (), 'What it does.')\n"
+    call = "import sys; sys.argv.append('--help'); Program((), 'What it does.').run(print)\n"
     process = start(f"{IMPORT}if __name__ == '__main__': {call}")
     assert process.stdout.readline() == "What it does.\n"
     assert _end(process) == (0, "")

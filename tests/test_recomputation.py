@@ -7,9 +7,10 @@ from conftest import make_strategy, skip_without_kernels
 from test_step import _batches, _collectives, _kernels, _trace, small_model, train_small
 
 from deeplab.errors import UsageError
-from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train
+from deeplab.model.deeplabv3 import build_to_train
 from deeplab.model.recomputation import RecomputedNetwork, segments
-from deeplab.training.step import StepSettings
+from deeplab.model.settings import InitSettings, ModelConfig
+from deeplab.training.settings import StepSettings
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from deeplab.data.input.class_weights import class_weights, inverse_frequency_weights, median_frequency_weights
-from deeplab.data.input.repeats import NO_REPEATS, SamplingSettings
+from deeplab.data.input.repeats import NO_REPEATS, find_repeats
+from deeplab.data.input.settings import SamplingSettings
 from deeplab.data.input.stored import pixels_by_example
 from deeplab.data.input.training_batches import training_names
 from deeplab.data.shards.records import decode_example, parse_example
@@ -85,7 +86,7 @@ def test_repeated_images_appear_so_often_in_each_epoch_and_resume_exactly(split,
     names, pixels = pixels_by_example(split)
     wanted = split.class_names[int(np.argmin(np.where((pixels > 0).sum(0) > 0, (pixels > 0).sum(0), 1000)))]
     holding = {name for name, row in zip(names, pixels, strict=True) if row[split.class_names.index(wanted)]}
-    repeats = SamplingSettings(wanted, 3).repeats(split)
+    repeats = find_repeats(SamplingSettings(wanted, 3), split)
     assert set(repeats.names) == holding and 0 < len(holding) < len(names)
     size = len(names) + 2 * len(holding)
     assert f"{len(holding)} images appear 3 times in each epoch, which has {size} examples" in caplog.text
@@ -99,6 +100,6 @@ def test_repeated_images_appear_so_often_in_each_epoch_and_resume_exactly(split,
 
 
 def test_without_classes_nothing_is_repeated(split):
-    assert SamplingSettings().repeats(split) == NO_REPEATS and NO_REPEATS.num_extra == 0
+    assert find_repeats(SamplingSettings(), split) == NO_REPEATS and NO_REPEATS.num_extra == 0
     with pytest.raises(UsageError, match="--repeat_classes=yeti: no class 'yeti'; the classes are background"):
-        SamplingSettings("yeti").repeats(split)
+        find_repeats(SamplingSettings("yeti"), split)

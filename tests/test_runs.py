@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from deeplab.errors import UsageError
-from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.settings import ModelConfig
 from deeplab.run.run_folder import check_run, record_run
 
 CONFIG = ModelConfig(("a", "b"))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.optimizer import make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings, ScheduleSettings
 
 
 @pytest.mark.parametrize("name", ["constant", "polynomial", "cosine"])

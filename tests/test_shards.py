@@ -19,8 +19,9 @@ from PIL import Image, ImageOps
 
 from deeplab.data.shards import records, sources
 from deeplab.data.shards import write as shards_module
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split
-from deeplab.data.shards.write import ShardSettings, prepare, prepare_splits
+from deeplab.data.shards.write import prepare, prepare_splits
 from deeplab.data.source import images, voc
 from deeplab.data.source.classes import ClassTable
 from deeplab.errors import DataError, DeepLabError

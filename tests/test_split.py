@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from deeplab.data.input.evaluation_batches import EvaluationBatches
-from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings, SplitSettings
+from deeplab.data.shards.split import Split, name_damaged_shard, read_splits
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
 

@@ -13,7 +13,8 @@ from forked import run
 
 from deeplab.data.source import shapes
 from deeplab.errors import DataError, UsageError
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 from deeplab.run import run_folder
 from deeplab.run.splits import SplitRecord, forget_scores_of_other_data, read_splits_of_run, write_splits_of_run
 from deeplab.training.plan import Plan

@@ -17,16 +17,18 @@ from tensorflow.python.eager import context
 
 from deeplab.evaluator import Evaluator
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, freeze_batch_norm, unsynchronize_batch_norm
+from deeplab.model.deeplabv3 import build_deeplabv3, freeze_batch_norm, unsynchronize_batch_norm
 from deeplab.model.dropout import GlobalDropout
 from deeplab.model.inference import MIN_SIDE, Predictor
 from deeplab.model.normalization import BatchNormalization
 from deeplab.model.recomputation import RecomputedNetwork
-from deeplab.training.losses import LOSSES, Loss, LossSettings
-from deeplab.training.optimizer import OptimizerSettings, averaged_weights, make_optimizer
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.model.settings import ModelConfig
+from deeplab.training.losses import Loss
+from deeplab.training.optimizer import averaged_weights, make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import LOSSES, LossSettings, OptimizerSettings, ScheduleSettings, StepSettings
 from deeplab.training.state import TrainState
-from deeplab.training.step import StepSettings, make_train_step
+from deeplab.training.step import make_train_step
 
 K = 3
 SIZE = 12

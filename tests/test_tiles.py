@@ -9,7 +9,8 @@ from conftest import write_mask
 from PIL import Image
 
 from deeplab.data.shards import records
-from deeplab.data.shards.write import ShardSettings, prepare_splits
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare_splits
 from deeplab.errors import DataError, UsageError
 
 NAMES = ("background", "one", "two")

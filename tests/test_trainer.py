@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams import metadata
 from deeplab import settings
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DataError, DeepLabError, Interrupted
-from deeplab.model.deeplabv3 import InitSettings
+from deeplab.model.settings import InitSettings
 from deeplab.program.signals import signals_seen
 from deeplab.run.checkpoints import (
     Checkpoints,
@@ -33,11 +33,11 @@ from deeplab.run.checkpoints import (
 from deeplab.run.log import RunLog
 from deeplab.run.tensorboard import TAGS
 from deeplab.trainer import Feed, Trainer
-from deeplab.training.losses import LossSettings
 from deeplab.training.metrics import Evaluation, scores
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
+from deeplab.training.optimizer import make_optimizer
 from deeplab.training.plan import Plan
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import LossSettings, OptimizerSettings, ScheduleSettings
 from deeplab.training.state import TrainState
 from deeplab.training.totals import StepTotals
 from deeplab.view import pictures

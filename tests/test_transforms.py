@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from deeplab.data.input import transforms
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.errors import UsageError
 
 SEEDS = [tf.constant([7, index], tf.int64) for index in range(24)]
@@ -172,7 +173,9 @@ def test_colors_are_shifted_as_by_hand(shifts):
 
 def test_shifts_fill_their_ranges_and_half_is_mirrored():
     ramp = tf.cast(tf.tile(tf.range(100, 132)[tf.newaxis, :, tf.newaxis], [32, 1, 3]), tf.uint8)
-    augment = tf.function(Augmentation(32, min_scale=1, max_scale=1, hue=0.1, brightness=0.2, contrast=0.3))
+    augment = tf.function(
+        Augmentation(AugmentationSettings(32, min_scale=1, max_scale=1, hue=0.1, brightness=0.2, contrast=0.3))
+    )
     crops = [augment(ramp, ramp[..., :1], tf.constant([3, index])) for index in range(200)]
     shifts = np.stack([crop["shifts"] for crop in crops])
     for column, largest in zip(shifts.T, (0.1, 0.2, 0.3), strict=True):
@@ -189,7 +192,7 @@ def test_finish_gives_each_image_its_own_shifts(marked, monkeypatch, gpus):
     images = tf.stack([marked[0]] * 2)
     shifts = tf.constant([[0.0, 0.0, 0.0], [0.1, -0.1, 0.2]])
     batch = {"image": images, "label": images[..., 0], "shifts": shifts}
-    finished = Augmentation(32).finish(batch)
+    finished = Augmentation(AugmentationSettings(32)).finish(batch)
     np.testing.assert_allclose(finished["image"][0], marked[0], atol=1e-3)
     np.testing.assert_allclose(finished["image"][1], transforms.shift_colors(marked[0], *shifts[1]), atol=1e-3)
     np.testing.assert_array_equal(finished["label"], batch["label"])
@@ -197,12 +200,12 @@ def test_finish_gives_each_image_its_own_shifts(marked, monkeypatch, gpus):
 
 def test_finish_without_colors_changes_nothing(marked):
     batch = {"image": marked[0][tf.newaxis]}
-    assert Augmentation(32, hue=0, brightness=0, contrast=0).finish(batch) is batch
+    assert Augmentation(AugmentationSettings(32, hue=0, brightness=0, contrast=0)).finish(batch) is batch
 
 
 @pytest.mark.parametrize("augmentation", ["scale_crop", "resize_or_crop"])
 def test_augmentation_is_a_function_of_its_seed(marked, augmentation):
-    augment = Augmentation(32, augmentation=augmentation, resize_size=40)
+    augment = Augmentation(AugmentationSettings(32, augmentation=augmentation, resize_size=40))
     first = [augment(*marked, seed) for seed in SEEDS[:6]]
     again = [tf.function(augment)(*marked, seed) for seed in SEEDS[:6]]
     for crop, crop_again in zip(first, again, strict=True):
@@ -220,4 +223,4 @@ def test_augmentation_is_a_function_of_its_seed(marked, augmentation):
 )
 def test_contradictory_augmentations_are_rejected(settings, reason):
     with pytest.raises(UsageError, match=reason):
-        Augmentation(64, **settings)
+        Augmentation(AugmentationSettings(64, **settings))

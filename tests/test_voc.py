@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 from deeplab.errors import DataError
 from deeplab.labels import palette

@@ -12,8 +12,6 @@ from flag_reference import PROGRAMS
 
 import train
 from deeplab import resume, settings
-from deeplab.data.input.repeats import SamplingSettings
-from deeplab.evaluator import EvaluationSettings
 from deeplab.model import deeplabv3
 from deeplab.settings import all_settings
 
@@ -97,8 +95,6 @@ class Seen:
             self.objects.append(value)
             for field in dataclasses.fields(value):
                 self._note(getattr(value, field.name))
-        elif hasattr(value, "__self__"):  # a bound method, as Augmentation.finish
-            self._note(value.__self__)
         elif isinstance(value, str | float):
             self.plain.append(value)
 
@@ -207,13 +203,15 @@ def test_train_runs_and_every_setting_reaches_what_uses_it(shapes_dir, tiny_back
         seen.watch(train, name, result=())
     for name in ("make_strategy", "write_shards", "read_splits", "class_weights", "make_train_step", "first_crops"):
         seen.watch(train, name)
+    for name in ("Augmentation", "find_repeats", "batches_to_score"):
+        seen.watch(train, name)
     for name in ("Predictor", "Trainer", "Evaluator"):
         seen.watch(train, name)
     for name in ("build_deeplabv3", "build_to_train", "make_optimizer", "Schedule", "Checkpoints"):
         seen.watch(resume if hasattr(resume, name) else deeplabv3, name)
-    for cls, name in ((SamplingSettings, "repeats"), (EvaluationSettings, "batches")):
-        seen.watch(cls, name)
-    train.main(["train.py"])
+    options = settings.Options(train.SETTINGS)
+    train.check_flags(options, [])
+    train.main(options, [])
 
     by_name = {about.name: cls for cls in train.SETTINGS for about in all_settings([cls])}
     for name, value in OF_A_RUN.items():

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 from test_step import train_small
 
-from deeplab.distribute.devices import DeviceSettings, make_strategy
+from deeplab.distribute.devices import make_strategy
+from deeplab.distribute.settings import DeviceSettings
 from deeplab.distribute.workers import Workers
 
 if __name__ == "__main__":

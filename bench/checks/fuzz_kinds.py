@@ -20,13 +20,14 @@ from PIL import Image
 from deeplab.commands import convert
 from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.shards import records
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split, name_damaged_shard
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable, read_classes
 from deeplab.data.source.masks import read_mask
 from deeplab.labels import palette
-from deeplab.model.deeplabv3 import ModelConfig
+from deeplab.model.settings import ModelConfig
 from deeplab.run.run_folder import read_config
 from deeplab.view import charts
 from deeplab.view.report import read_records

@@ -13,7 +13,7 @@ With --voc_dir: the weights are saved to a file and imported, and the images of 
 deeplab.predict, the library and ONNX Runtime, and scored by eval.py, each against the peer's own masks.
 """
 
-from deeplab.program.start import start_program
+from deeplab.program.start import Program
 
 import json
 import logging
@@ -79,9 +79,9 @@ class PeersSettings:
 SETTINGS: Classes = (PeersSettings,)
 
 
-def main(argv: list[str]) -> None:
+def main(options: Options, arguments: list[str]) -> None:
     """Prints a line for each network, size and output."""
-    wanted = Options(SETTINGS)[PeersSettings]
+    wanted = options[PeersSettings]
     for name in wanted.networks.split(","):
         peer = calibrated(NETWORKS[name]())
         if wanted.voc_dir is not None:
@@ -288,4 +288,4 @@ def mean_iou(voc_dir: Path, masks: dict[str, np.ndarray]) -> float:
 
 
 if __name__ == "__main__":
-    start_program(main, SETTINGS, __doc__)
+    Program(SETTINGS, __doc__).run(main)

@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 from common import sgd_state
 
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_step
 

@@ -17,11 +17,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import shapes, voc
-from deeplab.training.optimizer import OptimizerSettings, make_optimizer
-from deeplab.training.schedule import Schedule, ScheduleSettings
+from deeplab.training.optimizer import make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings, ScheduleSettings
 from deeplab.training.state import TrainState
 
 WIDTH = 500

@@ -17,7 +17,8 @@ import tensorflow as tf
 from common import ratio, report, sgd_state, take_turns
 
 from deeplab.model.cost import activation_bytes, forward_flop
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_step
 

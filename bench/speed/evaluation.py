@@ -25,15 +25,18 @@ from step import CROSS_ENTROPY, NUM_CLASSES
 
 from deeplab.data.input import transforms
 from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.input.settings import EvaluationSettings
 from deeplab.data.input.stored import ONE_REPLICA, PARALLEL_CALLS, PREFETCHED_BATCHES
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
 from deeplab.data.source import shapes, voc
-from deeplab.distribute.devices import DeviceSettings, make_strategy
-from deeplab.evaluator import EvaluationSettings, Evaluator
+from deeplab.distribute.devices import make_strategy
+from deeplab.distribute.settings import DeviceSettings
+from deeplab.evaluator import Evaluator, batches_to_score
 from deeplab.labels import VOID_LABEL
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
-from deeplab.model.inference import Inference, Predictor
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.inference import Predictor
+from deeplab.model.settings import Inference, ModelConfig
 from deeplab.progress import Progress
 from deeplab.training.evaluate_step import make_evaluate_step
 
@@ -176,11 +179,11 @@ def mixed_sizes(strategy: tf.distribute.Strategy, num_images: int) -> None:
         split = draw_split(Path(name), sizes)
         largest = split.max_height * split.max_width
         forms = {
-            "own size, one by one": EvaluationSettings().batches(split, 1),
-            f"own size, --eval_batch_size={SHARED_BATCH}": EvaluationSettings(SHARED_BATCH).batches(split, 1),
+            "own size, one by one": batches_to_score(EvaluationSettings(), split, 1),
+            f"own size, --eval_batch_size={SHARED_BATCH}": batches_to_score(EvaluationSettings(SHARED_BATCH), split, 1),
             f"padded, batches of {SHARED_BATCH}": PaddedBatches(split, SHARED_BATCH, max_pixels=SHARED_BATCH * largest),
         }
-        num_batches = EvaluationSettings(SHARED_BATCH).batches(split, 1).num_steps()
+        num_batches = batches_to_score(EvaluationSettings(SHARED_BATCH), split, 1).num_steps()
         rates = take_turns(
             {
                 form: timed(Evaluator(strategy, predict, CROSS_ENTROPY, batches), num_images)

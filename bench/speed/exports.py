@@ -17,9 +17,9 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab.api import DESCRIPTION
-from deeplab.commands.export.interface import Interface
 from deeplab.commands.export.lite import QUANTIZED, TFLITE
 from deeplab.commands.export.onnx import ONNX
+from deeplab.commands.settings import Interface
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
 from deeplab.training.metrics import confusion_counts, scores

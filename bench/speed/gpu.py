@@ -26,18 +26,16 @@ from profile_step import operation_seconds
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards.split import Split
-from deeplab.distribute.devices import DeviceSettings, make_strategy
+from deeplab.distribute.devices import make_strategy
 from deeplab.distribute.gpus import untimed_algorithms
-from deeplab.distribute.numerics import PrecisionSettings, set_precision
-from deeplab.model.deeplabv3 import (
-    ModelConfig,
-    build_deeplabv3,
-    freeze_batch_norm,
-    unsynchronize_batch_norm,
-)
+from deeplab.distribute.numerics import set_precision
+from deeplab.distribute.settings import DeviceSettings, PrecisionSettings
+from deeplab.model.deeplabv3 import build_deeplabv3, freeze_batch_norm, unsynchronize_batch_norm
 from deeplab.model.inference import Predictor
+from deeplab.model.settings import ModelConfig
 from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_step
@@ -132,7 +130,7 @@ def measure(row: Row, shards: Path) -> dict[str, Any]:
             with contextlib.nullcontext() if row.variant == TIMED else untimed_algorithms():
                 return [evaluate(batches)[0].confusion for _ in range(steps)][-1].numpy()
     else:
-        augmentation = Augmentation(row.crop)
+        augmentation = Augmentation(AugmentationSettings(row.crop))
         train = make_train_step(strategy, state, Loss(NUM_CLASSES), weight_decay=1e-4, finish=augmentation.finish)
 
         def run() -> object:
@@ -155,7 +153,9 @@ def _batches(row: Row, strategy: tf.distribute.Strategy, shards: Path) -> Iterat
 
     def of_shards(context: tf.distribute.InputContext) -> tf.data.Dataset:
         split = Split.read(shards, "train")
-        return training_batches(split, Augmentation(row.crop), global_batch_size, seed=1, context=context)
+        return training_batches(
+            split, Augmentation(AugmentationSettings(row.crop)), global_batch_size, seed=1, context=context
+        )
 
     size = (row.crop, row.crop) if row.work == "training" else (HEIGHT, WIDTH)
     rng = np.random.default_rng(0)

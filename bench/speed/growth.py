@@ -14,8 +14,10 @@ import numpy as np
 import tensorflow as tf
 from common import report, sgd_state
 
-from deeplab.distribute.devices import DeviceSettings, make_strategy
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.distribute.devices import make_strategy
+from deeplab.distribute.settings import DeviceSettings
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_step
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from deeplab.data.input import transforms
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Split
@@ -146,8 +147,10 @@ def main() -> None:
         stored = tf.data.TFRecordDataset(write_shards(folder, pairs).shard_paths)
         features = [records.parse_example(record) for record in stored]
         encoded = [(each["image/jpeg"].numpy(), each["label/png"].numpy()) for each in features]
-        colored = Augmentation(CROP)
-        textbook = Augmentation(TEXTBOOK_CROP, augmentation="resize_or_crop", resize_size=TEXTBOOK_SIZE)
+        colored = Augmentation(AugmentationSettings(CROP))
+        textbook = Augmentation(
+            AugmentationSettings(TEXTBOOK_CROP, augmentation="resize_or_crop", resize_size=TEXTBOOK_SIZE)
+        )
         variants = {
             "decoding alone": decoding(encoded),
             "ours": our_chain(folder, colored, finish=False),

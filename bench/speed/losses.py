@@ -17,10 +17,12 @@ import tensorflow as tf
 from common import peak_megabytes, ratio, report, take_turns
 from step import NUM_CLASSES, SIZE, our_step
 
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.head import AlignedUpsampling, Grid
-from deeplab.training.losses import Loss, LossSettings
+from deeplab.model.settings import ModelConfig
+from deeplab.training.losses import Loss
 from deeplab.training.metrics import confusion_matrix
+from deeplab.training.settings import LossSettings
 
 ROUNDS = 3
 Sums = dict[str, tf.Tensor]

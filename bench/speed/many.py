@@ -15,7 +15,8 @@ import numpy as np
 from common import peak_megabytes, report
 from PIL import Image
 
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare
 from deeplab.data.source.voc import IMAGE_FOLDER, MASK_FOLDER
 from deeplab.progress import Progress
 

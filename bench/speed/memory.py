@@ -18,10 +18,12 @@ from common import images_of_vocs_size, peak_megabytes, ratio, report, write_sha
 from step import CROSS_ENTROPY, NUM_CLASSES, our_step
 
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards.split import Split
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.recomputation import RecomputedNetwork
+from deeplab.model.settings import ModelConfig
 
 CROP = 513
 BATCHES = (0, 2, 4)
@@ -54,7 +56,7 @@ def of_training(batch_size: int, recompute: bool = False) -> tuple[float, float]
 def of_input(folder: Path) -> float:
     """Peak after reading 400 examples."""
     split = Split.read(folder, "train")
-    for _ in training_batches(split, Augmentation(CROP), 8, seed=0).take(50):
+    for _ in training_batches(split, Augmentation(AugmentationSettings(CROP)), 8, seed=0).take(50):
         pass
     return peak_megabytes() / 1024
 

@@ -74,7 +74,8 @@ def sizes(number: int) -> Callable[[], float]:
     import tensorflow as tf  # noqa: PLC0415
     from evaluation import draw_split  # noqa: PLC0415
 
-    from deeplab.evaluator import EvaluationSettings, Evaluator  # noqa: PLC0415
+    from deeplab.data.input.settings import EvaluationSettings  # noqa: PLC0415
+    from deeplab.evaluator import Evaluator, batches_to_score  # noqa: PLC0415
     from deeplab.model.inference import Predictor  # noqa: PLC0415
     from deeplab.progress import Progress  # noqa: PLC0415
     from deeplab.training.losses import Loss  # noqa: PLC0415
@@ -85,7 +86,7 @@ def sizes(number: int) -> Callable[[], float]:
     split = draw_split(folder, [(width, round(240 * 240 / width)) for width in widths])
     config = deeplab.ModelConfig(split.class_names, "mobilenet_v2")
     predictor = Predictor(deeplab.build_deeplabv3(config))
-    batches = EvaluationSettings().batches(split, 1)
+    batches = batches_to_score(EvaluationSettings(), split, 1)
     evaluator = Evaluator(tf.distribute.get_strategy(), predictor, Loss(split.num_classes), batches)
     return timed(evaluator, 1)
 

@@ -14,7 +14,8 @@ from unittest import mock
 
 from common import images_of_vocs_size, ratio, report, take_turns, write_voc
 
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 
 EXAMPLES = 1000

@@ -16,8 +16,10 @@ from common import report
 from step import NUM_CLASSES, SIZE, our_step
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from deeplab.distribute.numerics import PrecisionSettings, set_precision
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.distribute.numerics import set_precision
+from deeplab.distribute.settings import PrecisionSettings
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 
 SHOWN = 10
 BATCH = 2

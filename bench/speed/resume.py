@@ -19,12 +19,14 @@ from common import sgd_state
 from PIL import Image
 
 from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards import records
 from deeplab.data.shards.split import Shard, Split
 from deeplab.data.source import voc
 from deeplab.data.source.classes import ClassTable
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
+from deeplab.model.settings import ModelConfig
 from deeplab.run.checkpoints import Checkpoints
 
 NUM_SHARDS = 16
@@ -60,7 +62,7 @@ def write_shards(folder: Path, num_examples: int) -> Split:
 
 def first_batch(split: Split, first_example: int) -> float:
     """Seconds from creating the chain to its first batch."""
-    batches = training_batches(split, Augmentation(513), BATCH, 1, first_example)
+    batches = training_batches(split, Augmentation(AugmentationSettings(513)), BATCH, 1, first_example)
     return seconds(lambda: next(batches.as_numpy_iterator()))
 
 

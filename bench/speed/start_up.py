@@ -37,15 +37,17 @@ def main() -> None:
     importlib.import_module("common").report("start_up", ("part", "seconds"), list(seconds.items()), figures)
 
 
-def train_and_evaluate(folder: Path, mark: Callable[[str], None]) -> list[int]:
+def train_and_evaluate(folder: Path, mark: Callable[[str], None]) -> list[int]:  # noqa: PLR0915  its imports count
     """Starts as train.py does; returns how often the step and the evaluation were traced for several calls."""
     import tensorflow as tf  # noqa: PLC0415  measured above, as all that is imported here
     from common import images_of_vocs_size, sgd_state, write_shards  # noqa: PLC0415
 
     from deeplab.data.input.augmentation import Augmentation  # noqa: PLC0415
-    from deeplab.evaluator import EvaluationSettings  # noqa: PLC0415
-    from deeplab.model.deeplabv3 import InitSettings, ModelConfig, build_to_train  # noqa: PLC0415
+    from deeplab.data.input.evaluation_batches import EvaluationBatches  # noqa: PLC0415
+    from deeplab.data.input.settings import AugmentationSettings  # noqa: PLC0415
+    from deeplab.model.deeplabv3 import build_to_train  # noqa: PLC0415
     from deeplab.model.inference import Predictor  # noqa: PLC0415
+    from deeplab.model.settings import InitSettings, ModelConfig  # noqa: PLC0415
     from deeplab.trainer import Feed  # noqa: PLC0415
     from deeplab.training.evaluate_step import make_evaluate_step  # noqa: PLC0415
     from deeplab.training.losses import Loss  # noqa: PLC0415
@@ -58,8 +60,8 @@ def train_and_evaluate(folder: Path, mark: Callable[[str], None]) -> list[int]:
     mark("build the model")
 
     state = sgd_state(model)
-    augmentation = Augmentation(CROP)
     strategy = tf.distribute.get_strategy()
+    augmentation = Augmentation(AugmentationSettings(CROP))
     loss = Loss(split.num_classes)
     train: Any = make_train_step(strategy, state, loss, weight_decay=1e-4, finish=augmentation.finish)
     mark("optimizer")
@@ -78,7 +80,7 @@ def train_and_evaluate(folder: Path, mark: Callable[[str], None]) -> list[int]:
     for count in (2, 3, 1):
         train(batches, tf.constant(count))
     evaluate: Any = make_evaluate_step(strategy, Predictor(model), loss)
-    whole_images = iter(EvaluationSettings().batches(split, num_replicas=1).for_worker())
+    whole_images = iter(EvaluationBatches(split).for_worker())
     for _ in range(3):
         evaluate(whole_images)
     return [function.experimental_get_tracing_count() for function in (train, evaluate)]

@@ -18,10 +18,12 @@ import numpy as np
 import tensorflow as tf
 from common import pytorch, ratio, report, sgd_state, take_turns
 
-from deeplab.distribute.numerics import PrecisionSettings, set_precision
+from deeplab.distribute.numerics import set_precision
+from deeplab.distribute.settings import PrecisionSettings
 from deeplab.model.convolution import AtrousConv2D
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.inference import Predictor
+from deeplab.model.settings import ModelConfig
 from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
 from deeplab.training.step import make_train_step

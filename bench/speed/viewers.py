@@ -18,11 +18,13 @@ import tensorflow as tf
 from common import images_of_vocs_size, ratio, report, take_turns, write_shards
 
 from deeplab import evaluator
+from deeplab.data.input.settings import EvaluationSettings
 from deeplab.data.shards.split import Split
 from deeplab.data.source import voc
-from deeplab.evaluator import EvaluationSettings, Evaluator, Viewer
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3
+from deeplab.evaluator import Evaluator, Viewer, batches_to_score
+from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.inference import Predictor
+from deeplab.model.settings import ModelConfig
 from deeplab.progress import Progress
 from deeplab.training.losses import Loss
 from deeplab.view.gallery import Gallery
@@ -41,7 +43,7 @@ def viewers(folder: Path) -> list[Viewer]:
 
 def measured(predict: Predictor, split: Split, chosen: list[Viewer], large: int) -> Callable[[], float]:
     """A function that returns the seconds of an evaluation; images of more pixels than `large` are viewed at once."""
-    batches = EvaluationSettings().batches(split, 1)
+    batches = batches_to_score(EvaluationSettings(), split, 1)
     evaluate = Evaluator(tf.distribute.get_strategy(), predict, Loss(len(voc.CLASS_NAMES)), batches, viewers=chosen)
 
     def measure() -> float:

@@ -21,11 +21,12 @@ COCO, and the outlines of CVAT, Label Studio and VIA, need pycocotools (the extr
 `yolo`), parquet pyarrow (the extra `parquet`).
 """
 
+from deeplab.program.start import Program
+
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from deeplab import settings
 from deeplab.data.source.bounds import Bounds
 from deeplab.data.source.formats import (
     boxes,
@@ -48,7 +49,7 @@ from deeplab.data.source.formats.dataset import Dataset, split_folders
 from deeplab.data.source.formats.writer import write_voc
 from deeplab.errors import UsageError, shortened
 from deeplab.progress import shown
-from deeplab.settings import Classes, setting
+from deeplab.settings import Classes, Options, refuse_arguments, require, setting
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,17 @@ _FIND_THEIR_IMAGES = (
 """Flags that take no --image_dir."""
 
 
-def main(argv: list[str]) -> None:
+def check_flags(options: Options, arguments: list[str]) -> None:
+    """Raises UsageError for flags that are missing, and for arguments."""
+    refuse_arguments(arguments)
+    require("voc_dir", options[TargetSettings].voc_dir)
+
+
+def main(options: Options, arguments: list[str]) -> None:
     """Annotations -> --voc_dir."""
-    if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
-    target = settings.read(TargetSettings)
-    voc_dir = settings.require("voc_dir", target.voc_dir)
-    dataset = read(settings.read(SourceSettings), settings.read(ReadingSettings), settings.read(CocoSettings))
+    target = options[TargetSettings]
+    voc_dir = require("voc_dir", target.voc_dir)
+    dataset = read(options[SourceSettings], options[ReadingSettings], options[CocoSettings])
     write_voc(dataset, voc_dir, target.val_share)
 
 
@@ -216,7 +221,7 @@ def read(source: SourceSettings, reading: ReadingSettings, options: CocoSettings
 
 
 def _coco_files(path: Path, options: CocoSettings) -> list[InstancesFile]:
-    image_dir = settings.require("image_dir", options.image_dir)
+    image_dir = require("image_dir", options.image_dir)
     others = [
         InstancesFile(json_path, folder or image_dir, split)
         for split, json_path, folder in (
@@ -239,6 +244,4 @@ def _read_roboflow(folder: Path, reading: ReadingSettings) -> Dataset:
 
 def command() -> None:
     """The program as `deeplab-convert` starts it."""
-    from deeplab.program.start import start_program  # noqa: PLC0415  it imports TensorFlow, which the readers do without
-
-    start_program(main, SETTINGS, __doc__)
+    Program(SETTINGS, __doc__, check_flags).run(main)

@@ -1,21 +1,10 @@
-"""Makes a run of a DeepLab that others have trained: for predict, eval.py, export, and to train on from.
-
-python -m deeplab.import_weights deeplabv3_resnet50_coco-cd0a2569.pth --model_dir=runs/coco
-python -m deeplab.import_weights model.safetensors --class_names=names.txt --model_dir=runs/mine
-python -m deeplab.import_weights deeplabv3_mnv2_pascal_train_aug/model.ckpt-30000 --model_dir=runs/mobile
-
-The file is of torchvision (deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large), of
-segmentation-models-pytorch (DeepLabV3 and DeepLabV3Plus on ResNet-50, 101 and 152), or a checkpoint of
-tensorflow/models, research/deeplab, on MobileNetV2. What it holds is recognized by its tensors. docs/weights.md has
-what was checked.
-"""
-
-from deeplab.program.start import start_program
+"""Makes a run of a DeepLab that others have trained: for predict, eval.py, export, and to train on from."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from deeplab.commands.settings import ImportSettings
 from deeplab.data.source import voc
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import UsageError
@@ -27,39 +16,21 @@ from deeplab.model.published.recognition import Recognized, recognize
 from deeplab.model.published.transfer import transfer
 from deeplab.run import run_folder
 from deeplab.run.checkpoints import save_imported
-from deeplab.run.run_folder import LoadSettings
-from deeplab.settings import Classes, Options, as_flags, require, setting
+from deeplab.run.settings import LoadSettings
+from deeplab.settings import Options, as_flags, require
 
 logger = logging.getLogger("deeplab")
 
 
-@dataclass(frozen=True)
-class ImportSettings:
-    """What to import, and where it goes."""
-
-    model_dir: Path | None = setting(None, "Folder of the run to write; it must not exist.")
-    class_names: Path | None = setting(
-        None,
-        "File with the names of its classes, in its order. Default: VOC's for 21 classes of torchvision or "
-        "research/deeplab, else numbers.",
-    )
-
-
-SETTINGS: Classes = (ImportSettings, LoadSettings)
-
-
-def main(argv: list[str]) -> None:
+def main(options: Options, arguments: list[str]) -> None:
     """A file of weights -> the folder of a run."""
-    options = Options(SETTINGS)
     wanted = options[ImportSettings]
     model_dir = require("model_dir", wanted.model_dir)
-    if len(argv) != 2:
-        raise UsageError("name one file of weights, or the checkpoint of TensorFlow, before or after the flags")
     if model_dir.exists():
         raise UsageError(f"--model_dir={model_dir}: exists already; choose another folder")
 
     # What the file holds.
-    source = Path(argv[1])
+    source = Path(arguments[0])
     tensors = read_tensors(source)
     found = recognize(tensors, options[LoadSettings].output_stride, str(source))
     classes = _class_names(found, wanted.class_names)
@@ -95,8 +66,3 @@ def _class_names(found: Recognized, path: Path | None) -> ColoredNames:
     if len(table.names) != number:
         raise UsageError(f"--class_names={path}: {len(table.names)} classes, the network has {number}")
     return ColoredNames(table.names, table.shown)
-
-
-def command() -> None:
-    """The program as `deeplab-import-weights` starts it."""
-    start_program(main, SETTINGS, __doc__)

@@ -1,66 +1,37 @@
-"""One HTML page about a data set: images with their masks, possible problems, and the crops for training.
-
-python -m deeplab.look --voc_dir=mydata
-python -m deeplab.look --tfrecord_dir=mydata_shards
-
-For a folder in VOC's layout, checks all images and masks as train.py does; the page shows what training will read.
-"""
-
-from deeplab.program.start import start_program
+"""One HTML page about a data set: images with their masks, possible problems, and the crops for training."""
 
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab.commands.settings import LookSettings
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.training_batches import first_crops
-from deeplab.data.shards.split import Split, SplitSettings, name_damaged_shard, read_splits
-from deeplab.data.shards.write import ShardSettings, write_shards
+from deeplab.data.shards.settings import ShardSettings, SplitSettings
+from deeplab.data.shards.split import Split, name_damaged_shard, read_splits
+from deeplab.data.shards.write import write_shards
 from deeplab.data.source.download import DownloadSettings
-from deeplab.errors import UsageError
 from deeplab.files import temporary_folder, write_text
 from deeplab.progress import Progress
-from deeplab.settings import Classes, Options, setting
+from deeplab.settings import Options
 from deeplab.view import dataset_page
 from deeplab.view.survey import Survey
 
 logger = logging.getLogger("deeplab")
 
 
-@dataclass(frozen=True)
-class LookSettings:
-    """The page."""
-
-    page: Path | None = setting(
-        None, "HTML file to write. Default: look.html in --tfrecord_dir if given, else in --voc_dir."
-    )
-    crops: int = setting(8, "Training crops to show.", lower=1, upper=1000)
-    num_examples: int = setting(4, "Random images to show, beside those shown for a reason.", lower=0, upper=1000)
-    seed: int = setting(
-        1, "Seed of the crops: the first crops of a train.py run with the same seed.", lower=1, upper=2**31 - 1
-    )
-
-
-SETTINGS: Classes = (LookSettings, ShardSettings, SplitSettings, Augmentation)
-
-
-def main(argv: list[str]) -> None:
+def main(options: Options, arguments: list[str]) -> None:
     """--voc_dir or --tfrecord_dir -> a page."""
-    if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
     tf.config.set_visible_devices([], "GPU")
-    options = Options(SETTINGS)
     look = options[LookSettings]
-    augmentation = options[Augmentation]
+    augmentation = Augmentation(options[AugmentationSettings])
     shards = options[ShardSettings]
     source = options[SplitSettings]
-    if not shards.voc_dir and not source.tfrecord_dir:
-        raise UsageError("give --voc_dir, or --tfrecord_dir for shards that exist")
 
     # What there is, and what the network would see of it.
     path = look.page or (source.tfrecord_dir or shards.voc_dir or Path()) / "look.html"
@@ -74,7 +45,7 @@ def main(argv: list[str]) -> None:
     # The page; what is odd stands in the log, too.
     facts = {
         "data": shards.voc_dir or source.tfrecord_dir,
-        "crops": f"{augmentation.augmentation} at --crop_size={augmentation.crop_size}",
+        "crops": f"{augmentation.settings.augmentation} at --crop_size={augmentation.settings.crop_size}",
     }
     write_text(path, dataset_page.render(f"Data set: {facts['data']}", survey, crops, facts))
     for text in survey.odd():
@@ -108,8 +79,3 @@ def make_survey(splits: list[Split], seed: int, num_random: int) -> Survey:
             progress.update(done)
     progress.close()
     return survey
-
-
-def command() -> None:
-    """The program as `deeplab-look` starts it."""
-    start_program(main, SETTINGS, __doc__)

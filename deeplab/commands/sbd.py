@@ -5,6 +5,8 @@ python -m deeplab.data.sbd --sbd_dir=benchmark_RELEASE/dataset --voc_dir=VOC2012
 Needs scipy (the extra `sbd`).
 """
 
+from deeplab.program.start import Program
+
 import logging
 import shutil
 from dataclasses import dataclass
@@ -13,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab import settings
 from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
 from deeplab.files import atomic_folder
 from deeplab.labels import palette
 from deeplab.progress import Progress
-from deeplab.settings import Classes, setting
+from deeplab.settings import Classes, Options, refuse_arguments, require, setting
 
 logger = logging.getLogger("deeplab")
 
@@ -36,15 +37,20 @@ class SBDSettings:
 SETTINGS: Classes = (SBDSettings,)
 
 
-def main(argv: list[str]) -> None:
+def check_flags(options: Options, arguments: list[str]) -> None:
+    """Raises UsageError for flags that are missing, and for arguments."""
+    refuse_arguments(arguments)
+    for name in ("sbd_dir", "voc_dir", "mask_dir"):
+        require(name, getattr(options[SBDSettings], name))
+
+
+def main(options: Options, arguments: list[str]) -> None:
     """SBD's cls/*.mat and VOC's masks of train -> --mask_dir/NAME.png."""
-    if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken")
-    folders = settings.read(SBDSettings)
+    folders = options[SBDSettings]
     write_masks(
-        settings.require("sbd_dir", folders.sbd_dir),
-        settings.require("voc_dir", folders.voc_dir),
-        settings.require("mask_dir", folders.mask_dir),
+        require("sbd_dir", folders.sbd_dir),
+        require("voc_dir", folders.voc_dir),
+        require("mask_dir", folders.mask_dir),
     )
 
 
@@ -111,6 +117,4 @@ def read_annotation(path: Path) -> np.ndarray:
 
 def command() -> None:
     """The program as `deeplab-sbd` starts it."""
-    from deeplab.program.start import start_program  # noqa: PLC0415  it imports TensorFlow, which the readers do without
-
-    start_program(main, SETTINGS, __doc__)
+    Program(SETTINGS, __doc__, check_flags).run(main)

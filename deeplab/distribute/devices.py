@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
@@ -12,36 +11,10 @@ from deeplab import cpu_kernels
 from deeplab.distribute import gpus
 from deeplab.distribute.cluster import Cluster, find_cluster
 from deeplab.distribute.roll_call import wait_for_all
+from deeplab.distribute.settings import DeviceSettings, StrategySettings
 from deeplab.errors import UsageError
-from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
-
-
-@dataclass(frozen=True)
-class DeviceSettings:
-    """Devices."""
-
-    num_gpus: int | None = setting(None, "GPUs to use; 0 for the CPU. Default: all.", lower=0, hyperparameter=False)
-    num_cpu_replicas: int = setting(
-        1, "Logical devices to split the CPU into.", lower=1, upper=256, hyperparameter=False
-    )
-
-
-@dataclass(frozen=True)
-class StrategySettings:
-    """Replicas."""
-
-    strategy: str = setting(
-        "auto",
-        "tf.distribute strategy. auto: multi_worker if TF_CONFIG or srun names several workers, one_device for "
-        "--jit_compile on one GPU, else mirrored.",
-        choices=("auto", "one_device", "mirrored", "multi_worker"),
-        hyperparameter=False,
-    )
-    connect_minutes: float = setting(
-        15.0, "Most minutes that a start waits for the other workers.", lower=0.0, hyperparameter=False
-    )
 
 
 def make_strategy(

@@ -3,14 +3,13 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from deeplab.distribute.settings import POLICIES, PrecisionSettings, SeedSettings
 from deeplab.errors import UsageError
-from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
 
@@ -19,24 +18,6 @@ PERSISTENT_BATCH_NORM = "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"
 
 SLOWER_BY = 1.1
 """A half precision that takes longer than float32 by this factor is worth a warning: it has no other use on CPUs."""
-
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-
-
-@dataclass(frozen=True)
-class PrecisionSettings:
-    """Precision."""
-
-    precision: str = setting("float32", "Compute type; variables and logits stay float32.", choices=list(_POLICIES))
-
-
-@dataclass(frozen=True)
-class SeedSettings:
-    """Reproducibility."""
-
-    # Not 0: with 0 as TensorFlow's global seed, Dataset.shuffle fails on a seed that is a tensor.
-    seed: int = setting(1, "Seed of weights, order, augmentation and dropout.", lower=1, upper=2**31 - 1)
-    deterministic: bool = setting(False, "Same seed and hardware give the same bits; slower.")
 
 
 def set_precision(settings: PrecisionSettings) -> None:
@@ -51,7 +32,7 @@ def set_precision(settings: PrecisionSettings) -> None:
     Raises:
         UsageError: there are no kernels for it.
     """
-    keras.config.set_dtype_policy(_POLICIES[settings.precision])
+    keras.config.set_dtype_policy(POLICIES[settings.precision])
     if settings.precision == "float32":
         return
     os.environ.setdefault(PERSISTENT_BATCH_NORM, "1")

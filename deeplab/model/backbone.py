@@ -16,13 +16,7 @@ from deeplab.model.published.files import is_of_keras, read_tensors
 from deeplab.model.published.keras_file import read_keras
 from deeplab.model.published.names import KERAS_NAMES, torch_backbone
 from deeplab.model.published.transfer import transfer
-
-OUTPUT_STRIDES = (8, 16, 32)
-BATCH_NORM_MOMENTUM = 0.99
-"""Keras's default: the share of the moving statistics that is kept at each step."""
-NO_MULTI_GRID = (1, 1, 1)
-IMAGENET = "imagenet"
-NO_WEIGHTS = "none"
+from deeplab.model.settings import BATCH_NORM_MOMENTUM, IMAGENET, NO_MULTI_GRID, NO_WEIGHTS
 
 _OWN_KINDS: dict[type[keras.Layer], type[keras.Layer]] = {
     keras.layers.Conv2D: AtrousConv2D,

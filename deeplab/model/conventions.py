@@ -6,11 +6,14 @@ encoders) and tensorflow/models (research/deeplab and research/slim/nets/mobilen
 """
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-import keras
-import tensorflow as tf
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Backbone:
         dilates_strided: a kernel that loses its stride is dilated as those after it, not as those before it.
     """
 
-    build: Callable[..., keras.Model]
-    preprocess_input: Callable[[tf.Tensor], tf.Tensor]
+    build: "Callable[..., keras.Model]"
+    preprocess_input: "Callable[[tf.Tensor], tf.Tensor]"
     unit_pattern: str | None
     auxiliary_layer: str
     low_level_layer: str
@@ -80,9 +83,24 @@ class Family:
     head: Head = Head()
 
 
+def _application(name: str, **settings: object) -> "Callable[..., keras.Model]":
+    """What builds a Keras application."""
+    return lambda **arguments: getattr(_applications(), name)(**settings, **arguments)
+
+
+def _preprocessing(mode: str) -> "Callable[[tf.Tensor], tf.Tensor]":
+    """Keras's preprocessing of one of its kinds."""
+    return lambda images: _applications().imagenet_utils.preprocess_input(images, mode=mode)
+
+
+def _applications() -> Any:  # noqa: ANN401  a module
+    """Imported only when it is needed: flags are checked against these names before TensorFlow is there."""
+    return importlib.import_module("keras").applications
+
+
 _resnet = functools.partial(
     Backbone,
-    preprocess_input=keras.applications.resnet.preprocess_input,
+    preprocess_input=_preprocessing("caffe"),
     unit_pattern=r"conv5_block(\d)_2_conv",
     low_level_layer="conv2_block3_out",  # before the stage that reaches stride 8 (arXiv 1802.02611, section 4.1)
     first_center=lambda output_stride: 0,  # strided kernels are padded on both sides
@@ -92,32 +110,32 @@ _mobile = functools.partial(
     unit_pattern=None,
     first_center=lambda output_stride: output_stride - 1,  # padded one more at bottom and right: 1 + 2 + 4 + ...
 )
-_from_minus_one_to_one = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="tf")
-_by_mean_and_deviation = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="torch")
+_from_minus_one_to_one = _preprocessing("tf")
+_by_mean_and_deviation = _preprocessing("torch")
 BACKBONES = {
-    "resnet50": _resnet(keras.applications.ResNet50, auxiliary_layer="conv4_block6_out"),
-    "resnet101": _resnet(keras.applications.ResNet101, auxiliary_layer="conv4_block23_out"),
-    "resnet152": _resnet(keras.applications.ResNet152, auxiliary_layer="conv4_block36_out"),
+    "resnet50": _resnet(_application("ResNet50"), auxiliary_layer="conv4_block6_out"),
+    "resnet101": _resnet(_application("ResNet101"), auxiliary_layer="conv4_block23_out"),
+    "resnet152": _resnet(_application("ResNet152"), auxiliary_layer="conv4_block36_out"),
     "mobilenet_v2": _mobile(
-        keras.applications.MobileNetV2,
+        _application("MobileNetV2"),
         preprocess_input=_from_minus_one_to_one,
         auxiliary_layer="block_12_add",
         low_level_layer="block_2_depthwise_relu",  # tensorflow/models, research/deeplab/core/feature_extractor.py
     ),
     "mobilenet_v3_large": _mobile(
-        functools.partial(keras.applications.MobileNetV3Large, include_preprocessing=False),
+        _application("MobileNetV3Large", include_preprocessing=False),
         preprocess_input=_from_minus_one_to_one,
         auxiliary_layer="expanded_conv_11_add",
         low_level_layer="expanded_conv_2_add",
     ),
     "efficientnet_v2_b0": _mobile(
-        functools.partial(keras.applications.EfficientNetV2B0, include_preprocessing=False),
+        _application("EfficientNetV2B0", include_preprocessing=False),
         preprocess_input=_by_mean_and_deviation,
         auxiliary_layer="block5e_add",
         low_level_layer="block2b_add",
     ),
     "efficientnet_v2_s": _mobile(
-        functools.partial(keras.applications.EfficientNetV2S, include_preprocessing=False),
+        _application("EfficientNetV2S", include_preprocessing=False),
         preprocess_input=lambda images: images / 128.0 - 1.0,
         auxiliary_layer="block5i_add",
         low_level_layer="block2d_add",

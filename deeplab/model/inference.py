@@ -1,47 +1,13 @@
 """How a trained network segments an image: once, at several scales, mirrored, or window by window."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
 from deeplab.model.folding import FoldedNetwork
+from deeplab.model.settings import Inference
 from deeplab.model.windows import Windows, log_of
-from deeplab.settings import setting
-
-
-@dataclass(frozen=True)
-class Inference:
-    """Inference.
-
-    The views to average over; the default is one pass over the whole image. The paper's scales are in its table 6.
-    """
-
-    scales: tuple[float, ...] = setting(
-        (1.0,),
-        "Scales to average probabilities over; in the paper 0.5,0.75,1.0,1.25,1.5,1.75.",
-        lower=0.1,
-        upper=10.0,
-        hyperparameter=False,
-    )
-    flip: bool = setting(False, "Also average over the mirrored image.", hyperparameter=False)
-    window_size: int = setting(
-        0,
-        "Cut larger images into overlapping windows of this many pixels; 0: whole images.",
-        lower=0,
-        hyperparameter=False,
-    )
-    window_overlap: float = setting(
-        1 / 3, "Share of a window that the next one also covers.", lower=0.0, upper=0.9, hyperparameter=False
-    )
-    window_batch: int = setting(
-        1,
-        "Windows of an image that go through the network together: faster on GPUs, equal up to rounding.",
-        lower=1,
-        hyperparameter=False,
-    )
-
 
 MIN_SIDE = 33
 """Pixels: smaller images are padded to this size, so that they do not vanish in a network of stride 32."""

@@ -1,9 +1,11 @@
-"""The start and the end of each program: parses flags, catches signals and explains errors in one line."""
+"""The start and the end of each program: parses flags, catches signals and explains errors in one line.
+
+Nothing here imports TensorFlow, which takes seconds, so that a wrong flag is refused at once.
+"""
 
 import deeplab.program.quiet
 
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -15,9 +17,8 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -26,7 +27,7 @@ from deeplab.program import signals
 from deeplab.program.flag_files import with_files_read
 from deeplab.program.generated import delete_generated_code
 from deeplab.program.help import LONGEST_LINE, help_text
-from deeplab.settings import Classes, define
+from deeplab.settings import Classes, Options, define
 
 _HELP_FLAGS = {"-h", "-?", *(f"{dashes}help{which}" for dashes in ("-", "--") for which in ("", "short", "full"))}
 _SHOW_ALL = "TF_CPP_MIN_LOG_LEVEL"
@@ -37,14 +38,8 @@ _GREEN = 32
 _YELLOW = 33
 """Of terminals (ECMA-48, SGR): errors, results of a validation, warnings."""
 
-_LOST_WORKER = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)
-"""Raised by collective operations when a worker is lost."""
+_LOST_WORKER = {"UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError"}
+"""TensorFlow's errors that collective operations raise when a worker is lost."""
 
 _OF_A_GPU = re.compile(r"CUDA|cu_?DNN|cuBLAS|cuSOLVER|cuFFT|DNN library|\bGPU\b|\bXid\b", re.IGNORECASE)
 """In TensorFlow's words about a failure of this worker's own GPU, of the same classes as those of a lost worker."""
@@ -53,36 +48,48 @@ _UNLIKE_SIZES = re.compile(r"joining a group with size (\d+), but that group has
 """TensorFlow's words (collective_param_resolver_local.cc) if workers do not agree on the number of replicas."""
 
 
-def start_program(main: Callable[[list[str]], None], classes: Classes, docstring: str | None) -> None:
-    """Parses the flags, runs `main` and exits; errors that a user can fix end in one line, without a traceback.
+class Program:
+    """A program whose flags have been parsed; errors that a user can fix end it in one line, without a traceback.
+
+    Create it before TensorFlow is imported: wrong flags, and --help, end the program here.
 
     Args:
-        main: gets the arguments that are not flags, after the program's name, as in `sys.argv`.
         classes: the program's settings classes; their fields are its flags.
         docstring: the program's docstring, which --help prints first.
+        check: raises UsageError for flags that are missing or do not fit, or for arguments that are not flags.
     """
-    arguments = sys.argv[1:]
-    if "--" in arguments:
-        arguments = arguments[: arguments.index("--")]
-    if not _HELP_FLAGS.isdisjoint(arguments):
-        with contextlib.suppress(BrokenPipeError):  # `--help | head`
-            columns = shutil.get_terminal_size((LONGEST_LINE, 24)).columns
-            print(help_text(docstring or "", classes, min(columns, LONGEST_LINE)))
-        _exit(0)
-    define(classes)
-    app.run(functools.partial(_run_main, main), flags_parser=_parse)
+
+    def __init__(
+        self,
+        classes: Classes,
+        docstring: str | None,
+        check: Callable[[Options, list[str]], None] = lambda options, arguments: None,
+    ) -> None:
+        given = sys.argv[1:]
+        if "--" in given:
+            given = given[: given.index("--")]
+        if not _HELP_FLAGS.isdisjoint(given):
+            with contextlib.suppress(BrokenPipeError):  # `--help | head`
+                columns = shutil.get_terminal_size((LONGEST_LINE, 24)).columns
+                print(help_text(docstring or "", classes, min(columns, LONGEST_LINE)))
+            _exit(0)
+
+        define(classes)
+        try:
+            self._argv = flags.FLAGS([sys.argv[0], *with_files_read(sys.argv[1:])])
+            self._options = Options(classes)
+            check(self._options, self._argv[1:])
+        except UsageError as error:
+            _fail(error)
+        except flags.Error as error:
+            _fail(UsageError(f"{error} (--help lists the flags)"))
+
+    def run(self, main: Callable[[Options, list[str]], None]) -> None:
+        """Runs `main` with the settings and the arguments that are not flags, and ends the process."""
+        app.run(lambda argv: _run_main(main, self._options, argv[1:]), flags_parser=lambda argv: self._argv)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS([argv[0], *with_files_read(argv[1:])])
-    except UsageError as error:
-        _fail(error)
-    except flags.Error as error:
-        _fail(UsageError(f"{error} (--help lists the flags)"))
-
-
-def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
+def _run_main(main: Callable[[Options, list[str]], None], options: Options, arguments: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)
@@ -91,7 +98,7 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
     try:
         signals.handle_stop_signals(signals.interrupt)
         signals.watch()
-        main(argv)
+        main(options, arguments)
         _exit(0)
     except Interrupted as error:
         _fail(error)
@@ -104,13 +111,13 @@ def _run_main(main: Callable[[list[str]], None], argv: list[str]) -> None:
 def _ending(error: Exception) -> DeepLabError | Interrupted | None:
     """How an error ends the program; None for a fault of our own code, which needs its traceback."""
     # After a signal, a library may have taken its exception for a failure, or another worker may have left first.
-    is_lost = bool(os.environ.get("TF_CONFIG")) and isinstance(error, _LOST_WORKER)
+    is_lost = bool(os.environ.get("TF_CONFIG")) and type(error).__name__ in _LOST_WORKER
     if signals.signals_seen and (is_lost or not signals.something_to_save.is_set()):
         return Interrupted(f"{signal.Signals(signals.signals_seen[0]).name}: stopped; run the same command again")
     if isinstance(error, DeepLabError):
         return error
-    if isinstance(error, tf.errors.OpError):
-        return DeepLabError(_explain(error))
+    if (message := _message_of_op(error)) is not None:
+        return DeepLabError(_explain(type(error).__name__, message))
     if isinstance(error, OSError | MemoryError):
         return DeepLabError(str(error) or "out of memory")
     if isinstance(error, RuntimeError) and _is_from_tensorflow(error):
@@ -158,24 +165,28 @@ def _exit(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _explain(error: tf.errors.OpError) -> str:
-    """TensorFlow's error in one line, with what to do about it."""
+def _message_of_op(error: Exception) -> str | None:
+    """TensorFlow's words, if the error is of one of its operations."""
+    tensorflow: Any = sys.modules.get("tensorflow")
+    return error.message if tensorflow and isinstance(error, tensorflow.errors.OpError) else None
+
+
+def _explain(kind: str, message: str) -> str:
+    """TensorFlow's error of this class in one line, with what to do about it."""
     # Leaves out the operation's name and the lines of Python that created it, which are indented.
-    lines = [
-        line for line in error.message.splitlines() if line and not re.match(r"\s|Graph exec|Detected at|<st", line)
-    ]
-    several = re.search(r"^\s*\(0\)\s+(.*)", error.message, re.MULTILINE)
+    lines = [line for line in message.splitlines() if line and not re.match(r"\s|Graph exec|Detected at|<st", line)]
+    several = re.search(r"^\s*\(0\)\s+(.*)", message, re.MULTILINE)
     words = several.group(1) if several else lines[0] if lines else "no reason given"
-    reason = f"{type(error).__name__}: {words[:300]}"
-    if "No space left on device" in error.message:
+    reason = f"{kind}: {words[:300]}"
+    if "No space left on device" in message:
         return f"the disk is full ({reason})"
-    if isinstance(error, tf.errors.ResourceExhaustedError):
+    if kind == "ResourceExhaustedError":
         return (
             "out of memory: lower --global_batch_size, --crop_size or --eval_batch_size, raise --accumulate_steps, "
             f"or use --recompute or --precision=bfloat16 ({reason})"
         )
-    if os.environ.get("TF_CONFIG") and isinstance(error, _LOST_WORKER):
-        return _explain_among_workers(error.message, reason)
+    if os.environ.get("TF_CONFIG") and kind in _LOST_WORKER:
+        return _explain_among_workers(message, reason)
     return reason
 
 

@@ -3,7 +3,6 @@
 import logging
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -13,22 +12,13 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from deeplab.errors import DataError, DeepLabError
 from deeplab.files import sync, write_text
 from deeplab.run.checkpoints_of_0_1 import GRAPH, in_current_form
-from deeplab.settings import setting
+from deeplab.run.settings import CheckpointSettings
 from deeplab.training.state import TrainState
 
 logger = logging.getLogger("deeplab")
 
 LATEST = "latest"
 BEST = "best"
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """Checkpoints."""
-
-    keep_checkpoints: int = setting(
-        3, "Latest checkpoints to keep; the best is kept separately.", lower=1, hyperparameter=False
-    )
 
 
 class Checkpoints:

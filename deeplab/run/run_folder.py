@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -17,8 +16,8 @@ import numpy as np
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, locked, write_text
 from deeplab.json_fields import read_json
-from deeplab.model.backbone import OUTPUT_STRIDES
-from deeplab.model.deeplabv3 import ModelConfig, build_deeplabv3, without_auxiliary_head
+from deeplab.model.deeplabv3 import build_deeplabv3, without_auxiliary_head
+from deeplab.model.settings import ModelConfig
 from deeplab.run.checkpoints import (
     LATEST,
     best_path,
@@ -27,7 +26,6 @@ from deeplab.run.checkpoints import (
     restore_model,
     restore_training_model,
 )
-from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
 
@@ -38,24 +36,6 @@ _IMPORT = "import.json"
 
 _CLASSIFIER = re.compile(r"(?:auxiliary_)?logits/(?:kernel|bias)")
 """Paths of the weights that have a column for each class."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Run."""
-
-    model_dir: Path | None = setting(
-        None, "Folder of the run: checkpoints, metrics.jsonl, TensorBoard events.", hyperparameter=False
-    )
-
-
-@dataclass(frozen=True)
-class LoadSettings:
-    """Trained network."""
-
-    output_stride: int | None = setting(
-        None, "Input size over feature size. Default: as in training.", choices=OUTPUT_STRIDES
-    )
 
 
 @contextmanager

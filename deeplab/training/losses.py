@@ -9,45 +9,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from deeplab.errors import UsageError
 from deeplab.labels import VOID_LABEL
-from deeplab.settings import setting
-
-LOSSES = ("cross_entropy", "dice", "cross_entropy_dice")
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Loss."""
-
-    loss: str = setting("cross_entropy", "Loss; cross_entropy_dice is the textbook's sum of both.", choices=LOSSES)
-    class_weights: str = setting(
-        "none",
-        "Weights of the cross-entropy: none; inverse_frequency or median_frequency of the training split; numbers as "
-        "in 1,2.5; or a file with a line for each class: its weight, or its name and weight.",
-    )
-    label_smoothing: float = setting(
-        0.0, "Share of each target that is spread over all classes.", lower=0.0, upper=0.99
-    )
-    focal_gamma: float = setting(0.0, "Focal loss: cross-entropy times (1 - probability) ** this; 0: none.", lower=0.0)
-    hard_pixel_fraction: float = setting(
-        1.0,
-        "Hard-pixel mining: count only this share of each image's valid pixels, those with the largest cross-entropy.",
-        lower=1e-6,
-        upper=1.0,
-    )
-    auxiliary_weight: float = setting(
-        0.0,
-        "Weight of the loss of an auxiliary head on the last stage but one; 0: no such head.",
-        lower=0.0,
-        fixed=True,
-    )
-
-    def __post_init__(self) -> None:
-        if self.loss == "dice":
-            for name in ("class_weights", "label_smoothing", "focal_gamma", "hard_pixel_fraction"):
-                if getattr(self, name) != getattr(LossSettings, name):
-                    raise UsageError(f"--{name}: acts only on the cross-entropy, which --loss=dice leaves out")
+from deeplab.training.settings import LossSettings
 
 
 @dataclass(frozen=True)

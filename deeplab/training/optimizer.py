@@ -3,64 +3,14 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
-from deeplab.settings import setting
 from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings
 
 logger = logging.getLogger("deeplab")
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Optimizer."""
-
-    optimizer: str = setting("sgd", "Optimizer.", choices=("sgd", "adam", "adamw"), fixed=True)
-    learning_rate: float = setting(0.007, "Peak learning rate.", lower=0.0)
-    scale_learning_rate_from: int | None = setting(
-        None,
-        "Batch size for which --learning_rate is meant; it is multiplied by --global_batch_size / this.",
-        lower=1,
-    )
-    backbone_learning_rate_factor: float = setting(
-        1.0,
-        "Factor of the backbone's learning rate and weight decay, to fine-tune gently, such as 0.1; 0 freezes the "
-        "backbone with its statistics, which saves time and memory.",
-        lower=0.0,
-        fixed=True,
-    )
-    momentum: float = setting(0.9, "Momentum of sgd.", lower=0.0, upper=1.0)
-    weight_decay: float = setting(1e-4, "L2 on kernels (sgd, adam), or decoupled decay (adamw).", lower=0.0)
-    ema_momentum: float = setting(
-        0.0,
-        "Share that a moving average of the weights keeps per step, such as 0.999; the averaged weights are scored and "
-        "kept as the best. 0: no average.",
-        lower=0.0,
-        upper=0.999999,
-        fixed=True,
-    )
-
-    @property
-    def l2(self) -> float:
-        """The L2 factor of the loss; 0 if the optimizer decays the weights itself."""
-        return 0.0 if self.optimizer == "adamw" else self.weight_decay
-
-    def peak_learning_rate(self, global_batch_size: int) -> float:
-        """The learning rate, scaled to the batch size if `scale_learning_rate_from` is set."""
-        if not self.scale_learning_rate_from:
-            return self.learning_rate
-        scaled = self.learning_rate * global_batch_size / self.scale_learning_rate_from
-        logger.info(
-            "learning rate %g for batch size %d is %g for batch size %d",
-            self.learning_rate,
-            self.scale_learning_rate_from,
-            scaled,
-            global_batch_size,
-        )
-        return scaled
 
 
 class SGD(keras.optimizers.SGD):

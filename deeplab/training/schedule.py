@@ -1,26 +1,12 @@
 """The learning rate as a function of the step, computed inside the compiled step."""
 
-from dataclasses import dataclass
-
 import keras
 import tensorflow as tf
 
-from deeplab.settings import setting
+from deeplab.training.settings import ScheduleSettings
 
 POLYNOMIAL_POWER = 0.9
 """arXiv 1706.05587, section 4.1."""
-
-
-@dataclass(frozen=True)
-class ScheduleSettings:
-    """Learning-rate schedule."""
-
-    schedule: str = setting(
-        "polynomial",
-        "Learning rate over the steps; polynomial has power 0.9.",
-        choices=("constant", "polynomial", "cosine"),
-    )
-    warmup_steps: int = setting(0, "Steps of linear warm-up.", lower=0)
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):

@@ -1,37 +1,15 @@
 """The compiled call of the training loop: some number of steps, each of one global batch, on every replica."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import tensorflow as tf
 
-from deeplab.errors import UsageError
-from deeplab.settings import setting
 from deeplab.training.accumulation import make_accumulated_update
 from deeplab.training.losses import Loss
 from deeplab.training.replica_step import ReplicaStep
+from deeplab.training.settings import StepSettings
 from deeplab.training.state import TrainState
 from deeplab.training.totals import Batch, StepTotals, add, of_one_replica
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """Training step."""
-
-    accumulate_steps: int = setting(
-        1, "Split each batch into this many micro-batches, run one after another; saves memory.", lower=1, upper=2**16
-    )
-    clip_norm: float = setting(0.0, "Largest norm of the whole gradient of the global batch; 0: no limit.", lower=0.0)
-    jit_compile: bool = setting(False, "Compile the step with XLA; only on one GPU.")
-    recompute: bool = setting(
-        False,
-        "Keep few features for the gradient and compute the others again: the same update, with less memory and more "
-        "time (docs/measurements.md).",
-    )
-
-    def __post_init__(self) -> None:
-        if self.recompute and self.jit_compile:
-            raise UsageError("--recompute: not with --jit_compile; XLA merges what is computed twice")
 
 
 def make_train_step(

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from deeplab.commands.app.guard import Guard
 from deeplab.commands.app.trial import Trial
 from deeplab.errors import DeepLabError, UsageError
-from deeplab.model.inference import Inference
+from deeplab.model.settings import Inference
 from deeplab.view.pictures import OPACITY
 
 STYLE = f"""

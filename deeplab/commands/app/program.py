@@ -1,13 +1,4 @@
-"""A page to try a model: drop a picture, see its mask.
-
-python -m deeplab.app --model_dir=runs/voc
-python -m deeplab.app --model_dir=exported --tfrecord_dir=shards
-
---model_dir is the folder of a run or of an export. With --tfrecord_dir, the page offers pictures of a split. Needs
-Gradio (docs/app.md). Pictures stay on this machine, and are deleted when the program ends.
-"""
-
-from deeplab.program.start import start_program
+"""A page to try a model: drop a picture, see its mask."""
 
 import contextlib
 import dataclasses
@@ -33,59 +24,26 @@ from deeplab.api import DESCRIPTION, Model, load
 from deeplab.commands.app.ending import end_and_delete
 from deeplab.commands.app.guard import Guard, Hosts
 from deeplab.commands.app.trial import Trial
+from deeplab.commands.settings import NUM_EXAMPLES, AppSettings
 from deeplab.data.input.stored import sample_images
-from deeplab.data.shards.split import Split, SplitSettings
-from deeplab.data.source.images import MOST_PIXELS, ImageFile, allow_pixels, check_pixels, size_in_header
+from deeplab.data.shards.settings import SplitSettings
+from deeplab.data.shards.split import Split
+from deeplab.data.source.images import ImageFile, allow_pixels, check_pixels, size_in_header
 from deeplab.errors import DataError, Interrupted, UsageError
-from deeplab.model.backbone import OUTPUT_STRIDES
-from deeplab.model.inference import Inference
+from deeplab.model.settings import OUTPUT_STRIDES, Inference
 from deeplab.run.checkpoints import best_path
-from deeplab.run.run_folder import CHECKPOINTS, LoadSettings, read_config
-from deeplab.settings import Classes, Options, require, setting
+from deeplab.run.run_folder import CHECKPOINTS, read_config
+from deeplab.run.settings import LoadSettings
+from deeplab.settings import Options, require
 
 logger = logging.getLogger("deeplab")
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """The paper's (table 6)."""
 
-NUM_EXAMPLES = 8
 
-
-@dataclass(frozen=True)
-class AppSettings:
-    """The page."""
-
-    model_dir: Path | None = setting(None, "Folder of the run or export whose model is tried.")
-    checkpoint: str | None = setting(None, "Checkpoint of a run to use. Default: the best of --model_dir.")
-    host: str = setting(
-        "127.0.0.1", "Address to serve on. 0.0.0.0: also for other machines, without a password or encryption."
-    )
-    port: int = setting(7860, "Port to serve on.", lower=1, upper=65535)
-    host_name: str | None = setting(
-        None, "With --host=0.0.0.0: name of this machine in the address that others open. Default: its host name."
-    )
-    split: str = setting("val", f"Split of --tfrecord_dir; {NUM_EXAMPLES} of its images are examples on the page.")
-    max_pixels: int = setting(
-        16_000_000,
-        "Refuse larger pictures, and files of more than 4 bytes per pixel and 1 MiB.",
-        lower=1,
-        upper=MOST_PIXELS,
-    )
-
-    @property
-    def max_upload(self) -> int:
-        """Bytes of the largest file: that of the largest picture with alpha, uncompressed, and its metadata."""
-        return 4 * self.max_pixels + 2**20
-
-
-SETTINGS: Classes = (AppSettings, SplitSettings, LoadSettings, Inference)
-
-
-def main(argv: list[str]) -> None:
+def main(options: Options, arguments: list[str]) -> None:
     """Serves the page until a signal ends the program."""
-    if argv[1:]:
-        raise UsageError(f"unexpected argument {argv[1]!r}: only flags are taken; drop pictures on the page")
-    options = Options(SETTINGS)
     settings = options[AppSettings]
     source = options[SplitSettings]
     inference = options[Inference]
@@ -249,8 +207,3 @@ def write_examples(source: SplitSettings, name: str, folder: Path) -> list[str]:
         Image.fromarray(image).save(path)
         paths.append(str(path))
     return paths
-
-
-def command() -> None:
-    """The program as `deeplab-app` starts it."""
-    start_program(main, SETTINGS, __doc__)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from deeplab.commands.export.interface import Interface
 from deeplab.commands.export.lite import QUANTIZED, TFLITE
 from deeplab.commands.export.onnx import ONNX
 from deeplab.commands.export.saved_model import Segmenter
+from deeplab.commands.settings import Interface
 from deeplab.errors import DeepLabError
 
 logger = logging.getLogger("deeplab")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from deeplab.commands.export.interface import image_spec
 from deeplab.commands.export.saved_model import Segmenter
 
 TFLITE = "model.tflite"
@@ -41,6 +42,6 @@ def write_tflite_int8(segmenter: Segmenter, export_dir: Path, images: list[np.nd
 
 
 def _converter(segmenter: Segmenter, input_type: str) -> tf.lite.TFLiteConverter:
-    one_image = segmenter.interface.images(batch=1, dtype=input_type)
+    one_image = image_spec(segmenter.interface, batch=1, dtype=input_type)
     function = segmenter.for_runtimes().get_concrete_function(one_image)
     return tf.lite.TFLiteConverter.from_concrete_functions([function], segmenter)

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from deeplab.commands.export.interface import image_spec
 from deeplab.commands.export.saved_model import Segmenter
 
 ONNX = "model.onnx"
@@ -17,7 +18,7 @@ def write_onnx(segmenter: Segmenter, path: Path) -> None:
     import tf2onnx  # noqa: PLC0415 - an extra
 
     interface = segmenter.interface
-    images = interface.images(dtype=interface.input_type, channels_first=interface.channels_first)
+    images = image_spec(interface, dtype=interface.input_type, channels_first=interface.channels_first)
     function = segmenter.for_runtimes(interface.channels_first)
     model, _ = tf2onnx.convert.from_function(function, [images], opset=interface.onnx_opset)
     for node in model.graph.node:

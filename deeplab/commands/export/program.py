@@ -1,28 +1,17 @@
-"""Writes a trained model as a SavedModel that needs only TensorFlow; on request also as ONNX and TensorFlow Lite.
-
-python -m deeplab.export --model_dir=runs/voc --export_dir=exported
-python -m deeplab.export --model_dir=runs/voc --export_dir=exported --onnx --tflite photo1.jpg photo2.jpg
-python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite_int8 --tfrecord_dir=data/voc_shards
-python -m deeplab.export --model_dir=runs/voc --export_dir=exported --tflite --input_size=384,512
-
-Images on the command line are segmented with the written files and with the model; the share of equal pixels is logged.
-With --input_size they are resized to it.
-"""
-
-from deeplab.program.start import start_program
+"""Writes a trained model as a SavedModel that needs only TensorFlow; on request also as ONNX and TensorFlow Lite."""
 
 import importlib
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from deeplab.commands.export.comparison import compare
-from deeplab.commands.export.interface import Interface
 from deeplab.commands.export.lite import TFLITE, TFLITE_INT8, write_tflite, write_tflite_int8
 from deeplab.commands.export.onnx import ONNX, write_onnx
 from deeplab.commands.export.saved_model import Segmenter, write_saved_model
+from deeplab.commands.settings import CALIBRATION_IMAGES, KERAS_MODEL, ExportSettings, Interface
 from deeplab.data.input.stored import sample_images
-from deeplab.data.shards.split import Split, SplitSettings
+from deeplab.data.shards.settings import SplitSettings
+from deeplab.data.shards.split import Split
 from deeplab.data.source.images import read_image
 from deeplab.distribute.devices import log_kernels
 from deeplab.distribute.gpus import enable_memory_growth
@@ -30,39 +19,14 @@ from deeplab.errors import UsageError
 from deeplab.files import atomic_folder
 from deeplab.progress import shown
 from deeplab.run import run_folder
-from deeplab.run.run_folder import LoadSettings
-from deeplab.settings import Classes, Options, require, setting
+from deeplab.run.settings import LoadSettings
+from deeplab.settings import Options, require
 
 logger = logging.getLogger("deeplab")
 
-CALIBRATION_IMAGES = 64
-KERAS = "model.keras"
 
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What to export, and in which formats."""
-
-    model_dir: Path | None = setting(None, "Folder of the run whose model is exported.")
-    checkpoint: str | None = setting(None, "Checkpoint to use. Default: the best of --model_dir.")
-    export_dir: Path | None = setting(None, "Folder to write; it must not exist.")
-    onnx: bool = setting(False, "Also write model.onnx.")
-    tflite: bool = setting(False, "Also write model.tflite and model_dynamic_range.tflite.")
-    tflite_int8: bool = setting(
-        False, "Also write model_int8.tflite, whose network computes in 8-bit integers; needs --tfrecord_dir."
-    )
-    keras: bool = setting(False, f"Also write {KERAS}, which Keras loads where deeplab is imported, to be trained on.")
-    split: str = setting(
-        "train", f"Split of --tfrecord_dir; {CALIBRATION_IMAGES} of its images give the ranges of --tflite_int8."
-    )
-
-
-SETTINGS: Classes = (ExportSettings, Interface, SplitSettings, LoadSettings)
-
-
-def main(argv: list[str]) -> None:
+def main(options: Options, arguments: list[str]) -> None:
     """Checkpoint -> folder with the SavedModel, `deeplab.json` and, on request, the other formats, all compared."""
-    options = Options(SETTINGS)
     wanted = options[ExportSettings]
     model_dir = require("model_dir", wanted.model_dir)
     export_dir = require("export_dir", wanted.export_dir)
@@ -74,7 +38,7 @@ def main(argv: list[str]) -> None:
     interface = options[Interface]
     _refuse_ignored(wanted, interface)
     calibration = _calibration_split(options[SplitSettings], wanted.split) if wanted.tflite_int8 else None
-    images = [interface.fitted(read_image(Path(argument))) for argument in argv[1:]]
+    images = [interface.fitted(read_image(Path(argument))) for argument in arguments]
 
     enable_memory_growth()
     log_kernels()
@@ -87,8 +51,8 @@ def main(argv: list[str]) -> None:
         with shown("writing the SavedModel"):
             write_saved_model(segmenter, config, checkpoint, folder)
         if wanted.keras:
-            with shown(f"writing {KERAS}"):
-                model.save(folder / KERAS)
+            with shown(f"writing {KERAS_MODEL}"):
+                model.save(folder / KERAS_MODEL)
         if wanted.onnx:
             with shown(f"writing {ONNX}"):
                 write_onnx(segmenter, folder / ONNX)
@@ -140,8 +104,3 @@ def _write_calibrated(segmenter: Segmenter, folder: Path, calibration: Split) ->
     logger.info("%s: %d images of %s give the ranges", TFLITE_INT8, len(images), calibration.name)
     with shown(f"writing {TFLITE_INT8}"):
         write_tflite_int8(segmenter, folder, images)
-
-
-def command() -> None:
-    """The program as `deeplab-export` starts it."""
-    start_program(main, SETTINGS, __doc__)

@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from deeplab.api import DESCRIPTION, make_segmenter
 from deeplab.commands.export.encoded import decode
-from deeplab.commands.export.interface import ANY_SIZE, Interface
+from deeplab.commands.export.interface import image_spec, outputs_of
+from deeplab.commands.settings import ANY_SIZE, Interface
 from deeplab.files import write_text
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.model.convolution import for_other_runtimes
-from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.inference import Predictor, segmentation
+from deeplab.model.settings import ModelConfig
 
 _FILES = tf.TensorSpec([None], tf.string, "image_bytes")
 _SEVERAL_SIZES = "images of several sizes in one request; send each size by itself; height, width and channels are"
@@ -41,7 +42,7 @@ class Segmenter(tf.Module):
                 images = tf.transpose(images, [0, 2, 3, 1])
             with for_other_runtimes():
                 scores = self._predictor(images)
-            results = self.interface.results(scores)
+            results = outputs_of(self.interface, scores)
             if channels_first:
                 return {
                     name: tf.transpose(each, [0, 3, 1, 2]) if each.shape.rank == 4 else each
@@ -91,7 +92,7 @@ def write_saved_model(segmenter: Segmenter, config: ModelConfig, checkpoint: str
     interface = segmenter.interface
     signatures = {"serving_default": segmenter.segment_bytes, "images": segmenter.segment}
     if interface.size:
-        one = segmenter.segment_one.get_concrete_function(interface.images())
+        one = segmenter.segment_one.get_concrete_function(image_spec(interface))
         signatures = {"serving_default": one, "images": one}
     tf.saved_model.save(segmenter, str(export_dir), signatures)
     description = {

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab.data.shards import records, sources
+from deeplab.data.shards.settings import IGNORE, REFUSE
 from deeplab.data.shards.split import Split, manifest_path, name_damaged_shard
 from deeplab.data.source import voc
 from deeplab.data.source.images import MAX_PIXELS
@@ -131,7 +132,7 @@ class Job:
         """Files that differ from the shards' contents; for shards without recorded sources."""
         by_name = {pair.name: pair for pair in self.pairs}
         # Older shards, written before --exif existed, store images as `ignore` does.
-        form = replace(self.form, exif=records.IGNORE) if self.form.exif == records.REFUSE else self.form
+        form = replace(self.form, exif=IGNORE) if self.form.exif == REFUSE else self.form
         progress = Progress(f"comparing {split.name} with its files", split.num_examples, "images")
         for number, record in enumerate(tf.data.TFRecordDataset(split.shard_paths), 1):
             stored = records.parse_example(record)

@@ -10,18 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from deeplab.data.shards.settings import REFUSE, TURN
 from deeplab.data.shards.tiles import WHOLE, Tiles
 from deeplab.data.source.classes import ClassTable
 from deeplab.data.source.images import MAX_PIXELS, ImageFile, as_png, check_pixels
 from deeplab.data.source.masks import Mask, read_mask
 from deeplab.data.source.voc import Pair
 from deeplab.errors import DataError
-
-REFUSE = "refuse"
-TURN = "turn"
-IGNORE = "ignore"
-EXIF_CHOICES = (REFUSE, TURN, IGNORE)
-"""For an image that EXIF turns and whose mask fits it either way: refuse it, or say which view the mask belongs to."""
 
 FEATURES = {
     "id": tf.io.FixedLenFeature([], tf.string),

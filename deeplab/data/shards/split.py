@@ -10,28 +10,17 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from deeplab.data.shards.settings import SplitSettings
 from deeplab.data.source.classes import read_classes
 from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, is_plain_name, write_text
 from deeplab.json_fields import from_fields, read_json
 from deeplab.labels import ColoredNames
-from deeplab.settings import require, setting
+from deeplab.settings import require
 
 logger = logging.getLogger("deeplab")
 
 FORMAT_VERSION = 2
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """Shards to read."""
-
-    tfrecord_dir: Path | None = setting(
-        None, "Folder of the TFRecord shards and their manifests.", hyperparameter=False
-    )
-    verify: bool = setting(
-        False, "Check the shards' SHA-256 before using them; sizes are always checked.", hyperparameter=False
-    )
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ import tensorflow as tf
 
 from deeplab.data.shards import review, sources
 from deeplab.data.shards.job import Job
-from deeplab.data.shards.records import EXIF_CHOICES, REFUSE, Form, encode_examples
+from deeplab.data.shards.records import Form, encode_examples
 from deeplab.data.shards.review import ShardReport
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.sources import Sources
 from deeplab.data.shards.split import Shard, Split, manifest_path
 from deeplab.data.shards.tiles import Tiles
@@ -32,82 +33,11 @@ from deeplab.errors import DataError, DeepLabError, UsageError
 from deeplab.files import atomic_write, digest, locked, write_text
 from deeplab.labels import VOID_LABEL
 from deeplab.progress import Progress
-from deeplab.settings import setting
 
 logger = logging.getLogger("deeplab")
 
 EXAMPLES_PER_PROCESS = 100
 """Another process costs about four seconds of imports, which pays off from about this many examples."""
-
-
-@dataclass(frozen=True)
-class ShardSettings:
-    """Data set and shards to write."""
-
-    voc_dir: Path | None = setting(
-        None, "Folder in VOC layout (VOCdevkit/VOC2012) to write shards from.", hyperparameter=False
-    )
-    class_names: Path | None = setting(
-        None,
-        "Text file of class names, one per line, class 0 first; or a table of names and mask values or colours "
-        "(`cat: 1, 2`, with a colour for pictures `cat: 1 #ff0000`, or `cat: #ff0000`); or CVAT's labelmap.txt or "
-        "Roboflow's _classes.csv. Default: VOC_DIR/class_names.txt or VOC_DIR/labelmap.txt, else VOC's 21 classes.",
-        hyperparameter=False,
-    )
-    mask_dir: Path | None = setting(
-        None,
-        "Folder of the masks of --train_split, if not VOC_DIR/SegmentationClass; for trainaug.",
-        hyperparameter=False,
-    )
-    train_split: str = setting("train", "Split to train on: a list in ImageSets/Segmentation.")
-    val_split: str = setting("val", "Split to evaluate on during training; empty: none.")
-    exif: str = setting(
-        REFUSE,
-        "If EXIF turns an image and the size of its mask does not show whether the mask was drawn on the turned image: "
-        "refuse the image; turn it, as most tools show it; or ignore EXIF.",
-        choices=EXIF_CHOICES,
-        hyperparameter=False,
-    )
-    tile_size: int = setting(
-        0,
-        "Cut larger images into tiles of at most this many pixels a side, each an example of its own, called "
-        "NAME_yTOP_xLEFT; tiles that are all void are left out. 0: whole images.",
-        lower=0,
-        hyperparameter=False,
-    )
-    tile_overlap: float = setting(
-        0.0,
-        "Share of a tile that the next one also covers, in --train_split only: elsewhere each pixel counts once.",
-        lower=0.0,
-        upper=0.9,
-        hyperparameter=False,
-    )
-    max_pixels: int = setting(
-        images.MAX_PIXELS,
-        "Refuse larger images and masks when shards are written; with --tile_size they need not be small.",
-        lower=1,
-        upper=images.MOST_PIXELS,
-        hyperparameter=False,
-    )
-    num_shards: int = setting(
-        16, "Number of shard files to write per split.", lower=1, upper=2**16, hyperparameter=False
-    )
-    max_bad_examples: int = setting(
-        0,
-        "Number of bad images or masks per split to leave out of its shards and list in SPLIT.bad_examples.txt; more "
-        "are an error.",
-        lower=0,
-        hyperparameter=False,
-    )
-    prepare_only: bool = setting(
-        False, "Write the shards (after any download) and stop; --model_dir is not needed.", hyperparameter=False
-    )
-
-    def __post_init__(self) -> None:
-        if self.prepare_only and not self.voc_dir:
-            raise UsageError("--prepare_only needs --voc_dir")
-        if self.tile_overlap and not self.tile_size:
-            raise UsageError(f"--tile_overlap={self.tile_overlap:g} needs --tile_size")
 
 
 @dataclass(frozen=True)

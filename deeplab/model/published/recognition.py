@@ -8,8 +8,8 @@ import numpy as np
 
 from deeplab.errors import DataError, UsageError
 from deeplab.labels import VOID_LABEL
-from deeplab.model.deeplabv3 import ModelConfig
 from deeplab.model.published.names import Names, research_deeplab, smp_deeplab, torchvision_deeplab
+from deeplab.model.settings import ModelConfig
 
 _DILATIONS = (12, 24, 36)
 """Of ASPP in torchvision and in segmentation-models-pytorch, at every output stride."""
