@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+Length = int | tf.Tensor
+"""Of a side: a number where it is known when a function is traced, which saves operations."""
+
 
 class _Tap(NamedTuple):
     """One element of a kernel: its index, row by row, and the offset from an output to the pixel that it reads."""
@@ -21,6 +24,75 @@ class _Tap(NamedTuple):
     def reversed(self) -> "_Tap":
         """The offset from that pixel to the output, for the gradient with respect to the inputs."""
         return self._replace(down=-self.down, right=-self.right)
+
+
+class _Reach(NamedTuple):
+    """What the outputs read along one side at one offset, and where they are.
+
+    Attributes:
+        start, end: the pixels that are read.
+        length: their number.
+        padding: how many outputs lie before and after those that read a pixel.
+    """
+
+    start: int
+    end: Length
+    length: Length
+    padding: tf.Tensor | tuple[int, int]
+
+
+class _Features:
+    """Features [batch, height, width, channels], of which taps read windows; each offset is worked out once."""
+
+    def __init__(self, features: tf.Tensor) -> None:
+        self._features = features
+        self._sizes: list[Length] = features.shape.as_list()
+        if None in self._sizes:
+            dynamic = tf.unstack(tf.shape(features))
+            self._sizes = [dynamic[axis] if size is None else size for axis, size in enumerate(self._sizes)]
+        self._reaches: dict[tuple[int, int], _Reach] = {}
+
+    def window(self, tap: _Tap) -> tf.Tensor:
+        """The pixels that a tap reads: the features without the edge that no output reads."""
+        if not (tap.down or tap.right):
+            return self._features
+        rows = self._reach(1, tap.down)
+        columns = self._reach(2, tap.right)
+        return self._features[:, rows.start : rows.end, columns.start : columns.end]
+
+    def product(self, tap: _Tap, matrix: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+        """The tap's window times [channels, n] (or the transpose of [n, channels]): [batch, rows, columns, n]."""
+        inner, outer = reversed(matrix.shape) if transpose_b else matrix.shape
+        flat = tf.matmul(tf.reshape(self.window(tap), [-1, inner]), matrix, transpose_b=transpose_b)
+        rows = self._reach(1, tap.down).length
+        columns = self._reach(2, tap.right).length
+        return tf.reshape(flat, [self._sizes[0], rows, columns, outer])
+
+    def at_outputs(self, part: tf.Tensor, tap: _Tap) -> tf.Tensor:
+        """Results for a tap's window, at the places of the outputs; 0 where the tap reads no pixel."""
+        if not (tap.down or tap.right):
+            return part
+        rows = self._reach(1, tap.down).padding
+        columns = self._reach(2, tap.right).padding
+        padded = tf.pad(part, [(0, 0), rows, columns, (0, 0)])
+        padded.set_shape([*self._features.shape[:3], part.shape[-1]])
+        return padded
+
+    def _reach(self, axis: int, offset: int) -> _Reach:
+        if (axis, offset) not in self._reaches:
+            self._reaches[axis, offset] = _reach(self._sizes[axis], offset)
+        return self._reaches[axis, offset]
+
+
+def _reach(size: Length, offset: int) -> _Reach:
+    """What outputs along a side of this size read at an offset."""
+    length = size
+    if offset:
+        length = tf.maximum(size - abs(offset), 0) if tf.is_tensor(size) else max(size - abs(offset), 0)
+    start = max(offset, 0)
+    missing = size - length if offset else 0
+    padding = (missing, 0) if offset < 0 else (0, missing)
+    return _Reach(start, start + length, length, tf.stack(padding) if tf.is_tensor(missing) else padding)
 
 
 def atrous_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
@@ -36,13 +108,13 @@ def atrous_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) 
     def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         taps = _taps_inside(inputs, kernel, rates)
         matrices = _matrices(kernel)
-        outputs = _sum_of_shifted(inputs, taps, lambda window, tap: _product(window, matrices[tap.place]))
+        outputs = _sum_of_taps(inputs, taps, lambda features, tap: features.product(tap, matrices[tap.place]))
 
         def gradients(by_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            by_inputs = _sum_of_shifted(
+            by_inputs = _sum_of_taps(
                 by_outputs,
                 [tap.reversed() for tap in taps],
-                lambda window, tap: _product(window, matrices[tap.place], transpose_b=True),
+                lambda features, tap: features.product(tap, matrices[tap.place], transpose_b=True),
             )
             return by_inputs, _kernel_gradient(inputs, by_outputs, kernel, rates)
 
@@ -81,20 +153,20 @@ def atrous_depthwise_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[i
         taps = _taps_inside(inputs, kernel, rates)
         factors = [tf.squeeze(matrix, -1) for matrix in _matrices(kernel)]
 
-        def scaled(window: tf.Tensor, tap: _Tap) -> tf.Tensor:
-            return window * factors[tap.place]
+        def scaled(features: _Features, tap: _Tap) -> tf.Tensor:
+            return features.window(tap) * factors[tap.place]
 
         def gradients(by_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            read = _Features(inputs)
+            added_to = _Features(by_outputs)
             by_kernel = _for_each_place(
                 kernel,
                 taps,
-                lambda tap: tf.reduce_sum(
-                    _window(inputs, tap.down, tap.right) * _window(by_outputs, -tap.down, -tap.right), (0, 1, 2)
-                ),
+                lambda tap: tf.reduce_sum(read.window(tap) * added_to.window(tap.reversed()), (0, 1, 2)),
             )
-            return _sum_of_shifted(by_outputs, [tap.reversed() for tap in taps], scaled), by_kernel
+            return _sum_of_taps(by_outputs, [tap.reversed() for tap in taps], scaled), by_kernel
 
-        return _sum_of_shifted(inputs, taps, scaled), gradients
+        return _sum_of_taps(inputs, taps, scaled), gradients
 
     return convolve(inputs, kernel)
 
@@ -119,51 +191,25 @@ def _matrices(kernel: tf.Tensor) -> list[tf.Tensor]:
     return tf.unstack(tf.reshape(kernel, [height * width, channels, filters]))
 
 
-def _window(features: tf.Tensor, down: int, right: int) -> tf.Tensor:
-    """The pixels that a tap with this offset reads: `features` without the edge that no output reads."""
-    if not (down or right):
-        return features
-    _, height, width, _ = _sizes(features)
-    top = max(down, 0)
-    left = max(right, 0)
-    bottom = top + _at_least_0(height - abs(down))
-    end = left + _at_least_0(width - abs(right))
-    return features[:, top:bottom, left:end]
-
-
-def _product(features: tf.Tensor, matrix: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
-    """[batch, height, width, n] times [n, m] (or the transpose of [m, n]) -> [batch, height, width, m]."""
-    inner, outer = reversed(matrix.shape) if transpose_b else matrix.shape
-    flat = tf.matmul(tf.reshape(features, [-1, inner]), matrix, transpose_b=transpose_b)
-    return tf.reshape(flat, [*_sizes(features)[:3], outer])
-
-
-def _sum_of_shifted(
-    features: tf.Tensor, taps: list[_Tap], contribution: Callable[[tf.Tensor, _Tap], tf.Tensor]
+def _sum_of_taps(
+    inputs: tf.Tensor, taps: list[_Tap], contribution: Callable[[_Features, _Tap], tf.Tensor]
 ) -> tf.Tensor:
     """The sum over taps: each one's result for the pixels that it reads, at the places of the outputs."""
-    _, height, width, _ = _sizes(features)
-    parts = []
-    for tap in taps:
-        part = contribution(_window(features, tap.down, tap.right), tap)
-        if tap.down or tap.right:
-            _, rows, columns, _ = _sizes(part)
-            top = _at_least_0(height - rows) if tap.down < 0 else 0
-            left = _at_least_0(width - columns) if tap.right < 0 else 0
-            part = tf.pad(part, [[0, 0], [top, height - rows - top], [left, width - columns - left], [0, 0]])
-            part.set_shape([*features.shape[:3], part.shape[-1]])
-        parts.append(part)
+    features = _Features(inputs)
+    parts = [features.at_outputs(contribution(features, tap), tap) for tap in taps]
     return tf.add_n(parts) if len(parts) > 1 else parts[0]
 
 
 def _kernel_gradient(inputs: tf.Tensor, by_outputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
     """For each tap, the product of the inputs it read and the gradients of the outputs it contributed to."""
     *_, channels, filters = kernel.shape
+    read = _Features(inputs)
+    added_to = _Features(by_outputs)
 
     def product(tap: _Tap) -> tf.Tensor:
-        read = tf.reshape(_window(inputs, tap.down, tap.right), [-1, channels])
-        added_to = tf.reshape(_window(by_outputs, -tap.down, -tap.right), [-1, filters])
-        return tf.matmul(read, added_to, transpose_a=True)
+        pixels = tf.reshape(read.window(tap), [-1, channels])
+        gradients = tf.reshape(added_to.window(tap.reversed()), [-1, filters])
+        return tf.matmul(pixels, gradients, transpose_a=True)
 
     return _for_each_place(kernel, _taps_inside(inputs, kernel, rates), product)
 
@@ -176,15 +222,3 @@ def _for_each_place(kernel: tf.Tensor, taps: list[_Tap], gradient: Callable[[_Ta
     for tap in taps:
         places[tap.place] = tf.reshape(gradient(tap), shape)
     return tf.reshape(tf.stack(places), kernel.shape)
-
-
-def _sizes(features: tf.Tensor) -> list[int | tf.Tensor]:
-    """The size of each dimension: a number where it is known when a function is traced, which saves operations."""
-    if features.shape.is_fully_defined():
-        return features.shape.as_list()
-    dynamic = tf.unstack(tf.shape(features))
-    return [dynamic[axis] if size is None else size for axis, size in enumerate(features.shape)]
-
-
-def _at_least_0(length: int | tf.Tensor) -> int | tf.Tensor:
-    return tf.maximum(length, 0) if tf.is_tensor(length) else max(length, 0)
