@@ -6,11 +6,11 @@ is left out. All functions are for stride 1, odd kernels and "same" padding, in 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-Length = int | tf.Tensor
+Length: TypeAlias = int | tf.Tensor
 """Of a side: a number where it is known when a function is traced, which saves operations."""
 
 
