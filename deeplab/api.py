@@ -30,7 +30,8 @@ def make_segmenter(predictor: Predictor, with_probabilities: bool) -> tf.types.e
     Images are segmented one by one, so that an image's classes do not depend on the batch.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    # Without AutoGraph, which would read and rewrite all functions that this one calls, and no condition needs it.
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")], autograph=False)
     def segment(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return segment_one_by_one(predictor, images, with_probabilities)
 

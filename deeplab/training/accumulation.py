@@ -51,23 +51,34 @@ def make_accumulated_update(
         shapes = {name: [num_micro_batches, -1, *value.shape[1:]] for name, value in batch.items()}
         return {name: tf.reshape(value, shapes[name])[index] for name, value in batch.items()}
 
+    def for_each_micro_batch(add_to: Callable[[tf.Tensor, Nested], Nested], totals: Nested) -> Nested:
+        _, totals = tf.while_loop(
+            lambda index, totals: index < num_micro_batches,
+            lambda index, totals: (index + 1, add_to(index, totals)),
+            (0, totals),
+        )
+        return totals
+
     def update(batch: Batch) -> StepTotals:
         counts, state_before = strategy.run(start)
 
         # The sums of the global batch; their forward passes leave no trace in the statistics.
-        sums = counts.sums
-        for index in tf.range(num_micro_batches):
-            sums = strategy.run(lambda b, i, s: add_sums(micro_batch(b, i), s), args=(batch, index, sums))
+        sums = for_each_micro_batch(
+            lambda index, sums: strategy.run(lambda b, i, s: add_sums(micro_batch(b, i), s), args=(batch, index, sums)),
+            counts.sums,
+        )
         sums = strategy.run(
             lambda s: tf.distribute.get_replica_context().all_reduce("SUM", _on_device(s)), args=(sums,)
         )
         strategy.run(step.restore_state, args=(state_before,))
 
         # The gradients, micro-batch by micro-batch.
-        for index in tf.range(num_micro_batches):
-            counts = strategy.run(
+        counts = for_each_micro_batch(
+            lambda index, counts: strategy.run(
                 lambda b, i, s, c: add_gradients(micro_batch(b, i), s, c), args=(batch, index, sums, counts)
-            )
+            ),
+            counts,
+        )
         return strategy.run(finish, args=(counts, state_before))
 
     return update

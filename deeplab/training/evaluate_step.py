@@ -34,7 +34,7 @@ def make_evaluate_step(
         )
         return sum_over_replicas(totals), tf.cast(predictions, tf.uint8)
 
-    @tf.function
+    @tf.function(autograph=False)  # as in `step`
     def evaluate_step(iterator: Iterator) -> tuple[EvaluationTotals, tf.Tensor, Batch]:
         batch = next(iterator)
         totals, predictions = strategy.run(replica_step, args=(batch,))

@@ -45,22 +45,31 @@ def make_train_step(
     # With determinism, TensorFlow refuses a clock; on a GPU, the host would have to wait for the device.
     has_clock = not deterministic and not tf.config.list_logical_devices("GPU")
 
-    @tf.function
-    def train_step(iterator: Iterator, num_steps: tf.Tensor) -> StepTotals:
-        totals = step.no_totals()
-        for _ in tf.range(num_steps):
-            # The totals depend on the step's updates, so the clock is read after these.
-            done_at = _time_after(totals) if has_clock else 0.0
-            batch = next(iterator)
-            ready_at = _time_after(done_at, batch) if has_clock else 0.0
-            of_step = of_one_replica(strategy, update(batch))
-            waited = tf.cast(ready_at - done_at, tf.float32) if has_clock else tf.constant(float("nan"))
-            totals = add(totals, of_step._replace(data_wait_seconds=waited))
+    # AutoGraph, which turns the loop over steps into one of the graph, would otherwise read and rewrite all functions
+    # that a step calls, the network's included. That takes as long as tracing them.
+    @tf.autograph.experimental.do_not_convert
+    def one_more(totals: StepTotals, iterator: Iterator) -> StepTotals:
+        # The totals depend on the step's updates, so the clock is read after these.
+        done_at = _time_after(totals) if has_clock else 0.0
+        batch = next(iterator)
+        ready_at = _time_after(done_at, batch) if has_clock else 0.0
+        of_step = of_one_replica(strategy, update(batch))
+        waited = tf.cast(ready_at - done_at, tf.float32) if has_clock else tf.constant(float("nan"))
+        return add(totals, of_step._replace(data_wait_seconds=waited))
 
+    @tf.autograph.experimental.do_not_convert
+    def with_norm(totals: StepTotals) -> StepTotals:
         # One norm per call, times the number of updates: the log divides by it again.
         weights = [variable.value for variable in variables]
         norm = (totals.steps - totals.skipped) * tf.linalg.global_norm(weights)
         return totals._replace(weight_norm=norm)
+
+    @tf.function
+    def train_step(iterator: Iterator, num_steps: tf.Tensor) -> StepTotals:
+        totals = step.no_totals()
+        for _ in tf.range(num_steps):
+            totals = one_more(totals, iterator)
+        return with_norm(totals)
 
     return train_step
 
@@ -71,7 +80,7 @@ def _make_update(
     """A function: distributed batch -> totals of each replica; in micro-batches if the settings ask for several."""
 
     def maybe_compiled(function: Callable) -> Callable:
-        return tf.function(function, jit_compile=True) if settings.jit_compile else function
+        return tf.function(function, jit_compile=True, autograph=False) if settings.jit_compile else function
 
     if settings.accumulate_steps > 1:
         return make_accumulated_update(strategy, step, variables, settings.accumulate_steps, maybe_compiled)

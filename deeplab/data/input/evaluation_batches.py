@@ -87,6 +87,7 @@ def _replicas_of_a_worker(context: tf.distribute.InputContext) -> int:
     return context.num_replicas_in_sync // context.num_input_pipelines
 
 
+@tf.autograph.experimental.do_not_convert  # it would take longer than tracing, for nothing
 def _decode_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:
     """Records of one image size (string [batch]) -> the batch."""
 
