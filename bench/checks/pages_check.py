@@ -5,8 +5,9 @@ python bench/checks/pages_check.py FOLDER PAGE [PAGE ...]
 PAGE: a report.html or a look.html. Needs playwright and axe-playwright-python, and Chromium; CHROMIUM names its
 program. Checks that the page asks for nothing from outside, that the console is empty, that axe-core finds nothing
 serious, and how long it takes to open: until all pictures in sight are loaded. In a report: sorts, filters, opens an
-image, moves its slider, reads a class under the pointer. Prints a line for each check and writes screenshots to
-FOLDER. Exit status 1 if a check fails.
+image, moves its slider, reads a class under the pointer; then the same by keys alone, with the focus in sight. In the
+page of a data set: enlarges a picture by keys. Prints a line for each check and writes screenshots to FOLDER. Exit
+status 1 if a check fails.
 """
 
 import os
@@ -39,6 +40,11 @@ def serious(page: Page) -> list[str]:
         for each in found
         if each["impact"] in ("serious", "critical")
     ]
+
+
+def surplus(page: Page) -> int:
+    """By how many pixels a page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
 def use_report(page: Page, where: str, shots: Path, name: str) -> None:
@@ -76,6 +82,71 @@ def use_report(page: Page, where: str, shots: Path, name: str) -> None:
     page.locator("#close").click()
 
 
+def tab_to(page: Page, selector: str, unseen: list[str]) -> None:
+    """Presses Tab until such an element has the focus; adds what had it on the way out of sight to `unseen`."""
+    for _ in range(500):
+        page.keyboard.press("Tab")
+        unseen += page.evaluate(
+            """() => {
+                const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+                const seen = outlineStyle !== "none" && parseFloat(outlineWidth) > 0;
+                return seen || document.activeElement === document.body ? [] : [document.activeElement.outerHTML];
+            }"""
+        )
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    check(False, f"Tab reaches {selector}")
+
+
+def use_keys_in_report(page: Page, where: str) -> None:
+    """Units of the matrix, sorting, filtering, an image with its slider and its neighbor, by keys alone."""
+    unseen: list[str] = []
+    page.reload()
+    tab_to(page, "#units input", unseen)
+    before = page.locator("#matrix_caption").text_content()
+    page.keyboard.press("ArrowDown")
+    check(before != page.locator("#matrix_caption").text_content(), f"{where}: an arrow changes the matrix's units")
+    tab_to(page, "#sort", unseen)
+    worst = page.locator("#gallery b").first.text_content()
+    page.keyboard.press("ArrowDown")
+    best = page.locator("#gallery b").first.text_content()
+    tab_to(page, "#class", unseen)
+    page.keyboard.press("ArrowDown")
+    text = page.locator("#count").text_content() or ""
+    check(text.startswith("1 ") or worst != best, f"{where}: arrows sort and filter: {worst}, {best}, {text}")
+
+    tab_to(page, "#gallery button", unseen)
+    page.keyboard.press("Enter")
+    opened = page.locator("#viewer_name").text_content()
+    tab_to(page, "#slider", unseen)
+    before = page.locator("#prediction").evaluate("each => each.style.clipPath")
+    page.keyboard.press("ArrowRight")
+    after = page.locator("#prediction").evaluate("each => each.style.clipPath")
+    check(before != after, f"{where}: an arrow moves the slider from {before} to {after}")
+    tab_to(page, "#only_errors", unseen)
+    page.keyboard.press("Space")
+    check(page.locator("#errors").is_visible(), f"{where}: the space bar shows errors by kind")
+    page.keyboard.press("ArrowRight")
+    other = page.locator("#viewer_name").text_content()
+    check(text.startswith("1 ") or opened != other, f"{where}: an arrow goes from {opened} to {other}")
+    page.keyboard.press("Escape")
+    back = page.evaluate("document.activeElement.matches('#gallery button')")
+    check(not page.locator("#viewer").is_visible() and back, f"{where}: Escape closes, and the focus goes back")
+    check(not unseen, f"{where}: the focus is in sight {unseen[:3]}")
+
+
+def use_keys_in_survey(page: Page, where: str) -> None:
+    """A picture opens large, and closes again."""
+    unseen: list[str] = []
+    tab_to(page, ".row img", unseen)
+    page.keyboard.press("Enter")
+    opened = page.locator("dialog.large").is_visible()
+    page.keyboard.press("Escape")
+    closed = not page.locator("dialog.large").is_visible()
+    check(opened and closed, f"{where}: Enter opens a picture large, Escape closes it")
+    check(not unseen, f"{where}: the focus is in sight {unseen[:3]}")
+
+
 def use(browser: Browser, path: Path, width: int, scheme: Any, shots: Path) -> None:  # noqa: ANN401  playwright's literal
     """One page in one window."""
     page = browser.new_page(viewport={"width": width, "height": 850}, color_scheme=scheme)
@@ -93,10 +164,13 @@ def use(browser: Browser, path: Path, width: int, scheme: Any, shots: Path) -> N
     page.screenshot(path=shots / f"{name}.png", full_page=page.locator("#gallery li").count() == 0)
     found = serious(page)
     check(not found, f"{where}: axe-core: {found}")
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    wide = surplus(page)
     check(wide <= 0, f"{where}: {wide} pixels wider than the window")
     if page.locator("#gallery").count():
         use_report(page, where, shots, name)
+        use_keys_in_report(page, where)
+    else:
+        use_keys_in_survey(page, where)
     outside = [url for url in asked if not url.startswith(("data:", path.resolve().parent.as_uri()))]
     check(not outside, f"{where}: {len(asked)} requests, none from outside {outside[:3]}")
     check(not lines, f"{where}: the console is empty {lines[:3]}")
