@@ -11,6 +11,7 @@ from PIL import Image
 from deeplab import labels
 from deeplab.data.source import voc
 from deeplab.view import pictures, report
+from deeplab.view.colors import class_colors
 from deeplab.view.fonts import font_for
 from deeplab.view.panel import Panel
 
@@ -87,6 +88,22 @@ def test_panel_has_four_pictures_and_void_is_white():
     np.testing.assert_array_equal(middle, [[100] * 3, [255] * 3, [128, 0, 0], [255] * 3])
     small = pictures.panel(image, truth, prediction, ("background", "thing"), largest_side=70)
     assert small.width == 4 * 70 + 3 * 4
+
+
+def test_a_panel_over_the_image_leaves_background_and_void_clear():
+    names = ("background", "thing")
+    image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    mask = np.zeros((40, 80), np.uint8)
+    mask[:, 30:60] = 1
+    mask[:, 70:] = 255
+    pixels = np.array(pictures.panel(image, mask, mask % 255, names, opacity=0.6))
+    truth = pixels[19 : 19 + 40, 84:164]
+    np.testing.assert_array_equal(truth[mask != 1], image[mask != 1])
+    np.testing.assert_array_equal(truth, np.array(pictures.overlay(image, mask, names, opacity=0.6)))
+    colors = class_colors(names)
+    colors[255] = 255
+    legend = pictures.legend({1: "thing", 255: "void: not scored"}, pixels.shape[1], colors)
+    np.testing.assert_array_equal(pixels[19 + 40 :], np.array(legend))
 
 
 def test_headings_of_small_pictures_are_not_cut():

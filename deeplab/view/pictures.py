@@ -113,7 +113,7 @@ def panel(
     """Image | truth | prediction | error map with headings and a legend; void is white.
 
     image: uint8 RGB [height, width, 3]; masks: uint8 [height, width]. All four are shrunk to `largest_side`. With
-    an `opacity` below 1, masks are drawn over the image; `note` follows the heading of the prediction.
+    an `opacity` below 1, masks are drawn as by `overlay`; `note` follows the heading of the prediction.
     """
     scale = min(largest_side / max(truth.shape), 1)
     size = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
@@ -123,17 +123,22 @@ def panel(
     )
     colors = class_colors(class_names)
     colors[VOID_LABEL] = 255
+    drawn = [
+        overlay(image, mask, class_names, opacity=opacity) if opacity < 1 else Image.fromarray(colors[mask])
+        for mask in (truth, prediction)
+    ]
     pictures = {
         "image": Image.fromarray(image),
-        "truth": _over(image, colors[truth], opacity),
-        f"prediction{note}": _over(image, colors[prediction], opacity),
+        "truth": drawn[0],
+        f"prediction{note}": drawn[1],
         "errors": error_map(image, truth, prediction, class_names),
     }
     row = side_by_side(*(_with_heading(picture, text) for text, picture in pictures.items()))
 
     # The legend: the classes that appear, void, and the kinds of errors that appear.
     found = np.union1d(truth, prediction)
-    entries = {int(index): class_names[index] for index in found if index != VOID_LABEL}
+    shown = foreground(class_names) if opacity < 1 else range(len(class_names))
+    entries = {int(index): class_names[index] for index in found if index in shown}
     if VOID_LABEL in truth:
         entries[VOID_LABEL] = "void: not scored"
     kinds = {MISSED: "missed", FALSE_ALARM: "false alarm", WRONG_CLASS: "wrong class"}
@@ -142,11 +147,6 @@ def panel(
         if (errors == color).all(-1).any():
             entries[index] = text
     return stack(row, legend(entries, row.width, np.concatenate([colors, np.array([*kinds], np.uint8)])))
-
-
-def _over(image: np.ndarray, colors: np.ndarray, opacity: float) -> Image.Image:
-    """Colors over an image, both uint8 [height, width, 3]."""
-    return Image.blend(Image.fromarray(image), Image.fromarray(colors), opacity)
 
 
 def legend(entries: dict[int, str], width: int, colors: np.ndarray) -> Image.Image:
