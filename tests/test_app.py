@@ -141,7 +141,7 @@ def test_page(segmenter, tmp_path):
     page = pytest.importorskip("deeplab.commands.app.page", reason="needs Gradio")
     Image.fromarray(IMAGE).save(tmp_path / "photo.png")
     said, (trial, status, *_) = page._segment(segmenter[0], str(tmp_path / "photo.png"), 0, 0.6)
-    assert said[1].startswith("Segmenting 8 pixels: with these settings it is the first")
+    assert said[1] == "Segmenting 8 pixels: no estimate yet, as it is the first with these settings ..."
     assert np.array_equal(np.array(Image.open(trial.save_mask())), MASK)
     assert status.startswith("photo: 4x2 pixels<style>")
     assert [f"background: {color};" in status for color in trial.swatches.values()] == [True] * 3

@@ -23,6 +23,7 @@ ABOUT = {
 
 WITHOUT_METADATA = {
     "audioop-lts": "PSF-2.0",  # only for Python 3.13 and later; its metadata
+    "axe-playwright-python": "MIT, with axe-core: MPL-2.0",  # its LICENSE; its axe.min.js
     "colorama": "BSD-3-Clause",  # only for Windows, so not installed here; its LICENSE.txt
     "httpx2-jsfetch": "BSD-3-Clause",  # only for browsers; its metadata
     "namex": "Apache License 2.0",  # its LICENSE

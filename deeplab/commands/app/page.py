@@ -17,31 +17,47 @@ from deeplab.model.settings import Inference
 from deeplab.view.pictures import OPACITY
 
 STYLE = f"""
-#segmented .mask:not(.active, .inactive) {{ opacity: var(--mask-opacity, {OPACITY}); }}
+#segmented .mask {{ opacity: var(--mask-opacity, {OPACITY}); }}
+#picture img, #heat img {{ width: 100%; height: 100%; object-fit: contain; }}
 #heading, #status {{ overflow-wrap: anywhere; }}
 #status .bad {{ color: #c81e1e; font-weight: 600; }}
 .dark #status .bad {{ color: #f98080; }}
 #shown label::before {{ content: ""; width: 0.8em; height: 0.8em; border: 1px solid grey; margin-right: 0.4em; }}
-#segmented img {{ cursor: crosshair; }}
+#picture img, #segmented img, #heat img {{ cursor: crosshair; }}
 """
 _HEIGHT = 420
-"""Pixels of the picture and of the mask on the page."""
+"""Pixels of the picture, of the mask and of the heat map on the page."""
 
-_CLICKS_ON_MASK = """() => document.addEventListener("click", click => {
-    const mask = click.target.closest("#segmented img");
+_CLICKS = """() => document.addEventListener("click", click => {
+    const clicked = click.target.closest("#picture img, #segmented img, #heat img");
     const heat = document.querySelector("#heat img");
-    if (!mask || !heat) return;
-    const [from, to] = [mask, heat].map(image => {
+    if (!clicked || !heat || !click.isTrusted) return;
+    click.stopPropagation();
+    const [from, to] = [[clicked, Infinity], [heat, 1]].map(([image, largest]) => {
         const box = image.getBoundingClientRect();
-        const scale = Math.min(box.width / image.naturalWidth, box.height / image.naturalHeight);
-        const [width, height] = [image.naturalWidth * scale, image.naturalHeight * scale];
-        return { left: box.left + (box.width - width) / 2, top: box.top + (box.height - height) / 2, width, height };
+        const [width, height] = [image.naturalWidth, image.naturalHeight];
+        const scale = Math.min(box.width / width, box.height / height, largest);
+        const [left, top] = [box.left + (box.width - scale * width) / 2, box.top + (box.height - scale * height) / 2];
+        return { left, top, width, height, scale };
     });
-    const clientX = to.left + (click.clientX - from.left) / from.width * to.width;
-    const clientY = to.top + (click.clientY - from.top) / from.height * to.height;
+    const x = Math.floor((click.clientX - from.left) / from.scale / from.width * to.width);
+    const y = Math.floor((click.clientY - from.top) / from.scale / from.height * to.height);
+    const [clientX, clientY] = [to.left + x * to.scale, to.top + y * to.scale].map(Math.round);
     heat.dispatchEvent(new MouseEvent("click", { clientX, clientY, bubbles: true }));
-})"""
-"""Passes a click on the mask, whose part of Gradio tells no place, on to the same place of the heat map."""
+}, true)"""
+"""Passes clicks on the picture, the mask and the heat map on to the heat map, where Gradio looks for their pixel.
+
+Gradio tells no place of a click on a mask, and takes small pictures for not enlarged, as its own style has them.
+"""
+
+_NAME_EMPTY_PARTS = """() => {
+    const name = () => {
+        for (const part of document.querySelectorAll(".empty[aria-label]:not([role])")) part.role = "img";
+    };
+    name();
+    new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+}"""
+"""Gradio names a part without a value on an element whose name screen readers ignore, as it has no role."""
 
 _SET_OPACITY = "value => { document.documentElement.style.setProperty('--mask-opacity', value); return value; }"
 _KEPT_SECONDS = 3600
@@ -93,14 +109,23 @@ def build(
         trial = gr.State(time_to_live=_KEPT_SECONDS, delete_callback=_forget)
         with gr.Row():
             with gr.Column():
-                picture = gr.Image(label="Picture", type="filepath", height=_HEIGHT, buttons=[], elem_id="picture")
+                picture = gr.Image(
+                    label="Picture",
+                    type="filepath",
+                    height=_HEIGHT,
+                    buttons=[],
+                    elem_id="picture",
+                    alt_text="The picture",
+                )
                 picture.preprocess = _as_uploaded
                 if examples:
                     gr.Examples([*examples], picture, label="Validation pictures")
                 with gr.Accordion("Settings", open=False, visible=choices is not None):
                     settings = choices.as_parts() if choices else []
             with gr.Column():
-                segmented = gr.AnnotatedImage(label="Mask", format="png", height=_HEIGHT, elem_id="segmented")
+                segmented = gr.AnnotatedImage(
+                    label="Mask", format="png", height=_HEIGHT, show_legend=False, elem_id="segmented"
+                )
                 status = gr.HTML(elem_id="status")
                 opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
                 shown = gr.CheckboxGroup([], label="Classes and their shares", elem_id="shown")
@@ -112,13 +137,14 @@ def build(
                 indices = [(name, index) for index, name in enumerate(class_names)]
                 heated = gr.Dropdown(indices, value=0, label="Probability of a class", elem_id="heated")
                 heat = gr.Image(
-                    label="From black (0) to white (1)", format="png", buttons=["fullscreen"], elem_id="heat"
+                    label="From black (0) to white (1)",
+                    format="png",
+                    height=_HEIGHT,
+                    buttons=["fullscreen"],
+                    elem_id="heat",
+                    alt_text="The heat map",
                 )
-            point = gr.Label(
-                label="Probabilities where you click, in any of the three",
-                num_top_classes=5,
-                elem_id="point",
-            )
+            point = gr.Label(label="Probabilities where you click", num_top_classes=5, elem_id="point")
 
         drawn = [segmented, overlay]
         gr.on(
@@ -129,12 +155,12 @@ def build(
             api_name="segment",
             show_progress="hidden",
         )
-        page.load(None, js=_CLICKS_ON_MASK)
+        page.load(None, js=_CLICKS)
+        page.load(None, js=_NAME_EMPTY_PARTS)
         opacity.input(None, opacity, js=_SET_OPACITY)
         gr.on([opacity.release, shown.input], _draw, [trial, shown, opacity], drawn, api_name="draw")
         heated.input(_heat, [trial, heated], heat, api_name="heat")
         heat.select(_probabilities, trial, point, api_name=False)
-        picture.select(_probabilities_in_picture, trial, point, api_name=False)
     return page
 
 
@@ -145,6 +171,7 @@ def serve(page: gr.Blocks, host: str, port: int, guard: Callable[..., Guard], ma
         UsageError: the port is taken, or the address is not of this machine.
     """
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme.set(body_text_color_subdued="*neutral_500")  # Gradio's own gray is too light to be read
     page.queue(default_concurrency_limit=1, max_size=LONGEST_QUEUE, api_open=False)
     try:
         page.launch(
@@ -230,11 +257,6 @@ def _heat(trial: Trial | None, index: int) -> Any:  # noqa: ANN401
 
 def _probabilities(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
     return trial.at(*event.index) if trial is not None else None
-
-
-def _probabilities_in_picture(trial: Trial | None, event: gr.SelectData) -> dict[str, float] | None:
-    x, y = event.index
-    return trial.at(x // trial.step, y // trial.step) if trial is not None else None
 
 
 def _download(path: str | None) -> gr.DownloadButton:
