@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from forked import HANGS, ROOT
 from PIL import Image
-from small_run import TRAIN_FLAGS
+from small_run import COLOR, COLORED, TRAIN_FLAGS
 from tiny import TINY
 
 from deeplab.data.shards.settings import ShardSettings
@@ -111,10 +111,13 @@ def shards(shapes_dir, tmp_path_factory):
 def run_dir(shapes_dir, tmp_path_factory):
     """A folder with a finished run in `run/`, its shards in `shards/`, and the program's output in `stderr`."""
     folder = tmp_path_factory.mktemp("programs")
+    lines = [f"{name}: {index}" for index, name in enumerate(shapes.CLASS_NAMES)]
+    lines[COLORED] += f" #{bytes(COLOR).hex()}"
+    (folder / "classes.txt").write_text("\n".join([*lines, "void: 255"]))
     places = (f"--voc_dir={shapes_dir}", f"--tfrecord_dir={folder}/shards", f"--model_dir={folder}/run")
-    command = [sys.executable, "tests/tiny.py", "train.py", *places, *TRAIN_FLAGS]
+    command = [sys.executable, "tests/tiny.py", "train.py", *places, f"--class_names={folder}/classes.txt"]
     with (folder / "stderr").open("w") as stderr:
-        subprocess.run(command, cwd=ROOT, stderr=stderr, timeout=HANGS, check=True)
+        subprocess.run([*command, *TRAIN_FLAGS], cwd=ROOT, stderr=stderr, timeout=HANGS, check=True)
     return folder
 
 

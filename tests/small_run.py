@@ -6,6 +6,9 @@ import re
 import tensorflow as tf
 
 STEPS = 9
+COLORED = 2
+COLOR = (10, 20, 30)
+"""Index of a class, and its color in pictures, which the run's class table gives."""
 TRAIN_FLAGS = (
     "--backbone=tiny",
     "--backbone_weights=none",

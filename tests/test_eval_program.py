@@ -1,13 +1,14 @@
 """eval.py as users start it: its scores are those of training and of its masks; what it refuses."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 from forked import run
 from PIL import Image
-from small_run import STEPS, assert_one_line, records_of
+from small_run import COLOR, COLORED, STEPS, assert_one_line, records_of
 
 from deeplab.data.source import shapes, voc
 
@@ -52,7 +53,11 @@ def test_scores_equal_those_of_the_written_masks_at_native_size(shapes_dir, scor
         predicted.append(np.array(Image.open(output_dir / "masks" / f"{pair.name}.png")))
         assert predicted[-1].shape == truth[-1].shape
         with Image.open(output_dir / "side_by_side" / f"{pair.name}.png") as row:
-            assert row.width == 4 * truth[-1].shape[1] + 12  # image | truth | prediction | errors, and three gaps
+            width = truth[-1].shape[1]
+            assert row.width == 4 * width + 12  # image | truth | prediction | errors, and three gaps
+            for mask, left in ((truth[-1], width + 4), (predicted[-1], 2 * (width + 4))):
+                drawn = np.array(row)[19 : 19 + len(mask), left : left + width]  # below the heading
+                np.testing.assert_array_equal((drawn == COLOR).all(-1), mask == COLORED)
     truth, predicted = (np.concatenate([mask.ravel() for mask in masks]) for masks in (truth, predicted))
     truth, predicted = truth[truth != 255], predicted[truth != 255]
     for index, name in enumerate(shapes.CLASS_NAMES):
@@ -69,6 +74,9 @@ def test_report_shows_what_was_measured(scored):
     assert f"<b>{100 * metrics['mean_iou']:.1f} %</b>mean IoU" in page
     assert page.count('"photo":"report_images/') == 5
     assert len(list((output_dir / "report_images").glob("*.jpg"))) == 5
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    assert data["colors"][COLORED] == [*COLOR]
+    assert "rgb(10,20,30)" in page  # beside the name
     assert page.count("<svg") == 5  # mean IoU, loss, cross-entropy, learning rate, calibration
     assert f"<dd>10 images per epoch, {len(shapes.CLASS_NAMES)} classes</dd>" in page
 

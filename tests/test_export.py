@@ -24,7 +24,8 @@ from deeplab.run.run_folder import load_model, record_run
 
 pytestmark = pytest.mark.slow
 
-CONFIG = ModelConfig(("background", "thing", "other"), backbone="mobilenet_v2")
+COLORS = ("", "#0a141e", "")
+CONFIG = ModelConfig(("background", "thing", "other"), backbone="mobilenet_v2", class_colors=COLORS)
 
 SERVE = """
 import sys
@@ -105,6 +106,7 @@ def test_it_describes_itself(exported):
     description = json.loads((exported / "deeplab.json").read_text())
     assert description["class_names"] == list(CONFIG.class_names)
     assert description["palette"] == palette()[:3].tolist()
+    assert description["class_colors"] == [*COLORS]
     assert description["checkpoint"].endswith("ckpt-1")
     assert description["void"] == 255
 
@@ -146,6 +148,7 @@ def test_runs_and_exports_give_the_same_in_python(model_dir, exported, jpeg):
     for folder in (model_dir, str(exported)):
         model = deeplab.load(folder)
         assert model.class_names == CONFIG.class_names
+        assert model.class_names.colors == COLORS
         np.testing.assert_allclose(model.probabilities(image), expected, atol=2e-3)
         _assert_same_classes(model.segment(image), expected)
         assert model.segment(np.stack([image, image])).shape == (2, 97, 131)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from forked import HANGS, ROOT, run
 from PIL import Image
-from small_run import assert_one_line
+from small_run import COLOR, COLORED, assert_one_line
 
 from deeplab.data.source import shapes, voc
 from deeplab.labels import palette
@@ -41,7 +41,11 @@ def test_predict_segments_a_folder_and_a_pattern(run_dir, shapes_dir, tmp_path):
         assert (pictures["masks"].mode, mask.shape) == ("P", (height, width))
         np.testing.assert_array_equal(np.array(pictures["coloured"]), palette()[mask])
         assert pictures["overlays"].height > height  # the legend
-        assert pictures["side_by_side"].width == 4 * width + 12
+        row = np.array(pictures["side_by_side"])[19 : 19 + height]  # below the heading
+        assert row.shape[1] == 4 * width + 12
+        truth = np.array(Image.open(shapes_dir / "SegmentationClass" / f"{name}.png"))
+        for drawn, left in ((truth, width + 4), (mask, 2 * (width + 4))):
+            np.testing.assert_array_equal((row[:, left : left + width] == COLOR).all(-1), drawn == COLORED)
         shares = re.search(rf"{name}\.jpg: (.*)", done.stderr).group(1)
         background = 100 * (mask == 0).mean()
         assert f"background {background:.1f}%" in shares or background == 0

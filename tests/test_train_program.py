@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from forked import HANGS, ROOT, run
-from small_run import STEPS, TRAIN_FLAGS, assert_one_line, records_of, variables_of
+from PIL import Image
+from small_run import COLOR, COLORED, STEPS, TRAIN_FLAGS, assert_one_line, records_of, variables_of
 from tensorboard.plugins.hparams import metadata
 
 from deeplab.data.shards.split import Split
-from deeplab.data.source import shapes
+from deeplab.data.source import shapes, voc
 from deeplab.run.run_folder import load_model
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,24 @@ def test_tensorboard_has_the_same_numbers(run_dir):
         tags = {"loss": "loss/total", "mean_iou": "accuracy/mean_iou", "pixel_accuracy": "accuracy/pixel_accuracy"}
         for name, tag in tags.items():
             assert seen[tag, step] == pytest.approx(record[name], rel=1e-6)
+
+
+def test_the_color_of_the_class_table_is_kept_and_shown_in_tensorboard(run_dir, shapes_dir):
+    expected = ["#0a141e" if index == COLORED else "" for index in range(len(shapes.CLASS_NAMES))]
+    assert [*Split.read(run_dir / "shards", "val").class_colors] == expected
+    assert json.loads((run_dir / "run" / "model.json").read_text())["class_colors"] == expected
+    drawn = {}
+    for path in (run_dir / "run" / "val").glob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag.startswith("predictions/"):
+                    picture = tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).numpy()
+                    drawn[value.tag.removeprefix("predictions/")] = (picture == COLOR).all(-1).any()
+    pairs = voc.pairs(shapes_dir, "val")
+    assert drawn.keys() == {pair.name for pair in pairs}
+    holding = [pair.name for pair in pairs if (np.array(Image.open(pair.mask)) == COLORED).any()]
+    assert 0 < len(holding) < 5
+    assert all(drawn[name] for name in holding)
 
 
 def test_runs_are_compared_by_their_hyperparameters(run_dir):
@@ -119,6 +138,7 @@ def test_a_finished_run_says_so_and_another_model_is_rejected(run_dir, shapes_di
     assert re.findall(r"changed since the last start: (.*)", done.stderr) == [
         f"--model_dir={run_dir}/run -> --model_dir={tmp_path}/run",
         f"--voc_dir={shapes_dir} -> not set",
+        f"--class_names={run_dir}/classes.txt -> not set",
     ]
     other_model = run("train.py", *flags, "--output_stride=8", expect=2)
     assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
