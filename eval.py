@@ -132,7 +132,7 @@ def score(
     write_record(output_dir, options, split, config, checkpoint, evaluation)
     write_text(output_dir / PER_IMAGE, image_scores.as_csv(names))
     files = ["metrics.json", PER_IMAGE, *(["masks/", "side_by_side/"] if scoring.output_dir else [])]
-    logger.info("wrote to %s: %s", output_dir, ", ".join(files))
+    logger.info("%s has %s", output_dir, ", ".join(files))
     if other:
         print(comparison.as_text(evaluation.scores, config.class_names, image_scores.mean_ious, other))
     if gallery:

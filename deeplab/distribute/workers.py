@@ -15,7 +15,6 @@ class Workers:
     Attributes:
         are_several: whether several processes train together.
         is_chief: whether this process writes the run's files: the first worker, or the only process.
-        num_local_replicas: number of replicas in this process.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -24,8 +23,6 @@ class Workers:
         if not self.is_chief:
             logger.setLevel(logging.WARNING)
             Progress.is_shown = False
-        devices = strategy.extended.worker_devices if self.are_several else ()
-        self.num_local_replicas = len(devices) or strategy.num_replicas_in_sync
 
         @tf.function
         def count(flag: tf.Tensor) -> tf.Tensor:

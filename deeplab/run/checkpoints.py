@@ -82,11 +82,7 @@ class Checkpoints:
                     replicas_before,
                 )
         if step >= total_steps:
-            logger.info(
-                "this run has completed %d of %d steps; raise --train_steps or --epochs to continue",
-                step,
-                total_steps,
-            )
+            logger.info("%d of %d steps are done; to go on, raise --train_steps or --epochs", step, total_steps)
 
     def save_latest(self) -> str:
         """Writes a checkpoint to resume from, numbered by the state's step; returns its path.

@@ -83,9 +83,8 @@ class RunLog:
             means["compute_seconds"] = max(step_seconds - waited, 0.0)
 
         result = scores(totals.confusion.numpy(), self._class_names)
-        epoch = step / plan.steps_per_epoch
         record = {
-            "epoch": round(epoch, 4),
+            "epoch": round(step / plan.steps_per_epoch, 4),
             **means,
             "learning_rate": learning_rate,
             "images_per_second": plan.global_batch_size / step_seconds,
@@ -95,13 +94,11 @@ class RunLog:
         }
         self.write(step, "train", record)
         logger.info(
-            "step %d/%d  epoch %.2f  loss %.4f  mIoU %s  learning rate %.3g  %.1f img/s  ETA %s",
+            "step %d/%d  loss %.4f  mIoU %s  %.1f img/s  ETA %s",
             step,
             plan.total_steps,
-            epoch,
             means["loss"],
             per_cent(result.mean_iou),
-            learning_rate,
             record["images_per_second"],
             duration((plan.total_steps - step) * step_seconds),
         )

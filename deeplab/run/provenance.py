@@ -33,7 +33,8 @@ def record_start(model_dir: Path, state: TrainState, plan: Plan, crop_size: int,
     A line is one JSON object per start, the newest last.
     """
     size = run_size(state, plan, crop_size, accumulate_steps)
-    logger.info("%s", "; ".join(describe(size).values()))
+    for line in describe(size).values():
+        logger.info("%s", line)
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     record = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
