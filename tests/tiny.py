@@ -11,7 +11,7 @@ import sys
 
 import keras
 
-from deeplab.model.backbone import BACKBONES, Backbone
+from deeplab.model.conventions import BACKBONES, Backbone
 
 
 def build(include_top, weights):
@@ -37,7 +37,7 @@ TINY = Backbone(
 
 
 def register():
-    """Makes it a value of --backbone, before the settings of the network are imported."""
+    """Makes it a value of --backbone, before the settings of the network are imported, which `conventions` does not."""
     BACKBONES["tiny"] = TINY
 
 
