@@ -137,9 +137,9 @@ def test_a_finished_run_says_so_and_another_model_is_rejected(run_dir, shapes_di
     done = run("train.py", *flags)
     assert f"{STEPS} of {STEPS} steps are done; to go on" in done.stderr
     assert re.findall(r"changed since the last start: (.*)", done.stderr) == [
+        f"--class_names={run_dir}/classes.txt -> not set",
         f"--model_dir={run_dir}/run -> --model_dir={tmp_path}/run",
         f"--voc_dir={shapes_dir} -> not set",
-        f"--class_names={run_dir}/classes.txt -> not set",
     ]
     other_model = run("train.py", *flags, "--output_stride=8", expect=2)
     assert_one_line(other_model, r"^train\.py: --model_dir=.*output_stride 16, these flags say 8")
