@@ -21,7 +21,7 @@ from deeplab.data.shards.split import Split
 from deeplab.distribute.workers import Workers
 from deeplab.errors import DeepLabError, Interrupted
 from deeplab.program.signals import StopRequest
-from deeplab.progress import Progress
+from deeplab.progress import Progress, duration
 from deeplab.run.checkpoints import Checkpoints
 from deeplab.run.log import RunLog
 from deeplab.run.tensorboard import Profiler
@@ -258,6 +258,7 @@ class Trainer:
         if not due or int(self._state.evaluated_step) >= self._step:
             return
 
+        start = time.perf_counter()
         with self._state.averaged_weights():
             if self._evaluate is None:
                 self._keep_as_best()
@@ -268,7 +269,7 @@ class Trainer:
             except Interrupted:
                 return  # the stop request knows of it, and ends the loop
             self._is_saved = False  # the newest checkpoint lacks the scores
-            self._score(evaluation)
+            self._score(evaluation, time.perf_counter() - start)
 
     def _keep_as_best(self) -> None:
         """Without a validation split, the weights of the last step are the best."""
@@ -278,7 +279,7 @@ class Trainer:
         self._log.write_last()
         self._is_saved = False  # the newest checkpoint was saved before
 
-    def _score(self, evaluation: Evaluation) -> None:
+    def _score(self, evaluation: Evaluation, seconds: float) -> None:
         """Logs an evaluation, keeps the best checkpoint, lowers the learning rate on a plateau."""
         result = evaluation.scores
         state = self._state
@@ -288,11 +289,12 @@ class Trainer:
             self._checkpoints.save_best()
             self._log.write_best(self._step, result.mean_iou)
         logger.info(
-            "validation at step %d: loss %.4f  mIoU %s (best %s)",
+            "validation at step %d: loss %.4f  mIoU %s (best %s)  %s",
             self._step,
             evaluation.losses["loss"],
             per_cent(result.mean_iou),
             per_cent(float(state.best_mean_iou)),
+            duration(seconds),
             extra={"stands_out": True},
         )
 

@@ -103,7 +103,7 @@ def test_log_lines_are_plain_and_show_progress(run_dir):
     text = (run_dir / "stderr").read_text()
     assert "\r" not in text
     assert re.search(rf" step {STEPS}/{STEPS}  loss \d+\.\d+  mIoU .* img/s  ETA 0s\n", text)
-    assert re.search(r" validation at step 9: loss \d+\.\d+  mIoU .* \(best .*\)\n", text)
+    assert re.search(r" validation at step 9: loss \d+\.\d+  mIoU .* \(best .*\)  \d+s\n", text)
 
 
 def test_start_up_notes_of_tensorflow_are_left_out(run_dir):
