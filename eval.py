@@ -27,7 +27,7 @@ SETTINGS: Classes = (
 
 
 def check_flags(options: Options, arguments: list[str]) -> None:
-    """Raises UsageError for flags that are missing, and for arguments. `main` asks again only for the values."""
+    """Raises UsageError for flags that are missing, and for arguments. `main` requires them again for their type."""
     refuse_arguments(arguments)
     require("model_dir", options[RunSettings].model_dir)
     require("tfrecord_dir", options[SplitSettings].tfrecord_dir)

@@ -42,7 +42,7 @@ SETTINGS: Classes = (
 
 
 def check_flags(options: Options, arguments: list[str]) -> None:
-    """Raises UsageError for flags that are missing, before any slow work. `main` asks again only for the values."""
+    """Raises UsageError for flags that are missing, before any slow work. `main` requires them again for their type."""
     refuse_arguments(arguments)
     require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
     if not options[ShardSettings].prepare_only:
@@ -85,7 +85,7 @@ logger = logging.getLogger("deeplab")
 
 def main(options: Options, arguments: list[str]) -> None:
     """Devices -> shards -> splits -> run folder -> training."""
-    shards = options[ShardSettings]
+    shard_settings = options[ShardSettings]
 
     # ---- Devices, precision, seeds. First: TensorFlow can split the CPU into devices, and start its server, only
     # before its first operation.
@@ -108,12 +108,14 @@ def main(options: Options, arguments: list[str]) -> None:
     # ---- Data. The chief writes the shards; the others wait for it and read them.
     if workers.is_chief:
         tfrecord_dir = require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
-        if write_shards(shards, options[DownloadSettings], tfrecord_dir):
-            flags = f"--tfrecord_dir={tfrecord_dir} --train_split={shards.train_split} --val_split={shards.val_split}"
-            logger.info("look at the data set: python -m deeplab.look %s", flags)
+        if write_shards(shard_settings, options[DownloadSettings], tfrecord_dir):
+            names = f"--train_split={shard_settings.train_split} --val_split={shard_settings.val_split}"
+            logger.info("look at the data set: python -m deeplab.look --tfrecord_dir=%s %s", tfrecord_dir, names)
     workers.wait()
-    split, val_split = read_splits(options[SplitSettings], shards.train_split, shards.val_split, shards.class_names)
-    if shards.prepare_only:
+    split, val_split = read_splits(
+        options[SplitSettings], shard_settings.train_split, shard_settings.val_split, shard_settings.class_names
+    )
+    if shard_settings.prepare_only:
         return
     split.check_two_classes()
     options[Plan].check_validation(has_split=val_split is not None)
@@ -123,8 +125,8 @@ def main(options: Options, arguments: list[str]) -> None:
     splits = [split] if val_split is None else [split, val_split]
     with run_folder.output_folder(model_dir, workers.is_chief) as output_dir, name_damaged_shard(splits):
         train(options, strategy, workers, split, val_split, output_dir)
-    scored = f"--tfrecord_dir={split.folder} --split={(val_split or split).name}"
-    logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, scored)
+    data = f"--tfrecord_dir={split.folder} --split={(val_split or split).name}"
+    logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, data)
 
 
 def train(
@@ -135,11 +137,11 @@ def train(
     val_split: Split | None,
     output_dir: Path,
 ) -> None:
-    """State -> records -> data -> step -> validation -> trainer.
+    """Plan -> state -> files of the run -> data -> step -> validation -> trainer.
 
     Only the chief's `output_dir` is the run's folder; the other workers write to a scratch folder.
     """
-    # ---- What is trained, for how long.
+    # ---- What is trained, for how long. An epoch counts repeated examples.
     config = config_of_start(options, split.colored_names)
     repeats = find_repeats(options[SamplingSettings], split)
     plan = replace(options[Plan], num_examples=split.num_examples + repeats.num_extra)

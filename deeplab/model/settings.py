@@ -12,6 +12,7 @@ from deeplab.settings import setting
 OUTPUT_STRIDES = (8, 16, 32)
 BATCH_NORM_MOMENTUM = 0.99
 """Keras's default: the share of the moving statistics that is kept at each step."""
+
 NO_MULTI_GRID = (1, 1, 1)
 IMAGENET = "imagenet"
 NO_WEIGHTS = "none"
@@ -28,7 +29,8 @@ class ModelConfig:
     of `ColoredNames`.
 
     Raises:
-        UsageError: `multi_grid` is not three numbers, or a family without this backbone.
+        UsageError: `multi_grid` is not three numbers, `separable_decoder` without `decoder`, or a family that is not
+            known or lacks this backbone.
     """
 
     class_names: tuple[str, ...] = ()
@@ -86,12 +88,12 @@ class ModelConfig:
 
     @property
     def backbone_conventions(self) -> Backbone:
-        """What the backbone does as its weights expect it."""
+        """The conventions that the backbone's weights were trained with."""
         return FAMILIES[self.backbone_family].backbones[self.backbone]
 
     @property
     def head_conventions(self) -> Head:
-        """The same for what follows the backbone."""
+        """Those of the weights of what follows the backbone."""
         return FAMILIES[self.head_family].head
 
     def to_json(self) -> dict[str, object]:

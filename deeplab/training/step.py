@@ -29,14 +29,14 @@ def make_train_step(
     mining), such a step takes a second forward pass. `jit_compile` compiles the replica's step with XLA. For the other
     arguments see `ReplicaStep`.
 
-    `data_wait_seconds` is measured on CPUs unless `deterministic`.
+    The totals' `data_wait_seconds` is NaN on GPUs, and with `deterministic`.
     """
     step = ReplicaStep(
         state,
         loss,
         weight_decay=weight_decay,
         clip_norm=settings.clip_norm,
-        deterministic=deterministic or settings.jit_compile,  # neither has bincount
+        deterministic=deterministic or settings.jit_compile,  # XLA, and determinism on GPUs, have no bincount
         finish=finish,
     )
     variables = state.training_model.trainable_variables
@@ -45,11 +45,11 @@ def make_train_step(
     # With determinism, TensorFlow refuses a clock; on a GPU, the host would have to wait for the device.
     has_clock = not deterministic and not tf.config.list_logical_devices("GPU")
 
-    # AutoGraph, which turns the loop over steps into one of the graph, would otherwise read and rewrite all functions
-    # that a step calls, the network's included. That takes as long as tracing them.
+    # `train_step` needs AutoGraph for its own loop only; in the functions that it calls, AutoGraph would read and rewrite
+    # all that they call, the network's layers included, which takes as long as tracing them.
     @tf.autograph.experimental.do_not_convert
     def one_more(totals: StepTotals, iterator: Iterator) -> StepTotals:
-        # The totals depend on the step's updates, so the clock is read after these.
+        # The totals depend on the updates of the steps before, so the clock is read after these.
         done_at = _time_after(totals) if has_clock else 0.0
         batch = next(iterator)
         ready_at = _time_after(done_at, batch) if has_clock else 0.0
@@ -58,8 +58,8 @@ def make_train_step(
         return add(totals, of_step._replace(data_wait_seconds=waited))
 
     @tf.autograph.experimental.do_not_convert
-    def with_norm(totals: StepTotals) -> StepTotals:
-        # One norm per call, times the number of updates: the log divides by it again.
+    def with_weight_norm(totals: StepTotals) -> StepTotals:
+        # One norm per call, times the number of updates, by which the log divides.
         weights = [variable.value for variable in variables]
         norm = (totals.steps - totals.skipped) * tf.linalg.global_norm(weights)
         return totals._replace(weight_norm=norm)
@@ -69,7 +69,7 @@ def make_train_step(
         totals = step.no_totals()
         for _ in tf.range(num_steps):
             totals = one_more(totals, iterator)
-        return with_norm(totals)
+        return with_weight_norm(totals)
 
     return train_step
 
@@ -79,13 +79,13 @@ def _make_update(
 ) -> Callable[[Batch], StepTotals]:
     """A function: distributed batch -> totals of each replica; in micro-batches if the settings ask for several."""
 
-    def maybe_compiled(function: Callable) -> Callable:
+    def with_xla_if_wanted(function: Callable) -> Callable:
         return tf.function(function, jit_compile=True, autograph=False) if settings.jit_compile else function
 
     if settings.accumulate_steps > 1:
-        return make_accumulated_update(strategy, step, variables, settings.accumulate_steps, maybe_compiled)
+        return make_accumulated_update(strategy, step, variables, settings.accumulate_steps, with_xla_if_wanted)
 
-    @maybe_compiled
+    @with_xla_if_wanted
     def whole_step(batch: Batch) -> StepTotals:
         state_before = step.read_state()
         return step.update(step.part_of_whole(batch), state_before)

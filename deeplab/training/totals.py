@@ -18,7 +18,7 @@ class StepTotals(NamedTuple):
         steps: number of steps.
         losses: `loss` and its parts, and `auxiliary`, the loss of a model's second output; by name.
         gradient_norm: norm of the whole gradient before clipping.
-        weight_norm: norm of all trainable variables after the last step, counted once for each step.
+        weight_norm: norm of all trainable variables after the last step, counted once for each update.
         confusion: int64 [classes, classes], of the predictions in training.
         non_finite: number of steps whose loss or gradient was not finite.
         skipped: number of updates that loss scaling (float16) skipped because a gradient overflowed; their losses and
