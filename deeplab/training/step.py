@@ -45,8 +45,8 @@ def make_train_step(
     # With determinism, TensorFlow refuses a clock; on a GPU, the host would have to wait for the device.
     has_clock = not deterministic and not tf.config.list_logical_devices("GPU")
 
-    # `train_step` needs AutoGraph for its own loop only; in the functions that it calls, AutoGraph would read and rewrite
-    # all that they call, the network's layers included, which takes as long as tracing them.
+    # `train_step` needs AutoGraph for its own loop only. In the functions that it calls, AutoGraph would read and
+    # rewrite all that they call, the network's layers included, which takes as long as tracing them.
     @tf.autograph.experimental.do_not_convert
     def one_more(totals: StepTotals, iterator: Iterator) -> StepTotals:
         # The totals depend on the updates of the steps before, so the clock is read after these.
