@@ -55,7 +55,6 @@ def training_batches(
     The worker in `context` decodes only its part of each global batch, and gets it in batches for one replica each.
     """
 
-    @tf.autograph.experimental.do_not_convert  # it would take longer than tracing, for nothing
     def decode(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         features = records.parse_example(record)
         image, label = records.decode_example(features)
