@@ -9,8 +9,6 @@ import tensorflow as tf
 from deeplab.model.inference import classes_of
 from deeplab.model.windows import Windows
 
-SCORES = tf.TensorSpec([None, None, None, 3], tf.float32)
-CLASSES = tf.TensorSpec([None, None, None], tf.uint8)
 SIZES = (  # height, width, windows' size, overlap, windows at a time
     (10, 13, 6, 1 / 3, 1),
     (10, 13, 6, 0.0, 2),
@@ -53,15 +51,22 @@ def _images(height, width):
 def test_streamed_windows_have_the_means_of_whole_images(height, width, size, overlap, batch):
     images = _images(height, width)
     windows = Windows(size, overlap, batch, 3)
+    places = np.arange(images[..., 0].size).reshape(images.shape[:3])
+
+    def with_sums(scores, places):
+        products = tf.cast(places, tf.float64) * tf.cast(scores[..., 1], tf.float64)
+        return scores, {"pixels": tf.size(places), "products": tf.reduce_sum(products)}
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def both(images):
-        scores = windows.of_mean(_scores, images, tf.identity, SCORES)
-        return scores, windows.of_mean(_scores, images, classes_of, CLASSES)
+        classes, _ = windows.of_mean(_scores, images, lambda scores: (classes_of(scores), ()))
+        return classes, *windows.of_mean(_scores, images, with_sums, tf.constant(places))
 
-    scores, classes = both(images)
+    classes, scores, sums = both(images)
     np.testing.assert_allclose(np.exp(scores), _mean(images, size, overlap), atol=1e-6)
     np.testing.assert_array_equal(classes, np.argmax(scores, -1))
+    assert sums["pixels"] == places.size
+    assert float(sums["products"]) == pytest.approx((places * scores.numpy()[..., 1].astype(float)).sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -78,6 +83,6 @@ def test_the_network_sees_each_window_once_and_at_most_a_batch_at_a_time(batch):
 
     image = np.zeros((1, 6, 10, 3), np.uint8)
     image[0, ..., 0] = np.arange(60).reshape(6, 10)
-    tf.function(lambda images: Windows(2, 0.0, batch, 3).of_mean(predict, images, tf.identity, SCORES))(image)
+    tf.function(lambda images: Windows(2, 0.0, batch, 3).of_mean(predict, images, lambda scores: (scores, ())))(image)
     np.testing.assert_array_equal(np.concatenate(seen), image[0, ::2, ::2, 0].ravel())
     assert [len(each) for each in seen] == {1: [1] * 15, 4: [4, 1] * 3}[batch]

@@ -1,13 +1,11 @@
 """How a trained network segments an image: once, at several scales, mirrored, or window by window."""
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
 from deeplab.model.folding import FoldedNetwork
 from deeplab.model.settings import Inference
-from deeplab.model.windows import Windows, log_of
+from deeplab.model.windows import Results, ToResults, Windows, log_of
 
 MIN_SIDE = 33
 """Pixels: smaller images are padded to this size, so that they do not vanish in a network of stride 32."""
@@ -42,53 +40,51 @@ class Predictor:
         The scores are the network's logits or, where views are averaged, the logarithms of the mean probabilities; the
         softmax of either gives probabilities.
         """
-        inference = self._inference
-        if self._is_one_view:
-            return self._in_windows(images, tf.identity, self._scores)
-        images = tf.cast(images, tf.float32)
-        views = [self._at_scale(images, scale) for scale in inference.scales]
-        if inference.flip:
-            views += [self._at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
-        return _log_mean(views)
+        scores, _ = self.in_parts(images, lambda scores: (scores, ()))
+        return scores
 
     def classes(self, images: tf.Tensor) -> tf.Tensor:
         """As a call, but uint8 class indices [batch, height, width].
 
         In one view of windows it never holds the scores of the whole image.
         """
-        if self._is_one_view:
-            return self._in_windows(images, classes_of, tf.TensorSpec([None, None, None], tf.uint8))
-        return classes_of(self(images))
+        classes, _ = self.in_parts(images, lambda scores: (classes_of(scores), ()))
+        return classes
 
-    @property
-    def _is_one_view(self) -> bool:
-        return self._inference.scales == (1.0,) and not self._inference.flip
+    def in_parts(self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor) -> Results:
+        """What is wanted of the scores: pixels, and sums over pixels, as `to_results` makes them of each part.
 
-    @property
-    def _scores(self) -> tf.TensorSpec:
-        return tf.TensorSpec([None, None, None, self.network.outputs[0].shape[-1]], tf.float32)
+        The parts of `others`, tensors [batch, height, width, ...], are handed to it as well. Parts are smaller than the
+        images only in one view of windows.
+        """
+        inference = self._inference
+        if inference.scales == (1.0,) and not inference.flip:
+            return self._in_windows(images, to_results, *others)
+        images = tf.cast(images, tf.float32)
+        views = [self._at_scale(images, scale) for scale in inference.scales]
+        if inference.flip:
+            views += [self._at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
+        return to_results(_log_mean(views), *others)
 
     def _whole(self, images: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.shape(images)[1:3])
         return self.network(_at_least(tf.cast(images, tf.float32), MIN_SIDE), training=False)[:, :height, :width]
 
-    def _in_windows(
-        self, images: tf.Tensor, result: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec
-    ) -> tf.Tensor:
-        """The `result` of the scores in one view, as in `Windows.of_mean`."""
+    def _in_windows(self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor) -> Results:
+        """As `in_parts`, in one view."""
         inference = self._inference
         if not inference.window_size:
-            return result(self._whole(images))
-        num_classes = self._scores.shape[-1]
+            return to_results(self._whole(images), *others)
+        num_classes = self.network.outputs[0].shape[-1]
         windows = Windows(inference.window_size, inference.window_overlap, inference.window_batch, num_classes)
-        return windows.of_mean(self._whole, images, result, spec)
+        return windows.of_mean(self._whole, images, to_results, *others)
 
     def _at_scale(self, images: tf.Tensor, scale: float) -> tf.Tensor:
         """Log-probabilities at the size of `images`; resized with half-pixel centers, as in training."""
         size = tf.shape(images)[1:3]
         scaled_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), 1)
         scaled = tf.image.resize(images, scaled_size) if scale != 1 else images
-        scores = self._in_windows(scaled, tf.identity, self._scores)
+        scores, _ = self._in_windows(scaled, lambda scores: (scores, ()))
         return tf.nn.log_softmax(tf.image.resize(scores, size) if scale != 1 else scores)
 
 

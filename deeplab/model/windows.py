@@ -1,17 +1,24 @@
 """Segments a large image window by window, in memory of a row of windows.
 
 Windows go from left to right, row by row. A pixel's mean is known as soon as no later window covers it: then it is
-turned into its result, such as a class, and its sum of probabilities is dropped.
+turned into its result, such as a class, or its part of a sum, and its sum of probabilities is dropped.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 """uint8 or float images [batch, height, width, 3] -> logits, or log-probabilities, [batch, height, width, classes]."""
+
+Results = tuple[tf.Tensor, Any]
+"""What is wanted of scores: a tensor of pixels [batch, height, width, ...], and a structure of sums over pixels."""
+
+ToResults = Callable[..., Results]
+"""Takes float32 scores [batch, rows, columns, classes] of any part of the images, and that part of further tensors
+[batch, height, width, ...]. The part may have no rows or no columns; then its sums are 0."""
 
 
 class _Axis(NamedTuple):
@@ -37,13 +44,13 @@ class _Row(NamedTuple):
         group: probabilities of the windows that went through the network together.
         side: sums of the windows so far right of what is finished, [batch, height of a window, pixels, classes].
         below: for each window, its part of the sums that the next row adds to.
-        finished: for each window, its part of the results, [pixels, batch, rows, ...].
+        finished: the results down to the next row.
     """
 
     group: tf.Tensor
     side: tf.Tensor
     below: tf.TensorArray
-    finished: tf.TensorArray
+    finished: Results
 
 
 @dataclass(frozen=True)
@@ -62,29 +69,21 @@ class Windows:
     batch: int
     num_classes: int
 
-    def of_mean(
-        self,
-        predict: Predict,
-        images: tf.Tensor,
-        result: Callable[[tf.Tensor], tf.Tensor],
-        spec: tf.TensorSpec,
-    ) -> tf.Tensor:
-        """The `result` of the log of the mean probabilities.
+    def of_mean(self, predict: Predict, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor) -> Results:
+        """The results of the log of the mean probabilities, and of `others`, which have the images' height and width.
 
-        `result` turns scores [batch, rows, columns, classes] of any part of the image into what is wanted of them,
-        which `spec` describes: [batch, rows, columns, ...]. An image that fits in one window gives the result of what
-        `predict` returns.
+        Pixels of the parts are put together, and their sums added up. An image that fits in one window is one part: its
+        results are those of what `predict` returns.
         """
         height, width = tf.unstack(tf.shape(images)[1:3])
         down = self._axis(height)
         right = self._axis(width)
         is_one = tf.logical_and(tf.equal(down.length, height), tf.equal(right.length, width))
-        results = tf.cond(
+        return tf.cond(
             is_one,
-            lambda: result(predict(images)),
-            lambda: _Stream(self, predict, images, result, spec, down, right).run(),
+            lambda: to_results(predict(images), *others),
+            lambda: _Stream(self, predict, images, to_results, others, down, right).run(),
         )
-        return tf.ensure_shape(results, spec.shape)
 
     def _axis(self, pixels: tf.Tensor) -> _Axis:
         length = tf.minimum(self.size, pixels)
@@ -111,55 +110,64 @@ class _Stream:
         windows: Windows,
         predict: Predict,
         images: tf.Tensor,
-        result: Callable[[tf.Tensor], tf.Tensor],
-        spec: tf.TensorSpec,
+        to_results: ToResults,
+        others: tuple[tf.Tensor, ...],
         down: _Axis,
         right: _Axis,
     ) -> None:
         self._windows = windows
         self._predict = predict
         self._images = images
-        self._result = result
-        self._spec = spec
+        self._to_results = to_results
+        self._others = others
         self._down = down
         self._right = right
         self._batch = tf.shape(images)[0]
 
-    def run(self) -> tf.Tensor:
-        """[batch, height, width, ...]."""
+    def run(self) -> Results:
+        """The results of the images."""
+        nothing = self._results(self._zeros(0, tf.shape(self._images)[2]), 0, 0)
         _, _, results = tf.while_loop(
             lambda row, *_: row < tf.size(self._down.starts),
             self._add_row,
-            (0, self._sums(), self._results(self._down)),
+            (0, self._sums(), nothing),
+            shape_invariants=(tf.TensorShape([]), None, _any_size(nothing)),
             parallel_iterations=1,
         )
-        return _first_axis_to(results.concat(), 1)
+        return results
 
     def _sums(self) -> tf.TensorArray:
         shape = [None, None, None, self._windows.num_classes]
         return tf.TensorArray(tf.float32, tf.size(self._right.starts), element_shape=shape, infer_shape=False)
 
-    def _results(self, axis: _Axis) -> tf.TensorArray:
-        size = tf.size(axis.starts)
-        return tf.TensorArray(self._spec.dtype, size, element_shape=self._spec.shape, infer_shape=False)
+    def _zeros(self, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+        return tf.zeros([self._batch, rows, columns, self._windows.num_classes])
+
+    def _results(self, scores: tf.Tensor, top: tf.Tensor, left: tf.Tensor) -> Results:
+        """Those of a part of the images, which begins at this pixel."""
+        rows, columns = tf.unstack(tf.shape(scores)[1:3])
+        return self._to_results(scores, *(each[:, top : top + rows, left : left + columns] for each in self._others))
 
     def _add_row(
-        self, row: tf.Tensor, above: tf.TensorArray, results: tf.TensorArray
-    ) -> tuple[tf.Tensor, tf.TensorArray, tf.TensorArray]:
+        self, row: tf.Tensor, above: tf.TensorArray, results: Results
+    ) -> tuple[tf.Tensor, tf.TensorArray, Results]:
         """Adds a row of windows to the sums `above` it; the pixels down to the next row are then finished."""
-        none = tf.zeros([0, 0, 0, self._windows.num_classes])
-        side = tf.zeros([self._batch, self._down.length, 0, self._windows.num_classes])
-        begun = _Row(none, side, self._sums(), self._results(self._right))
+        top = self._down.starts[row]
+        begun = _Row(
+            group=tf.zeros([0, 0, 0, self._windows.num_classes]),
+            side=self._zeros(self._down.length, 0),
+            below=self._sums(),
+            finished=self._results(self._zeros(self._down.ends[row] - top, 0), top, 0),
+        )
         any_size = tf.TensorShape([None, None, None, self._windows.num_classes])
         _, done = tf.while_loop(
             lambda column, _: column < tf.size(self._right.starts),
             lambda column, state: (column + 1, self._add_window(row, column, above, state)),
             (0, begun),
-            shape_invariants=(tf.TensorShape([]), _Row(any_size, any_size, None, None)),
+            shape_invariants=(tf.TensorShape([]), _Row(any_size, any_size, None, _any_size(begun.finished))),
             parallel_iterations=1,
         )
-        band = _first_axis_to(done.finished.concat(), 2)
-        return row + 1, done.below, results.write(row, tf.transpose(band, _moved(band, 1, 0)))
+        return row + 1, done.below, _joined(results, done.finished, 1)
 
     def _add_window(self, row: tf.Tensor, column: tf.Tensor, above: tf.TensorArray, state: _Row) -> _Row:
         """Adds a window to the sums; the pixels up to the next window, and down to the next row, are then finished."""
@@ -181,12 +189,12 @@ class _Stream:
             self._down.counts[top:bottom, tf.newaxis, tf.newaxis]
             * self._right.counts[self._right.starts[column] : self._right.ends[column], tf.newaxis]
         )
-        result = self._result(log_of(sums[:, : bottom - top] / counts))
+        results = self._results(log_of(sums[:, : bottom - top] / counts), top, self._right.starts[column])
         return _Row(
             group,
             total[:, :, width:],
             state.below.write(column, sums[:, bottom - top :]),
-            state.finished.write(column, tf.transpose(result, _moved(result, 2, 0))),
+            _joined(state.finished, results, 2),
         )
 
     def _probabilities(self, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
@@ -212,15 +220,17 @@ def _added(sums: tf.Tensor, others: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.concat([first + others, rest], axis)
 
 
-def _moved(tensor: tf.Tensor, source: int, target: int) -> list[int]:
-    """The permutation that moves an axis; the rank is known."""
-    axes = [axis for axis in range(tensor.shape.rank) if axis != source]
-    axes.insert(target, source)
-    return axes
+def _joined(first: Results, second: Results, axis: int) -> Results:
+    """The results of two parts of the images, one below (axis 1) or right of (axis 2) the other."""
+    # One after the other, since TensorFlow has no lists of uint8 on GPUs.
+    return tf.concat([first[0], second[0]], axis), tf.nest.map_structure(tf.add, first[1], second[1])
 
 
-def _first_axis_to(tensor: tf.Tensor, target: int) -> tf.Tensor:
-    return tf.transpose(tensor, _moved(tensor, 0, target))
+def _any_size(results: Results) -> tuple[tf.TensorShape, Any]:
+    """Shapes of results of any number of pixels."""
+    pixels, sums = results
+    any_size = tf.TensorShape([None, None, None]).concatenate(pixels.shape[3:])
+    return any_size, tf.nest.map_structure(lambda total: total.shape, sums)
 
 
 def log_of(probabilities: tf.Tensor) -> tf.Tensor:

@@ -36,6 +36,8 @@ class Loss:
     def sums(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Additive sums of float32 logits [batch, ..., K] and integer labels [batch, ...].
 
+        Those of parts of an image may be added up if `is_by_pixel`.
+
         `cross_entropy` and `weight` (scalars): weighted pixel losses and weights. `intersection`, `probability` and
         `pixels` ([K]): for each class, the sum of its probability over its own pixels, the same sum over all valid
         pixels, and the number of its pixels.
@@ -85,6 +87,11 @@ class Loss:
         thresholds = tf.gather(largest, tf.maximum(kept - 1, 0), axis=1, batch_dims=1)
         hard = valid & tf.reshape(flat >= thresholds[:, tf.newaxis], tf.shape(losses))
         return tf.stop_gradient(tf.cast(hard, tf.float32))
+
+    @property
+    def is_by_pixel(self) -> bool:
+        """Whether the sums of parts of an image add up to its own; hard pixels are the hardest of the whole image."""
+        return self.settings.hard_pixel_fraction == 1
 
     @property
     def gradient_needs_logits(self) -> bool:
