@@ -21,7 +21,7 @@ from deeplab.training.calibration import Calibration
 from deeplab.training.evaluate_step import make_evaluate_step
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import Evaluation, scores
-from deeplab.training.totals import Batch, add
+from deeplab.training.totals import Batch, EvaluationTotals, add
 
 Example = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 """The arguments of `Viewer.view`."""
@@ -110,13 +110,9 @@ class Evaluator:
         num_shown = 0
         with Background(NUM_THREADS) as background:
             for number in range(1, self._num_steps + 1):
-                with untimed_algorithms():
-                    batch_totals, predictions, batch = self._evaluate_step(self._batches)
+                batch_totals, num_of_batch = self._score_batch(num_shown, background)
                 totals = batch_totals if totals is None else add(totals, batch_totals)
-                if any(viewer.wants(num_shown) for viewer in self._viewers):
-                    for example in self._examples(batch, predictions):
-                        self._show(num_shown, example, background)
-                        num_shown += 1
+                num_shown += num_of_batch
                 progress.update(number * num_examples // self._num_steps)
         progress.end()
 
@@ -131,6 +127,17 @@ class Evaluator:
             calibration=Calibration.of(totals.confidences.numpy()),
             viewed={name: value for viewer in self._viewers for name, value in viewer.results().items()},
         )
+
+    def _score_batch(self, num_shown: int, background: Background) -> tuple[EvaluationTotals, int]:
+        """The totals of the next batch, and how many examples viewers were shown; nothing else of it is kept."""
+        with untimed_algorithms():
+            totals, predictions, batch = self._evaluate_step(self._batches)
+        number = 0
+        if any(viewer.wants(num_shown) for viewer in self._viewers):
+            for example in self._examples(batch, predictions):
+                self._show(num_shown + number, example, background)
+                number += 1
+        return totals, number
 
     def _show(self, number: int, example: Example, background: Background) -> None:
         """Passes an example to the viewers that want it."""
@@ -148,7 +155,8 @@ class Evaluator:
         """The examples of a batch, as viewers see them; fillers are left out."""
         columns = [batch["is_example"], batch["name"], batch["image"], batch["label"], predictions]
         for replica in zip(*map(self._strategy.experimental_local_results, columns), strict=True):
-            for is_example, name, image, truth, prediction in zip(*(column.numpy() for column in replica), strict=True):
+            # On CPUs the arrays are the tensors' own memory, which `numpy()` would copy.
+            for is_example, name, image, truth, prediction in zip(*map(np.asarray, replica), strict=True):
                 if not is_example:
                     continue
                 if not is_relative_name(name.decode(errors="replace")):

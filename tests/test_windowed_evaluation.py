@@ -6,10 +6,12 @@ import pytest
 import tensorflow as tf
 from conftest import make_strategy
 
-from deeplab.model.inference import Inference, Predictor
+from deeplab.model.inference import Predictor
+from deeplab.model.settings import Inference
 from deeplab.training.calibration import NUM_FINE
 from deeplab.training.evaluate_step import make_evaluate_step
-from deeplab.training.losses import Loss, LossSettings
+from deeplab.training.losses import Loss
+from deeplab.training.settings import LossSettings
 
 K = 3
 SIZE = (100, 130)

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from common import peak_megabytes, report, write_voc
 from PIL import Image
 
 from deeplab.api import Inference, Model, ModelConfig, build_deeplabv3
 from deeplab.data.input.evaluation_batches import EvaluationBatches
+from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split
-from deeplab.data.shards.write import ShardSettings, prepare
+from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
+from deeplab.distribute.devices import make_strategy
+from deeplab.distribute.settings import DeviceSettings
 from deeplab.evaluator import Evaluator
 from deeplab.labels import VOID_LABEL
 from deeplab.model.inference import Predictor
@@ -71,14 +73,17 @@ def segment(side: int) -> float:
 def evaluate(side: int) -> float:
     """As `segment`, with tracing, and with reading and viewing the image."""
     Progress.is_shown = False
-    images = keras.Input((None, None, 3))
-    network = keras.Model(images, keras.layers.Conv2D(NUM_CLASSES, 1)(keras.layers.Rescaling(1 / 255)(images)))
+    strategy = make_strategy(DeviceSettings(num_gpus=0))
+    with strategy.scope():
+        images = keras.Input((None, None, 3))
+        logits = keras.layers.Conv2D(NUM_CLASSES, 1)(keras.layers.Rescaling(1 / 255)(images))
+        predict = Predictor(keras.Model(images, logits), WINDOWS)
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, __file__, "--write", str(side), name]
         subprocess.run(command, check=True, capture_output=True)  # in another process, for its memory
         evaluator = Evaluator(
-            tf.distribute.get_strategy(),
-            Predictor(network, WINDOWS),
+            strategy,
+            predict,
             Loss(NUM_CLASSES),
             EvaluationBatches(Split.read(Path(name), "train")),
             viewers=[ImageScores(voc.CLASS_NAMES)],

@@ -9,6 +9,12 @@ from deeplab.training.metrics import confusion_counts, scores
 TRIMAP_WIDTHS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 35, 40)
 """Pixels; the papers' curves go from 1 to 40."""
 
+_MARGIN = max(TRIMAP_WIDTHS) + 1
+"""Rows: a boundary in the last of a trimap is seen by the next row."""
+
+_PIXELS_AT_ONCE = 2**22
+"""Each takes some 20 bytes while its distance from a boundary is found."""
+
 
 class BoundaryScores:
     """An evaluation viewer that counts the pixels near true boundaries.
@@ -29,9 +35,19 @@ class BoundaryScores:
 
     def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds one example; masks are uint8 [height, width]."""
-        boundary = boundaries(truth)
+        height, columns = truth.shape
+        rows = max(_PIXELS_AT_ONCE // columns, 1)
+        for top in range(0, height, rows):
+            # A band of rows, with those around it that its trimaps depend on.
+            first = max(top - _MARGIN, 0)
+            boundary = boundaries(truth[first : top + rows + _MARGIN])
+            band = slice(top, top + rows)
+            self._add(boundary, top - first, truth[band], prediction[band])
+
+    def _add(self, boundary: np.ndarray, above: int, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Adds a band of rows; that many rows of `boundary` are above it."""
         for width, counts in self._counts.items():
-            near = dilate(boundary, width)
+            near = dilate(boundary, width)[above : above + len(truth)]
             found = confusion_counts(truth[near], prediction[near], self._num_classes)
             with self._adding:
                 np.add(counts, found, out=counts)

@@ -21,6 +21,8 @@ from deeplab.labels import VOID_LABEL
 
 _FILLER_SIZE = 33  # pixels: more than the output stride
 _SIDE_LIMIT = 2**31
+_PIXELS_AHEAD = 2**25
+"""Of images that are decoded before their turn; larger ones wait for it, so that few of them are in memory."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,21 @@ class EvaluationBatches:
     def for_worker(self, context: tf.distribute.InputContext = ONE_REPLICA) -> tf.data.Dataset:
         """The batches of one worker's replicas, in a fixed order, repeated endlessly."""
         stored = stored_records(self.split).shard(context.num_input_pipelines, context.input_pipeline_id)
+        ahead = _PIXELS_AHEAD // (self.split.max_height * self.split.max_width)
+        calls = min(PARALLEL_CALLS, ahead) or None
         if self.max_images == 1:
-            stored = stored.batch(1)
+            batches = stored.map(_decode_alone, num_parallel_calls=calls)
         else:
-            stored = stored.group_by_window(
+            grouped = stored.group_by_window(
                 self._size_key,
                 lambda key, window: window.batch(self.max_images),
                 window_size_func=lambda key: self._batch_size(key // _SIDE_LIMIT * (key % _SIDE_LIMIT)),
             )
-        batches = stored.map(_decode_batch, num_parallel_calls=PARALLEL_CALLS)
+            batches = grouped.map(_decode_batch, num_parallel_calls=calls)
         fillers = tf.data.Dataset.from_tensors(_filler()).repeat()
         num_batches = self.num_steps(context) * _replicas_of_a_worker(context)
-        return (
-            batches.concatenate(fillers).take(num_batches).repeat().prefetch(PREFETCHED_BATCHES).with_options(ordered())
-        )
+        batches = batches.concatenate(fillers).take(num_batches).repeat()
+        return batches.prefetch(min(PREFETCHED_BATCHES, ahead)).with_options(ordered())
 
     def _batch_size(self, num_pixels: int | tf.Tensor) -> int | tf.Tensor:
         """Number of images of `num_pixels` pixels that share a batch."""
@@ -87,22 +90,23 @@ def _replicas_of_a_worker(context: tf.distribute.InputContext) -> int:
     return context.num_replicas_in_sync // context.num_input_pipelines
 
 
+def _decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    features = records.parse_example(record)
+    image, label = records.decode_example(features)
+    return {"name": features["id"], "image": image, "label": label[..., 0], "is_example": tf.constant(1, tf.int64)}
+
+
 @tf.autograph.experimental.do_not_convert  # it would take longer than tracing, for nothing
+def _decode_alone(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A record -> a batch of its example, without a copy of it."""
+    return {name: value[tf.newaxis] for name, value in _decode(record).items()}
+
+
+@tf.autograph.experimental.do_not_convert
 def _decode_batch(batch: tf.Tensor) -> dict[str, tf.Tensor]:
     """Records of one image size (string [batch]) -> the batch."""
-
-    def decode(record: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = records.parse_example(record)
-        image, label = records.decode_example(features)
-        return {
-            "name": features["id"],
-            "image": image,
-            "label": label[..., 0],
-            "is_example": tf.constant(1, tf.int64),
-        }
-
     return tf.map_fn(
-        decode,
+        _decode,
         batch,
         fn_output_signature={
             "name": tf.TensorSpec([], tf.string),
