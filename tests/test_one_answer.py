@@ -24,6 +24,7 @@ from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.inference import Predictor
 from deeplab.model.settings import Inference, ModelConfig
 from deeplab.run.run_folder import record_run
+from deeplab.training import boundary, metrics
 from deeplab.training.boundary import BoundaryScores, boundaries, dilate
 from deeplab.training.losses import Loss
 from deeplab.training.metrics import scores
@@ -241,8 +242,11 @@ def test_boundaries_and_trimaps_by_hand():
     assert not boundaries(np.zeros((3, 3), np.uint8)).any()
 
 
-def test_boundary_scores_equal_those_of_the_pixels_near_an_edge():
-    """Computed from the distance of every pixel to every boundary pixel."""
+@pytest.mark.parametrize("pixels_at_once", [2**20, 400])
+def test_boundary_scores_equal_those_of_the_pixels_near_an_edge(monkeypatch, pixels_at_once):
+    """Computed from the distance of every pixel to every boundary pixel; the whole image at once, and in bands."""
+    monkeypatch.setattr(boundary, "_PIXELS_AT_ONCE", pixels_at_once)
+    monkeypatch.setattr(metrics, "_PIXELS_AT_ONCE", pixels_at_once)
     rng = np.random.default_rng(0)
     truth = rng.choice([0, 1, 255], (6, 8), p=[0.4, 0.4, 0.2]).repeat(9, 0).repeat(9, 1).astype(np.uint8)
     prediction = np.roll(np.where(truth == 255, 0, truth), 2, 1)

@@ -12,11 +12,13 @@ from conftest import write_mask
 from PIL import Image
 from tensorflow.python.distribute.input_lib import _enable_get_next_as_optional
 
+from deeplab.data.input import evaluation_batches
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.evaluation_batches import EvaluationBatches
 from deeplab.data.input.settings import AugmentationSettings
 from deeplab.data.input.stored import sample_images
 from deeplab.data.input.training_batches import training_batches, training_names
+from deeplab.data.shards import records
 from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.split import Split
 from deeplab.data.shards.write import prepare
@@ -144,6 +146,22 @@ def test_images_of_one_size_share_a_batch_up_to_a_number_of_pixels(mixed):
     split, _ = mixed
     sizes = sorted((len(b["name"]), b["label"].shape[2]) for b in _evaluated(split, 4))
     assert sizes == [(1, 7), (1, 300), (2, 50), (2, 60), (4, 50)]
+
+
+@pytest.mark.parametrize("max_images", [1, 2])
+def test_large_images_wait_for_their_turn(mixed, monkeypatch, max_images):
+    """Of ten images, only those of the first batch have been decoded when it comes."""
+    split, _ = mixed
+    decoded = []
+
+    def decode(features, real=records.decode_example):
+        name = tf.numpy_function(lambda name: decoded.append(name) or name, [features["id"]], tf.string)
+        return real(features | {"image/jpeg": tf.strings.join([features["image/jpeg"], tf.strings.substr(name, 0, 0)])})
+
+    monkeypatch.setattr(records, "decode_example", decode)
+    monkeypatch.setattr(evaluation_batches, "_PIXELS_AHEAD", 300 * 200 - 1)
+    batch = next(iter(EvaluationBatches(split, max_images).for_worker()))
+    assert decoded == [*batch["name"].numpy()]
 
 
 def test_sampled_images_are_spread_over_the_split(shards, shapes_dir):

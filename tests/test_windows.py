@@ -55,7 +55,12 @@ def test_streamed_windows_have_the_means_of_whole_images(height, width, size, ov
 
     def with_sums(scores, places):
         products = tf.cast(places, tf.float64) * tf.cast(scores[..., 1], tf.float64)
-        return scores, {"pixels": tf.size(places), "products": tf.reduce_sum(products)}
+        number = tf.size(places)
+        return scores, {
+            "pixels": number,
+            "parts": tf.cast(number > 0, tf.int32),
+            "products": tf.reduce_sum(products),
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def both(images):
@@ -66,6 +71,7 @@ def test_streamed_windows_have_the_means_of_whole_images(height, width, size, ov
     np.testing.assert_allclose(np.exp(scores), _mean(images, size, overlap), atol=1e-6)
     np.testing.assert_array_equal(classes, np.argmax(scores, -1))
     assert sums["pixels"] == places.size
+    assert sums["parts"] == np.prod([len(_starts(side, size, overlap)) for side in (height, width)])
     assert float(sums["products"]) == pytest.approx((places * scores.numpy()[..., 1].astype(float)).sum(), rel=1e-12)
 
 
