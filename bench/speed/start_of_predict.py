@@ -92,10 +92,9 @@ def seconds_of_programs(run: str, image: str) -> dict[str, list[tuple[float, flo
         if python := os.environ.get("ORT_PYTHON"):
             export = ["-m", "deeplab.export", f"--model_dir={run}", f"--export_dir={folder / 'exported'}", "--onnx"]
             seconds_of([sys.executable, *export], ROOT)
-            script = folder / "segment.py"
-            script.write_text(OF_ONNX_RUNTIME)
             onnx = folder / "exported" / "model.onnx"
-            programs["a script with ONNX Runtime"] = ([python, script, onnx, image, folder / "mask.png"], ROOT)
+            script: list[str | Path] = [python, "-c", OF_ONNX_RUNTIME, onnx, image, folder / "mask.png"]
+            programs["a script with ONNX Runtime"] = (script, ROOT)
         measured: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
         for _ in range(ROUNDS):
             for name, (command, directory) in programs.items():
