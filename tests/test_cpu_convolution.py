@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python.grappler import tf_optimizer
 
 from deeplab.model import cpu_convolution
 from deeplab.model.convolution import AtrousConv2D, AtrousDepthwiseConv2D
@@ -93,6 +95,33 @@ def test_taps_on_padding_are_not_computed(rate):
     shapes = tf.TensorSpec([2, 6, 6, 4]), tf.TensorSpec([3, 3, 4, 5])
     operations = step.get_concrete_function(*shapes).graph.get_operations()
     assert [operation.type for operation in operations].count("MatMul") == 3
+
+
+@pytest.mark.parametrize(
+    ("convolve", "kernel_shape"),
+    [(cpu_convolution.atrous_conv2d, (3, 3, 4, 5)), (cpu_convolution.atrous_depthwise_conv2d, (3, 3, 4, 1))],
+)
+def test_windows_of_the_forward_pass_are_not_kept_for_the_gradient(convolve, kernel_shape):
+    """TensorFlow's optimizers merge equal operations; each of the 8 windows beside the center has to be cut twice.
+
+    Each waits for the product before it, by the constant that says where it begins.
+    """
+
+    @tf.function
+    def step(inputs, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = convolve(inputs, kernel, (3, 3)) ** 2
+        return outputs, tape.gradient(outputs, kernel)
+
+    graph = step.get_concrete_function(tf.TensorSpec([2, 9, 8, 4]), tf.TensorSpec(kernel_shape)).graph
+    whole = meta_graph_pb2.MetaGraphDef(graph_def=graph.as_graph_def())
+    whole.collection_def["train_op"].node_list.value.extend(output.name for output in graph.outputs)
+    optimized = tf_optimizer.OptimizeGraph(config_pb2.ConfigProto(), whole)
+    windows = [node for node in optimized.node if node.op == "StridedSlice" and node.input[0] == "inputs"]
+    assert len(windows) == 2 * 8
+    inputs_of = {node.name: node.input for node in optimized.node}
+    assert len({tuple(inputs_of[first]) for _, first, *_ in (node.input for node in windows)}) == 2 * 8
 
 
 HALVES = """

@@ -162,6 +162,7 @@ def atrous_depthwise_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[i
             by_kernel = _for_each_place(
                 kernel,
                 taps,
+                by_outputs,
                 lambda tap: tf.reduce_sum(read.window(tap) * added_to.window(tap.reversed()), (0, 1, 2)),
             )
             return _sum_of_taps(by_outputs, [tap.reversed() for tap in taps], scaled), by_kernel
@@ -196,8 +197,13 @@ def _sum_of_taps(
 ) -> tf.Tensor:
     """The sum over taps: each one's result for the pixels that it reads, at the places of the outputs."""
     features = _Features(inputs)
-    parts = [features.at_outputs(contribution(features, tap), tap) for tap in taps]
-    return tf.add_n(parts) if len(parts) > 1 else parts[0]
+    total = inputs
+    for tap in taps:
+        # One after another: otherwise the windows and results of all taps may be in memory at the same time.
+        with tf.control_dependencies([total]):
+            part = features.at_outputs(contribution(features, tap), tap)
+        total = part if tap is taps[0] else total + part
+    return total
 
 
 def _kernel_gradient(inputs: tf.Tensor, by_outputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
@@ -211,14 +217,21 @@ def _kernel_gradient(inputs: tf.Tensor, by_outputs: tf.Tensor, kernel: tf.Tensor
         gradients = tf.reshape(added_to.window(tap.reversed()), [-1, filters])
         return tf.matmul(pixels, gradients, transpose_a=True)
 
-    return _for_each_place(kernel, _taps_inside(inputs, kernel, rates), product)
+    return _for_each_place(kernel, _taps_inside(inputs, kernel, rates), by_outputs, product)
 
 
-def _for_each_place(kernel: tf.Tensor, taps: list[_Tap], gradient: Callable[[_Tap], tf.Tensor]) -> tf.Tensor:
+def _for_each_place(
+    kernel: tf.Tensor, taps: list[_Tap], by_outputs: tf.Tensor, gradient: Callable[[_Tap], tf.Tensor]
+) -> tf.Tensor:
     """The gradient with respect to the kernel, from that of each tap; 0 where a tap reads only padding."""
     height, width, channels, filters = kernel.shape
     shape = [channels, filters]
     places = [tf.zeros(shape, kernel.dtype)] * (height * width)
+    last = by_outputs
     for tap in taps:
-        places[tap.place] = tf.reshape(gradient(tap), shape)
+        # Not before the gradient is there: TensorFlow would merge the windows of the inputs with those of the forward
+        # pass, and keep them from there to here. And one after another, as in `_sum_of_taps`.
+        with tf.control_dependencies([last]):
+            last = tf.reshape(gradient(tap), shape)
+        places[tap.place] = last
     return tf.reshape(tf.stack(places), kernel.shape)
