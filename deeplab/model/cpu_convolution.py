@@ -197,12 +197,12 @@ def _sum_of_taps(
 ) -> tf.Tensor:
     """The sum over taps: each one's result for the pixels that it reads, at the places of the outputs."""
     features = _Features(inputs)
-    total = inputs
-    for tap in taps:
+    total = features.at_outputs(contribution(features, taps[0]), taps[0])
+    for tap in taps[1:]:
         # One after another: otherwise the windows and results of all taps may be in memory at the same time.
         with tf.control_dependencies([total]):
             part = features.at_outputs(contribution(features, tap), tap)
-        total = part if tap is taps[0] else total + part
+        total = total + part
     return total
 
 
@@ -226,6 +226,8 @@ def _for_each_place(
     """The gradient with respect to the kernel, from that of each tap; 0 where a tap reads only padding."""
     height, width, channels, filters = kernel.shape
     shape = [channels, filters]
+    if len(taps) == height * width == 1:
+        return tf.reshape(gradient(taps[0]), kernel.shape)
     places = [tf.zeros(shape, kernel.dtype)] * (height * width)
     last = by_outputs
     for tap in taps:
