@@ -1,6 +1,7 @@
 """Images: what is read, what its pixels are, what is stored of it, and how it is found."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -276,3 +277,15 @@ def test_colors_multiplied_by_alpha_are_refused(tmp_path):
     """Pillow divides them by it, which is wrong for a raster whose fourth band is something else."""
     with pytest.raises(DataError, match=r"a\.tif: its colours are multiplied by its alpha"):
         images.ImageFile(_tiff(tmp_path / "a.tif", 2, 4, (1,)))
+
+
+def test_a_picture_too_large_is_refused_without_pillows_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    RGB.crop((0, 0, 40, 30)).save(tmp_path / "large.png")  # 1200 pixels
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images.allow_pixels(1000)
+        size = images.size_in_header(tmp_path / "large.png")
+        with pytest.raises(DataError, match="large.png: 40x30 pixels, more than --max_pixels=1,000"):
+            images.check_pixels(str(tmp_path / "large.png"), size, 1000, "--max_pixels=")

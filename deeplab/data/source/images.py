@@ -10,6 +10,7 @@ images would be white all over.
 import errno
 import io
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,8 +269,12 @@ def max_bytes(max_pixels: int) -> int:
 
 
 def allow_pixels(max_pixels: int) -> None:
-    """Lets Pillow open images of so many pixels in this process; for programs whose flag says so."""
+    """Lets Pillow open images of so many pixels in this process; for programs whose flag says so.
+
+    From here on it warns of none: `check_pixels` refuses what is larger, in one line.
+    """
     Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _as_array(image: Image.Image) -> np.ndarray:
