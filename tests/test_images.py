@@ -287,5 +287,5 @@ def test_a_picture_too_large_is_refused_without_pillows_warning(tmp_path, monkey
         warnings.simplefilter("error")
         images.allow_pixels(1000)
         size = images.size_in_header(tmp_path / "large.png")
-        with pytest.raises(DataError, match="large.png: 40x30 pixels, more than --max_pixels=1,000"):
+        with pytest.raises(DataError, match=r"large\.png: 40x30 pixels, more than --max_pixels=1,000"):
             images.check_pixels(str(tmp_path / "large.png"), size, 1000, "--max_pixels=")
