@@ -90,6 +90,13 @@ def no_search_of_old_graphs():
     gc.freeze()
 
 
+@pytest.fixture
+def float32():
+    """Sets Keras's dtype policy back after a test that changes it."""
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory):
     """A small synthetic data set in VOC layout: 10 training and 5 validation images."""

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import make_strategy
 from host_tensors import has_gpu_kernels, host_tensors
-from test_step import small_model
+from small_step import small_model
 
 from deeplab.data.input.augmentation import Augmentation
 from deeplab.data.input.settings import AugmentationSettings

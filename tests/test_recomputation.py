@@ -1,10 +1,10 @@
 """Recomputed features: the same update as without, no collective or draw more, and a graph in which they remain."""
 
-import keras
 import numpy as np
 import pytest
 from conftest import make_strategy, skip_without_kernels
-from test_step import _batches, _collectives, _kernels, _trace, small_model, train_small
+from small_step import _batches, small_model, train_small
+from step_graph import _collectives, _kernels, _trace
 
 from deeplab.errors import UsageError
 from deeplab.model.deeplabv3 import build_to_train
@@ -12,11 +12,7 @@ from deeplab.model.recomputation import RecomputedNetwork, segments
 from deeplab.model.settings import InitSettings, ModelConfig
 from deeplab.training.settings import StepSettings
 
-
-@pytest.fixture(autouse=True)
-def _float32():
-    yield
-    keras.config.set_dtype_policy("float32")
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.mark.parametrize(

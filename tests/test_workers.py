@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import make_strategy
 from forked import HANGS, start
-from test_step import STEPS, assert_equal, train_small
+from small_step import STEPS, assert_equal, train_small
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""One of the processes of test_workers.py: trains the small network of test_step.py, writes its variables.
+"""One of the processes of test_workers.py: trains the small network of small_step.py, writes its variables.
 
 tests/worker.py REPLICAS FOLDER JSON_OF_OPTIONS, with TF_CONFIG in the environment. It trains once for each name in the
 JSON, with the options of that name, and writes FOLDER/NAME.npz.
@@ -8,7 +8,7 @@ import json
 import sys
 
 import numpy as np
-from test_step import train_small
+from small_step import train_small
 
 from deeplab.distribute.devices import make_strategy
 from deeplab.distribute.settings import DeviceSettings
