@@ -166,6 +166,14 @@ def test_cvats_and_datumaros_labelmap(tmp_path):
     assert _table(tmp_path, text.split("\n", 1)[1], "labelmap.txt") == classes  # without its header
 
 
+def test_labelmap_without_colors_has_vocs(tmp_path):
+    """As Datumaro 1.13 writes it for masks that it draws in VOC's colours."""
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n")
+    classes = read_classes(tmp_path / "labelmap.txt")
+    assert classes.names == ("background", "cat", "dog")
+    assert classes.colors == {(0, 0, 0): 0, (128, 0, 0): 1, (0, 128, 0): 2}
+
+
 def test_roboflows_classes(tmp_path):
     classes = _table(tmp_path, 'Pixel Value, Class\n0, background\n1, cat\n2, "dog, small"\n', "_classes.csv")
     assert classes.names == ("background", "cat", "dog, small")
