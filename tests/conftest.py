@@ -5,6 +5,7 @@ import deeplab  # noqa: F401  before TensorFlow, whose kernels it chooses
 # isort: split
 import gc
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,16 @@ def no_search_of_old_graphs():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def signal_handlers():
+    """Restores the signal handlers that the loop sets."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture
