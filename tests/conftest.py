@@ -28,6 +28,8 @@ from deeplab.model.settings import ModelConfig
 from deeplab.settings import all_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+NAMES = ("background", "one", "two")
+"""Classes of `tiny_voc`."""
 
 
 def pytest_configure(config):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import NAMES
 from PIL import Image
 
 from deeplab.data.input.evaluation_batches import EvaluationBatches
@@ -14,8 +15,6 @@ from deeplab.data.shards.split import Split, name_damaged_shard, read_splits
 from deeplab.data.shards.write import prepare
 from deeplab.data.source import voc
 from deeplab.errors import DataError, UsageError
-
-NAMES = ("background", "one", "two")
 
 
 def test_manifest_counts_the_pixels_of_each_class(shapes_dir, shards):

@@ -5,15 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_mask
+from conftest import NAMES, write_mask
 from PIL import Image
 
 from deeplab.data.shards import records
 from deeplab.data.shards.settings import ShardSettings
 from deeplab.data.shards.write import prepare_splits
 from deeplab.errors import DataError, UsageError
-
-NAMES = ("background", "one", "two")
 
 
 def _add(voc_dir, name, width, split="train"):
