@@ -28,6 +28,7 @@ from deeplab.model.settings import ModelConfig
 from deeplab.settings import all_settings
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+GOLDEN = Path(__file__).with_name("golden")
 NAMES = ("background", "one", "two")
 """Classes of `tiny_voc`."""
 

@@ -2,18 +2,17 @@
 
 import re
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from conftest import GOLDEN
 
 from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.settings import ModelConfig
 
-GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))
-from draw import draw, image  # noqa: E402
+from draw import draw, image
 
 HEIGHT, WIDTH, SAMPLE, NUM_CLASSES = 321, 257, 7, 5  # as in golden/deeplabv3_torch.py
 

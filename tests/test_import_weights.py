@@ -4,11 +4,11 @@ import ast
 import json
 import logging
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import GOLDEN
 from forked import run
 from pth import write_pth
 from small_run import assert_one_line
@@ -29,10 +29,9 @@ from deeplab.run import run_folder
 from deeplab.run.checkpoints import best_path, has_auxiliary_head
 from deeplab.run.settings import RunSettings
 
-GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))
-from draw import draw_torch, image  # noqa: E402
-from research_deeplab import Network  # noqa: E402
+from draw import draw_torch, image
+from research_deeplab import Network
 
 NAMES = ("background", "cat", "dog", "cow", "bird")
 

@@ -1,39 +1,29 @@
-"""Networks with published weights: logits, names and files of the packages that publish them (golden/)."""
+"""Published networks: their logits (golden/), what their tensors are recognized as, and what is refused."""
 
 import ast
 import hashlib
-import os
-import pickle
-import re
-import shlex
 import sys
-import zipfile
 from dataclasses import replace
-from pathlib import Path
 
-import h5py
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import build as build_tiny
+from conftest import GOLDEN
 
 from deeplab.errors import DataError, UsageError
 from deeplab.model.backbone import atrous_backbone, family_of_weights
 from deeplab.model.deeplabv3 import build_deeplabv3
 from deeplab.model.published.files import read_tensors
-from deeplab.model.published.keras_file import read_keras
 from deeplab.model.published.names import KERAS_NAMES, torch_backbone
 from deeplab.model.published.recognition import recognize
-from deeplab.model.published.torch_file import read_torch
 from deeplab.model.published.transfer import leaves, transfer
 from deeplab.model.settings import ModelConfig
 
-GOLDEN = Path(__file__).with_name("golden")
 sys.path.insert(0, str(GOLDEN))
-from draw import draw_torch, image  # noqa: E402
-from research_deeplab import Network  # noqa: E402
+from draw import draw_torch, image
+from research_deeplab import Network
 
 HEIGHT, WIDTH, SAMPLE, NUM_CLASSES = 65, 96, 5, 5  # as in golden/published_torch.py
 
@@ -128,264 +118,6 @@ def test_every_tensor_of_a_classifier_has_one_place(golden, name):
             lines.append(f"{names.layout.name(names.module(layer.name), layer, variable.name)} {shape}")
     assert len(set(lines)) == len(lines)
     assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest() == str(golden[f"classifier/{name}"])
-
-
-def test_a_file_of_pytorch_is_read_without_it():
-    """Written by torch.save: a transposed view, a parameter, halves, an integer, an empty tensor; wrapped."""
-    tensors = read_torch(GOLDEN / "weights.pth")
-    assert "torch" not in sys.modules
-    np.testing.assert_array_equal(tensors["weight"], [[0, 3], [1, 4], [2, 5]])
-    np.testing.assert_array_equal(tensors["bias"], [1, 2, 3])
-    for name in ("half", "brain"):
-        np.testing.assert_array_equal(tensors[name].astype(np.float32), [0.5, -2])
-    assert tensors["count"].shape == () and tensors["count"] == 7
-    assert tensors["none"].shape == (0, 4)
-
-
-class _Touches:
-    """A pickle of it creates a file, by a harmless call of another kind than those that rebuild tensors."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def test_nothing_in_a_file_is_executed(tmp_path):
-    pickled = pickle.dumps({"weight": _Touches(tmp_path / "ran")}, protocol=2)
-    with zipfile.ZipFile(tmp_path / "file.pth", "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-    with pytest.raises(DataError, match=r"it names (posix|nt)\.mkdir, which is not a tensor"):
-        read_tensors(tmp_path / "file.pth")
-    (tmp_path / "plain.pth").write_bytes(pickled)
-    with pytest.raises(DataError, match="not a file of tensors"):
-        read_tensors(tmp_path / "plain.pth")
-    assert not (tmp_path / "ran").exists()
-    pickle.loads(pickled)
-    assert (tmp_path / "ran").exists()  # it would have
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [("weights_legacy.pth", "File is not a zip file"), ("module.pth", r"it names torch\.nn\.modules\.linear\.Linear")],
-)
-def test_other_files_of_pytorch_are_refused_with_the_command_that_converts_them(name, reason):
-    with pytest.raises(DataError, match=rf"{reason}.*python -c .*torch\.load.* {re.escape(str(GOLDEN / name))} NEW"):
-        read_tensors(GOLDEN / name)
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "offset"), [((2, 3), (3, 1), 1), ((7,), (1,), 0), ((2, 3), (-3, 1), 5), ((2,), (1, 1), 0)]
-)
-def test_a_tensor_stays_in_its_storage(monkeypatch, size, stride, offset):
-    from deeplab.model.published import torch_file
-
-    values = np.arange(6.0)
-    storage = torch_file._Storage(values)
-    with pytest.raises(pickle.UnpicklingError, match="a tensor "):
-        torch_file._tensor(storage, offset, size, stride)
-    np.testing.assert_array_equal(torch_file._tensor(storage, 0, (2, 3), (3, 1)), values.reshape(2, 3))
-
-
-@pytest.mark.parametrize("size", [(True,), (2.0,), np.array([2**62, 4]), (np.int64(2),)])
-def test_sizes_of_tensors_are_plain_numbers(size):
-    """Numbers of NumPy would overflow unseen: 2**62 * 4 elements are 0."""
-    from deeplab.model.published import torch_file
-
-    with pytest.raises(pickle.UnpicklingError, match="size, stride or offset is no number"):
-        torch_file._tensor(torch_file._Storage(np.arange(6.0)), 0, size, (0,) * len(size))
-
-
-def _write_pickle(path, pickled, storage=b""):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/data/0", storage)
-
-
-STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x08tQ"  # of 8 numbers
-REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
-
-
-def _view(storage, size, stride):
-    """What rebuilds a vector at the start of a storage, in the language of pickles."""
-    return REBUILD + b"(" + storage + b"K\x00(K" + bytes([size]) + b"t(K" + bytes([stride]) + b"ttR"
-
-
-@pytest.mark.parametrize(
-    "storage",
-    [
-        _view(STORAGE, 4, 2),  # every other number: in steps of its own, its last one is element 6
-        STORAGE + b"}U\x06values" + _view(STORAGE, 4, 2) + b"sb",  # set as an attribute
-        b"N",
-    ],
-)
-def test_a_tensor_is_of_a_storage_of_the_archive(tmp_path, storage):
-    numbers = np.arange(8, dtype="<f4")
-    _write_pickle(tmp_path / "file.pth", b"}U\x01x" + _view(STORAGE, 4, 2) + b"s.", numbers.tobytes())
-    np.testing.assert_array_equal(read_torch(tmp_path / "file.pth")["x"], numbers[::2])
-    _write_pickle(tmp_path / "file.pth", b"}U\x01x" + _view(storage, 2, 1) + b"s.", numbers.tobytes())
-    with pytest.raises(DataError, match="not a file of tensors"):
-        read_torch(tmp_path / "file.pth")
-
-
-@pytest.mark.parametrize(
-    "pickled",
-    [
-        b"}q\x00U\x05modelh\x00s.",  # a dictionary in itself
-        b"}K\x00" + _view(STORAGE, 2, 1) + b"s.",  # a number for a name
-    ],
-)
-def test_tensors_without_names_are_refused(tmp_path, pickled):
-    _write_pickle(tmp_path / "file.pth", pickled, bytes(32))
-    with pytest.raises(DataError, match=r"file\.pth: no tensors by name in it$"):
-        read_torch(tmp_path / "file.pth")
-
-
-def test_the_command_that_converts_a_file_is_quoted_for_a_shell(tmp_path):
-    (tmp_path / "it's $(mine).pth").write_bytes(b"x")
-    with pytest.raises(DataError) as error:
-        read_torch(tmp_path / "it's $(mine).pth")
-    command = shlex.split(str(error.value).partition("installed: ")[2])
-    assert (command[:2], command[3:]) == (["python", "-c"], [f"{tmp_path}/it's $(mine).pth", "NEW.pth"])
-
-
-def test_a_pickle_does_not_make_a_large_memo(tmp_path):
-    _write_pickle(tmp_path / "file.pth", b"}r\xff\xff\xff\x0f.")
-    with pytest.raises(DataError, match="a memo of 268435455 entries"):
-        read_torch(tmp_path / "file.pth")
-
-
-def test_a_damaged_directory_of_an_archive_ends_in_one_line(tmp_path):
-    _write_pickle(tmp_path / "file.pth", b"}.")
-    content = (tmp_path / "file.pth").read_bytes()
-    (tmp_path / "file.pth").write_bytes(content.replace(b"PK\1\2", b"PK\0\0"))
-    assert family_of_weights(str(tmp_path / "file.pth")) == "torchvision"
-    with pytest.raises(DataError, match=r"file\.pth: not a file of tensors .*Bad magic number for central"):
-        read_tensors(tmp_path / "file.pth")
-
-
-def _tiny_with_statistics():
-    model = build_tiny(include_top=False, weights=None)
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    return model
-
-
-def _inside(model, form):
-    """Models that hold the tiny one: it itself, with a top, as a layer of others, frozen and compiled."""
-    if form == "alone":
-        return model
-    if form == "with top":
-        pooled = keras.layers.GlobalAveragePooling2D()(model.output)
-        return keras.Model(model.input, keras.layers.Dense(3, name="predictions")(pooled))
-    images = keras.Input((64, 64, 3))
-    outputs = keras.layers.Dense(3, name="head")(keras.layers.Flatten()(model(images)))
-    nested = keras.Model(images, outputs) if form == "nested" else keras.Sequential([model, keras.layers.Flatten()])
-    model.trainable = False
-    nested.compile("adam", "mse")
-    return nested
-
-
-@pytest.mark.parametrize("form", ["alone", "with top", "nested", "sequential"])
-@pytest.mark.parametrize("ending", ["weights.h5", "h5", "keras"])
-def test_keras_files_are_read_by_the_names_of_layers(tmp_path, form, ending):
-    model = _tiny_with_statistics()
-    outer = _inside(model, form)
-    path = tmp_path / f"file.{ending}"
-    (outer.save_weights if ending == "weights.h5" else outer.save)(path)
-    assert family_of_weights(str(path)) == "keras"
-    again = build_tiny(include_top=False, weights=None)
-    transfer(again, read_keras(path, again), KERAS_NAMES, "file")
-    for value, expected in zip(again.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(value, expected)
-
-
-def test_keras_files_of_keras_2_are_read(tmp_path):
-    """Names end in :0, depthwise kernels have another name, MobileNetV3's layers had slashes, and lists are split."""
-    images = keras.Input((8, 8, 3))
-    features = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(images)
-    features = keras.layers.BatchNormalization(name="conv_bn")(features)
-    model = keras.Model(images, keras.layers.DepthwiseConv2D(3, use_bias=False, name="conv_depthwise")(features))
-    rng = np.random.default_rng(0)
-    values = [rng.uniform(0.5, 1.5, variable.shape).astype(np.float32) for variable in model.weights]
-    with h5py.File(tmp_path / "old.h5", "w") as file:
-        layers = {"Conv": ["kernel"], "Conv/BatchNorm": ["gamma", "beta", "moving_mean", "moving_variance"]}
-        layers["conv/depthwise"] = ["depthwise_kernel"]
-        left = iter(values)
-        for number, (layer, variables) in enumerate(layers.items()):
-            file.attrs[f"layer_names{number}"] = [layer.encode()]
-            names = [f"{layer}/{variable}:0" for variable in variables]
-            file.create_group(layer).attrs["weight_names"] = [name.encode() for name in names]
-            for name in names:
-                file[layer][name] = next(left)
-    transfer(model, read_keras(tmp_path / "old.h5", model), KERAS_NAMES, "file")
-    for value, expected in zip(model.get_weights(), values, strict=True):
-        np.testing.assert_array_equal(value, expected)
-
-
-def test_weights_of_the_same_names_twice_or_of_other_shapes_are_refused(tmp_path):
-    model = _tiny_with_statistics()
-    images = keras.Input((64, 64, 3))
-    other = _tiny_with_statistics()
-    other.name = "other"
-    both = keras.layers.Add()([model(images), other(images)])
-    keras.Model(images, both).save_weights(tmp_path / "both.weights.h5")
-    with pytest.raises(DataError, match="two layers are called norm0"):
-        read_keras(tmp_path / "both.weights.h5", model)
-    tensors = {
-        f"{layer.name}/{variable.name}": variable.numpy() for layer in leaves(model) for variable in layer.weights
-    }
-    before = model.get_weights()
-    for change, words in (
-        ({"norm1/gamma": np.ones(9, np.float32)}, r"norm1/gamma has the shape \(9,\), and norm1 needs \(8,\)"),
-        ({"more/kernel": np.ones((1, 2), np.float32)}, r"more/kernel \(1, 2\) has no place"),
-    ):
-        with pytest.raises(DataError, match=f"--backbone_weights=x: {words}"):
-            transfer(model, tensors | change, KERAS_NAMES, "--backbone_weights=x")
-    for value, expected in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(value, expected)
-
-
-@pytest.mark.parametrize("kind", ["soft", "external", "group of another file", "virtual", "outside", "group", "none"])
-def test_only_datasets_of_the_file_itself_are_read(tmp_path, kind):
-    with h5py.File(tmp_path / "other.h5", "w") as other:
-        other["kernel"] = np.ones(4, np.float32)
-    (tmp_path / "raw").write_bytes(bytes(16))
-    with h5py.File(tmp_path / "file.h5", "w") as file:
-        file.attrs["layer_names"] = ["norm0"]
-        layer = h5py.ExternalLink("other.h5", "/")
-        if kind != "group of another file":
-            layer = file.create_group("hidden")
-            layer.attrs["weight_names"] = ["kernel"]
-        file["norm0"] = layer
-        if kind == "soft":
-            layer["kernel"] = h5py.SoftLink("/norm0")
-        elif kind == "external":
-            layer["kernel"] = h5py.ExternalLink("other.h5", "kernel")
-        elif kind == "virtual":
-            layout = h5py.VirtualLayout((4,), np.float32)
-            layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "kernel", (4,))
-            layer.create_virtual_dataset("kernel", layout)
-        elif kind == "outside":
-            layer.create_dataset("kernel", (4,), np.float32, external=[(str(tmp_path / "raw"), 0, 16)])
-        elif kind == "group":
-            layer.create_group("kernel")
-    words = {"virtual": "kept in other files", "outside": "kept in other files", "group": "kernel is a group"}
-    words["none"] = "component not found|doesn't exist"
-    with pytest.raises(
-        DataError, match=rf"file\.h5: cannot be read as .*({words.get(kind, 'is a link, which is not')})"
-    ):
-        read_keras(tmp_path / "file.h5", build_tiny(include_top=False, weights=None))
-
-
-@pytest.mark.parametrize("value", [7, [1, 2], 2.5, [b"\xff"]])
-def test_damaged_names_of_layers_end_in_one_line(tmp_path, value):
-    with h5py.File(tmp_path / "file.h5", "w") as file:
-        file.attrs["layer_names"] = value
-    with pytest.raises(DataError, match=r"file\.h5: cannot be read as a Keras file"):
-        read_keras(tmp_path / "file.h5", build_tiny(include_top=False, weights=None))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
