@@ -280,9 +280,9 @@ def test_colors_multiplied_by_alpha_are_refused(tmp_path):
 
 
 def test_a_picture_too_large_is_refused_without_pillows_warning(tmp_path, monkeypatch):
+    RGB.crop((0, 0, 40, 30)).save(tmp_path / "large.png")  # 1200 pixels
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    RGB.crop((0, 0, 40, 30)).save(tmp_path / "large.png")  # 1200 pixels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         images.allow_pixels(1000)
