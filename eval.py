@@ -66,8 +66,8 @@ from deeplab.view.pictures import PictureWriter
 logger = logging.getLogger("deeplab")
 
 
-def main(options: Options, arguments: list[str]) -> None:
-    """Checkpoint and split -> scores, metrics.json, pictures, report."""
+def main(options: Options, arguments: list[str]) -> Evaluator:
+    """Checkpoint and split -> scores, metrics.json, pictures, report. Returns the evaluator; see train.py."""
     model_dir = require("model_dir", options[RunSettings].model_dir)
     tfrecord_dir = require("tfrecord_dir", options[SplitSettings].tfrecord_dir)
     scoring = options[ScoreSettings]
@@ -90,7 +90,7 @@ def main(options: Options, arguments: list[str]) -> None:
         run_folder.check_classes(split.folder, split.class_names, config.class_names)
         predict = Predictor(model, options[Inference])
     logger.info("scoring %s on %s, %d images", checkpoint, split.name, split.num_examples)
-    score(options, strategy, predict, batches, config, checkpoint)
+    return score(options, strategy, predict, batches, config, checkpoint)
 
 
 def score(
@@ -100,7 +100,7 @@ def score(
     batches: EvaluationBatches,
     config: ModelConfig,
     checkpoint: str,
-) -> None:
+) -> Evaluator:
     """Scores the split, prints the table, writes metrics.json, per_image.csv, pictures and the report."""
     scoring = options[ScoreSettings]
     split = batches.split
@@ -137,6 +137,7 @@ def score(
         print(comparison.as_text(evaluation.scores, config.class_names, image_scores.mean_ious, other))
     if gallery:
         write_report(options, output_dir, split, config, checkpoint, evaluation, gallery, other)
+    return evaluator
 
 
 def write_record(

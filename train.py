@@ -83,8 +83,11 @@ from deeplab.view.panel import LARGEST_PANEL, Panel, first_batch
 logger = logging.getLogger("deeplab")
 
 
-def main(options: Options, arguments: list[str]) -> None:
-    """Devices -> shards -> splits -> run folder -> training."""
+def main(options: Options, arguments: list[str]) -> Trainer | None:
+    """Devices -> shards -> splits -> run folder -> training.
+
+    Returns the trainer, if there is one: until the process ends its iterators must not be dropped, which takes long.
+    """
     shard_settings = options[ShardSettings]
 
     # ---- Devices, precision, seeds. First: TensorFlow can split the CPU into devices, and start its server, only
@@ -116,7 +119,7 @@ def main(options: Options, arguments: list[str]) -> None:
         options[SplitSettings], shard_settings.train_split, shard_settings.val_split, shard_settings.class_names
     )
     if shard_settings.prepare_only:
-        return
+        return None
     split.check_two_classes()
     options[Plan].check_validation(has_split=val_split is not None)
 
@@ -124,9 +127,10 @@ def main(options: Options, arguments: list[str]) -> None:
     model_dir = require("model_dir", options[RunSettings].model_dir)
     splits = [split] if val_split is None else [split, val_split]
     with run_folder.output_folder(model_dir, workers.is_chief) as output_dir, name_damaged_shard(splits):
-        train(options, strategy, workers, split, val_split, output_dir)
+        trainer = train(options, strategy, workers, split, val_split, output_dir)
     data = f"--tfrecord_dir={split.folder} --split={(val_split or split).name}"
     logger.info("done; to score it: python eval.py --model_dir=%s %s", model_dir, data)
+    return trainer
 
 
 def train(
@@ -136,7 +140,7 @@ def train(
     split: Split,
     val_split: Split | None,
     output_dir: Path,
-) -> None:
+) -> Trainer:
     """Plan -> state -> files of the run -> data -> step -> validation -> trainer.
 
     Only the chief's `output_dir` is the run's folder; the other workers write to a scratch folder.
@@ -199,6 +203,7 @@ def train(
         plan, state, train_step, feed, evaluate=evaluator, checkpoints=checkpoints, log=log, workers=workers
     )
     trainer.train()
+    return trainer
 
 
 if __name__ == "__main__":

@@ -155,3 +155,15 @@ def test_control_characters_of_names_are_escaped_in_log_lines_and_in_the_reason(
     lines = done.stderr.splitlines()
     assert lines[-2].endswith(r" a\x1b[2Jb\nfake line é 道路")
     assert lines[-1] == r"program.py: c\rd"
+
+
+def test_what_main_returns_is_not_dropped_before_the_process_ends(tmp_path):
+    """TensorFlow takes up to a minute to drop an iterator over a distributed data set."""
+    (tmp_path / "program.py").write_text(
+        "from deeplab.program.start import Program\n"
+        "class Slow:\n"
+        "    def __del__(self): print('dropped', flush=True)\n"
+        "def main(options, arguments): return Slow()\n"
+        "Program((), '').run(main)\n"
+    )
+    assert "dropped" not in run(tmp_path / "program.py").stdout

@@ -14,6 +14,7 @@ import train
 from deeplab import resume, settings
 from deeplab.model import deeplabv3
 from deeplab.settings import all_settings
+from deeplab.trainer import Trainer
 
 OTHER_VALUES = {
     "train_steps": 17,  # with --epochs=0
@@ -211,7 +212,7 @@ def test_train_runs_and_every_setting_reaches_what_uses_it(shapes_dir, tiny_back
         seen.watch(resume if hasattr(resume, name) else deeplabv3, name)
     options = settings.Options(train.SETTINGS)
     train.check_flags(options, [])
-    train.main(options, [])
+    assert isinstance(train.main(options, []), Trainer)
 
     by_name = {about.name: cls for cls in train.SETTINGS for about in all_settings([cls])}
     for name, value in OF_A_RUN.items():

@@ -84,12 +84,15 @@ class Program:
         except flags.Error as error:
             _fail(UsageError(f"{error} (--help lists the flags)"))
 
-    def run(self, main: Callable[[Options, list[str]], None]) -> None:
-        """Runs `main` with the settings and the arguments that are not flags, and ends the process."""
+    def run(self, main: Callable[[Options, list[str]], object]) -> None:
+        """Runs `main` with the settings and the arguments that are not flags, and ends the process.
+
+        What it returns lives as long as the process: TensorFlow takes up to a minute to drop an iterator.
+        """
         app.run(lambda argv: _run_main(main, self._options, argv[1:]), flags_parser=lambda argv: self._argv)
 
 
-def _run_main(main: Callable[[Options, list[str]], None], options: Options, arguments: list[str]) -> None:
+def _run_main(main: Callable[[Options, list[str]], object], options: Options, arguments: list[str]) -> None:
     logging.getLogger("deeplab").setLevel(logging.INFO)
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.WARNING)
@@ -98,7 +101,7 @@ def _run_main(main: Callable[[Options, list[str]], None], options: Options, argu
     try:
         signals.handle_stop_signals(signals.interrupt)
         signals.watch()
-        main(options, arguments)
+        _kept = main(options, arguments)
         _exit(0)
     except Interrupted as error:
         _fail(error)
