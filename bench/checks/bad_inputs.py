@@ -302,7 +302,7 @@ FLAGS_CASES = (
         "smoothing without cross-entropy", 2, "which --loss=dice leaves out", ("--loss=dice", "--label_smoothing=0.1")
     ),
     Case("two factors of multi-grid", 2, "three numbers are needed", ("--multi_grid=1,2",)),
-    Case("multi-grid in words", 2, "whole numbers above 0", ("--multi_grid=a,b,c",)),
+    Case("multi-grid in words", 2, "whole numbers from 1 to 100", ("--multi_grid=a,b,c",)),
     Case("separable decoder without a decoder", 2, "needs --decoder", ("--separable_decoder",)),
     Case("class weights for too few classes", 2, "one number, 0 or more, is needed", ("--class_weights=1,2",)),
     Case("class weights in a missing file", 2, "there is no such file", ("--class_weights=nowhere.txt",)),
@@ -348,7 +348,7 @@ DATA_CASES = (
     Case("duplicate name", 1, "duplicate name", damage=split(b"shapes_0000\nshapes_0000\n")),
     Case("name with ../", 1, "not a plain file name", damage=split(b"../../etc/passwd\n")),
     Case("absolute name", 1, "not a plain file name", damage=split(b"/etc/passwd\n")),
-    Case("name with a NUL", 1, "not a plain file name", damage=split(b"a\0b\n")),
+    Case("name with a NUL", 1, "a null character", damage=split(b"a\0b\n")),
     Case("split that is not text", 1, "cannot be read (split)", damage=split(b"\xff\xfe\x00\xd8")),
     Case("split in GBK", 1, "it would be '道路' in GBK", damage=split("道路\n".encode("gbk"))),
     Case("missing class file", 1, "no such file (class names)", ("--class_names=/nowhere.txt",)),
