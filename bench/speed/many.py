@@ -1,5 +1,7 @@
 """Processor time an image of the first start, which writes shards, and of a second, by the number of images.
 
+And how much later the first batch comes if a run resumes at the end of an epoch than if it starts.
+
 python bench/speed/many.py [NUMBER...]        default 10000 40000
 
 Images of 16x16 pixels, hard links to a few files. The peak is that of the process so far.
@@ -7,15 +9,21 @@ Images of 16x16 pixels, hard links to a few files. The peak is that of the proce
 
 import gc
 import os
+import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 from common import peak_megabytes, report
 from PIL import Image
 
+from deeplab.data.input.augmentation import Augmentation
+from deeplab.data.input.settings import AugmentationSettings
+from deeplab.data.input.training_batches import training_batches
 from deeplab.data.shards.settings import ShardSettings
+from deeplab.data.shards.split import Split
 from deeplab.data.shards.write import prepare
 from deeplab.data.source.voc import IMAGE_FOLDER, MASK_FOLDER
 from deeplab.progress import Progress
@@ -42,11 +50,18 @@ def write_links(folder: Path, number: int) -> None:
     (folder / "ImageSets/Segmentation/train.txt").write_text(names, encoding="ascii")
 
 
+def seconds_to_first_batch(split: Split, first_example: int) -> float:
+    """By the clock, of a run that has seen so many examples."""
+    begun = time.perf_counter()
+    next(iter(training_batches(split, Augmentation(AugmentationSettings(17)), 16, seed=1, first_example=first_example)))
+    return time.perf_counter() - begun
+
+
 def main() -> None:
     """The table."""
     Progress.is_shown = False
     gc.freeze()  # as programs do
-    rows: list[tuple[int, float, float, float, float, float, float]] = []
+    rows: list[tuple[int, float, float, float, float, float, float, float]] = []
     for number in map(int, sys.argv[1:] or NUMBERS):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -59,9 +74,14 @@ def main() -> None:
 
             first = 1e6 * start() / number
             second = 1e6 * min(start() for _ in range(ROUNDS)) / number
+            split = Split.read(folder / "shards", "train")
+            later = [
+                seconds_to_first_batch(split, number - 16) - seconds_to_first_batch(split, 0) for _ in range(ROUNDS)
+            ]
             size = sum(path.stat().st_size for path in (folder / "shards").glob("train.*")) / number
         _, least_first, _, least_second, *_ = rows[0] if rows else (number, first, 1.0, second)
-        rows.append((number, first, first / least_first, second, second / least_second, size, peak_megabytes()))
+        per_image = (first, first / least_first, second, second / least_second, size)
+        rows.append((number, *per_image, statistics.median(later), peak_megabytes()))
     header = (
         "images",
         "first start [us an image]",
@@ -69,6 +89,7 @@ def main() -> None:
         "second start [us an image]",
         "of the first row",
         "lists [bytes an image]",
+        "resumed, first batch later by [s]",
         "peak [MB]",
     )
     figures: dict[str, object] = {f"second_start_us_{number}": second for number, _, _, second, *_ in rows}
