@@ -18,19 +18,20 @@ from deeplab.training.step import make_train_step
 pytestmark = pytest.mark.usefixtures("float32")
 
 
-@pytest.mark.parametrize("bad_half", [0, 1])
-def test_non_finite_steps_are_counted_once(bad_half):
-    strategy = make_strategy(2)
+def _one_convolution(strategy, learning_rate, loss_scaling):
     with strategy.scope():
         images = keras.Input((None, None, 3), dtype="float32")
         model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
-        schedule = Schedule(ScheduleSettings("constant", 0), 0.0, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(
-            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
-            schedule,
-            model.trainable_variables,
-            loss_scaling=False,
-        )
+        schedule = Schedule(ScheduleSettings("constant", 0), learning_rate, 10, tf.Variable(1.0, trainable=False))
+        settings = OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0)
+        optimizer = make_optimizer(settings, schedule, model.trainable_variables, loss_scaling=loss_scaling)
+    return model, schedule, optimizer
+
+
+@pytest.mark.parametrize("bad_half", [0, 1])
+def test_non_finite_steps_are_counted_once(bad_half):
+    strategy = make_strategy(2)
+    model, schedule, optimizer = _one_convolution(strategy, learning_rate=0.0, loss_scaling=False)
     good = {"image": np.ones((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}
     bad = {name: value.copy() for name, value in good.items()}
     bad["image"][2 * bad_half] = np.inf
@@ -43,16 +44,7 @@ def test_non_finite_steps_are_counted_once(bad_half):
 def test_an_overflow_on_any_replica_skips_the_update_and_is_counted(bad_half):
     """Gradients beyond float16 with a finite loss halve the scale; weights and the optimizer's count are kept."""
     strategy = make_strategy(2)
-    with strategy.scope():
-        images = keras.Input((None, None, 3), dtype="float32")
-        model = keras.Model(images, keras.layers.Conv2D(K, 1)(images))
-        schedule = Schedule(ScheduleSettings("constant", 0), 0.1, 10, tf.Variable(1.0, trainable=False))
-        optimizer = make_optimizer(
-            OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0),
-            schedule,
-            model.trainable_variables,
-            loss_scaling=True,
-        )
+    model, schedule, optimizer = _one_convolution(strategy, learning_rate=0.1, loss_scaling=True)
     scale = optimizer.dynamic_scale.numpy()
     before = [variable.numpy() for variable in model.variables]
     good = {"image": np.zeros((4, 2, 2, 3), np.float32), "label": np.zeros((4, 2, 2), np.uint8)}

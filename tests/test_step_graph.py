@@ -1,8 +1,11 @@
 """How many all-reduces and kernels a step takes, and where its tensors are."""
 
 import collections
+import sys
+from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import make_strategy
@@ -11,6 +14,12 @@ from step_graph import _collectives, _kernels, _trace, _traced_nodes
 
 from deeplab.model.deeplabv3 import build_deeplabv3, freeze_batch_norm, unsynchronize_batch_norm
 from deeplab.model.settings import ModelConfig
+from deeplab.training.losses import Loss
+from deeplab.training.optimizer import make_optimizer
+from deeplab.training.schedule import Schedule
+from deeplab.training.settings import OptimizerSettings, ScheduleSettings
+from deeplab.training.state import TrainState
+from deeplab.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -80,3 +89,24 @@ def test_a_step_of_resnet50_takes_few_all_reduces_and_kernels(num_replicas, most
     print(f"{num_replicas} replicas: {kernels.total()} kernels; most often {kernels.most_common(12)}")
     assert kernels["ResourceApplyKerasMomentum"] == len(model.trainable_variables)
     assert kernels.total() <= most_kernels
+
+
+def test_autograph_leaves_what_a_step_calls_alone():
+    """Reading and rewriting it takes as long as tracing it."""
+
+    def seen_by_autograph(batch):
+        return batch
+
+    strategy = make_strategy(1)
+    with strategy.scope():
+        images = keras.Input((None, None, 3), dtype="float32")
+        model = keras.Model(images, keras.layers.Conv2D(2, 1)(images))
+        schedule = Schedule(ScheduleSettings(), 0.1, 10, tf.Variable(1.0, trainable=False))
+        optimizer = make_optimizer(OptimizerSettings(), schedule, model.trainable_variables, loss_scaling=False)
+    state = TrainState(model, model, optimizer, schedule)
+    train = make_train_step(strategy, state, Loss(2), finish=seen_by_autograph)
+    batch = {"image": np.ones((2, 2, 2, 3), np.float32), "label": np.zeros((2, 2, 2), np.uint8)}
+    train(iter(tf.data.Dataset.from_tensors(batch)), tf.constant(1))
+    written = [module for name, module in [*sys.modules.items()] if name.startswith("__autograph_generated_file")]
+    assert written  # the loop over steps
+    assert not [module for module in written if seen_by_autograph.__name__ in Path(module.__file__).read_text()]
