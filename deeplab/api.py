@@ -38,11 +38,23 @@ def make_segmenter(predictor: Predictor, with_probabilities: bool) -> tf.types.e
     return segment
 
 
+def make_band_segmenter(predictor: Predictor) -> tf.types.experimental.GenericFunction:
+    """A compiled function: uint8 RGB [1, height, width, 3], index and number of bands -> classes of that band."""
+    scalar = tf.TensorSpec([], tf.int32)
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8), scalar, scalar], autograph=False)
+    def segment(images: tf.Tensor, index: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"classes": predictor.classes(images, part=(index, number))}
+
+    return segment
+
+
 class Model:
     """A trained network that segments images of any size.
 
     Attributes:
         class_names: by index.
+        window_size: in pixels, of the windows that larger images are cut into; 0 if images are segmented whole.
         input_size: height and width of all images; None for any, as for all runs.
         keras_model: the network of a run, as `build_deeplabv3` builds it; None for an export, which has none.
     """
@@ -54,11 +66,15 @@ class Model:
         class_names: tuple[str, ...],
         keras_model: keras.Model | None = None,
         input_size: tuple[int, int] | None = None,
+        of_band: tf.types.experimental.GenericFunction | None = None,
+        window_size: int = 0,
     ) -> None:
-        """The functions are as `make_segmenter` makes them."""
+        """The functions are as `make_segmenter` and `make_band_segmenter` make them."""
         self._only_classes = only_classes
         self._with_probabilities = with_probabilities
+        self._of_band = of_band
         self.class_names = class_names
+        self.window_size = window_size
         self.keras_model = keras_model
         self.input_size = input_size
 
@@ -68,8 +84,14 @@ class Model:
     ) -> "Model":
         """The model of a network that `build_deeplabv3` built or that Keras loaded."""
         predictor = Predictor(keras_model, inference)
-        only_classes = make_segmenter(predictor, with_probabilities=False)
-        return cls(only_classes, make_segmenter(predictor, with_probabilities=True), class_names, keras_model)
+        return cls(
+            make_segmenter(predictor, with_probabilities=False),
+            make_segmenter(predictor, with_probabilities=True),
+            class_names,
+            keras_model,
+            of_band=make_band_segmenter(predictor),
+            window_size=inference.window_size,
+        )
 
     @classmethod
     def from_run(
@@ -103,6 +125,16 @@ class Model:
     def segment(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> class indices, uint8 [height, width] (or a batch)."""
         return self._run(self._only_classes, image)["classes"]
+
+    def segment_band(self, image: np.ndarray, index: int, number: int) -> np.ndarray:
+        """The rows of `segment(image)` in one of `number` bands, from above downwards: uint8 [rows, width].
+
+        They are known as soon as the windows in that band are, so that several devices can share an image. The image
+        must be larger than a window. Bands are cut between windows: they may differ in size, and be empty.
+        """
+        assert self._of_band is not None and max(image.shape[:2]) > self.window_size > 0
+        with untimed_algorithms():
+            return self._of_band(tf.constant(image[np.newaxis]), index, number)["classes"].numpy()[0]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] (or a batch of them) -> float32 [height, width, classes] (or a batch)."""

@@ -6,16 +6,12 @@ import threading
 import time
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import write_mask
 from PIL import Image
 
-from deeplab.api import Model
 from deeplab.commands.predict import one_image, program
-from deeplab.commands.predict.devices import on_all_devices
 from deeplab.commands.predict.names import named_images, share_of
 from deeplab.commands.predict.one_image import Wanted, read_truth
 from deeplab.commands.settings import PredictSettings
@@ -120,7 +116,7 @@ def test_images_without_a_true_mask_are_segmented_and_listed(tmp_path, caplog):
 
 
 def _model(segment=lambda image: np.ones(image.shape[:2], np.uint8)):
-    return SimpleNamespace(class_names=("one", "two"), segment=segment)
+    return SimpleNamespace(class_names=("one", "two"), window_size=0, segment=segment)
 
 
 def _images(folder, names):
@@ -337,22 +333,3 @@ def test_background_work_is_bounded_and_done_at_the_end_and_its_errors_are_raise
             background.submit(work, number)
         gate.set()
         raise KeyError
-
-
-def test_each_device_has_a_model_of_its_own_and_all_give_the_same_classes():
-    def load():
-        keras.utils.set_random_seed(1)
-        images = keras.Input((None, None, 3))
-        return Model.from_keras(keras.Model(images, keras.layers.Conv2D(4, 3, padding="same")(images)), tuple("abcd"))
-
-    devices = tf.config.list_logical_devices("CPU")
-    assert len(on_all_devices(load, most=2)) == 2
-    models = on_all_devices(load, most=9)
-    kernels = [model._model.keras_model.variables[0].value for model in models]
-    assert [tf.DeviceSpec.from_string(kernel.device).device_index for kernel in kernels] == [*range(len(devices))]
-
-    images = list(np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), np.uint8))
-    expected = [models[0].segment(image) for image in images]
-    assert len(np.unique(expected)) == 4
-    for model in models[1:]:
-        np.testing.assert_array_equal(list(in_order(model.segment, images, 2)), expected)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import make_strategy
 
+from deeplab.model import views
 from deeplab.model.inference import Predictor
 from deeplab.model.settings import Inference
 from deeplab.training.calibration import NUM_FINE
@@ -20,6 +21,7 @@ WEIGHTS = (1.0, 2.0, 0.5)
 BY_PIXEL = LossSettings("cross_entropy_dice", label_smoothing=0.1, focal_gamma=1.5)
 HARD = LossSettings("cross_entropy_dice", label_smoothing=0.1, focal_gamma=1.5, hard_pixel_fraction=0.3)
 WINDOWED = Inference(window_size=WINDOW, window_batch=2)
+VIEWS = Inference((0.5, 1.0), flip=True, window_size=WINDOW)
 
 
 def _network():
@@ -100,13 +102,24 @@ def _evaluate(batch, num_replicas, settings, inference, deterministic=False):
 
 
 @pytest.mark.parametrize(
-    ("num_replicas", "settings", "deterministic"),
-    [(1, BY_PIXEL, False), (1, HARD, False), (2, BY_PIXEL, False), (2, BY_PIXEL, True)],
+    ("num_replicas", "settings", "inference", "deterministic"),
+    [
+        (1, BY_PIXEL, WINDOWED, False),
+        (1, HARD, WINDOWED, False),
+        (2, HARD, WINDOWED, True),
+        (2, BY_PIXEL, WINDOWED, False),
+        (2, BY_PIXEL, WINDOWED, True),
+        (1, BY_PIXEL, VIEWS, False),
+        (1, HARD, VIEWS, False),
+    ],
 )
-def test_totals_are_those_of_whole_images(examples, num_replicas, settings, deterministic):
+def test_totals_are_those_of_whole_images(examples, num_replicas, settings, inference, deterministic, monkeypatch):
+    monkeypatch.setattr(views, "BAND", 1000)
     batch, probabilities = examples
     labels = batch["label"]
-    totals, predictions = _evaluate(batch, num_replicas, settings, WINDOWED, deterministic)
+    if inference == VIEWS:  # which tests/test_views.py compares with those of whole images
+        probabilities = np.exp(Predictor(_network(), VIEWS)(tf.constant(batch["image"])), dtype=float)
+    totals, predictions = _evaluate(batch, num_replicas, settings, inference, deterministic)
 
     # Classes, and their matrix.
     classes = probabilities.argmax(-1)

@@ -92,3 +92,25 @@ def test_the_network_sees_each_window_once_and_at_most_a_batch_at_a_time(batch):
     tf.function(lambda images: Windows(2, 0.0, batch, 3).of_mean(predict, images, lambda scores: (scores, ())))(image)
     np.testing.assert_array_equal(np.concatenate(seen), image[0, ::2, ::2, 0].ravel())
     assert [len(each) for each in seen] == {1: [1] * 15, 4: [4, 1] * 3}[batch]
+
+
+@pytest.mark.parametrize(("height", "width", "size", "overlap", "batch"), SIZES)
+def test_bands_of_an_image_are_those_of_the_whole(height, width, size, overlap, batch):
+    """Bit for bit; also if there are more of them than rows of windows."""
+    windows = Windows(size, overlap, batch, 3)
+    places = tf.constant(np.arange(2 * height * width).reshape(2, height, width))
+
+    def results(scores, places):
+        return {"scores": scores, "places": places}, tf.size(places)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)] + 2 * [tf.TensorSpec([], tf.int32)])
+    def band(images, index, number):
+        return windows.of_mean(_scores, images, results, places, part=(index, number))
+
+    images = _images(height, width)
+    whole, _ = windows.of_mean(_scores, tf.constant(images), results, places)
+    for number in (1, 2, 3, 20):
+        bands = [band(images, index, number) for index in range(number)]
+        for name, expected in whole.items():
+            np.testing.assert_array_equal(np.concatenate([pixels[name] for pixels, _ in bands], 1), expected)
+        assert sum(int(size) for _, size in bands) == places.numpy().size

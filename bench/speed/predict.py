@@ -32,10 +32,15 @@ class Constant:
     """In place of a network: background everywhere."""
 
     class_names = voc.CLASS_NAMES
+    window_size = 0
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """As `Segments`."""
         return np.zeros(image.shape[:2], np.uint8)
+
+    def segment_band(self, image: np.ndarray, index: int, number: int) -> np.ndarray:
+        """Not called without windows."""
+        raise NotImplementedError
 
 
 def write_images(folder: Path, number: int) -> list[Named]:

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from deeplab.model.folding import FoldedNetwork
 from deeplab.model.settings import Inference
-from deeplab.model.windows import Results, ToResults, Windows, log_of
+from deeplab.model.views import of_mean_view, scaled_side
+from deeplab.model.windows import Part, Results, ToResults, Windows, log_of
 
 MIN_SIDE = 33
 """Pixels: smaller images are padded to this size, so that they do not vanish in a network of stride 32."""
@@ -43,48 +44,47 @@ class Predictor:
         scores, _ = self.in_parts(images, lambda scores: (scores, ()))
         return scores
 
-    def classes(self, images: tf.Tensor) -> tf.Tensor:
-        """As a call, but uint8 class indices [batch, height, width].
+    def classes(self, images: tf.Tensor, part: Part | None = None) -> tf.Tensor:
+        """As a call, but uint8 class indices [batch, height, width], or only those of a band of large images.
 
-        In one view of windows it never holds the scores of the whole image.
+        With windows it never holds the scores of the whole image.
         """
-        classes, _ = self.in_parts(images, lambda scores: (classes_of(scores), ()))
+        classes, _ = self.in_parts(images, lambda scores: (classes_of(scores), ()), part=part)
         return classes
 
-    def in_parts(self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor) -> Results:
+    def in_parts(
+        self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor, part: Part | None = None
+    ) -> Results:
         """What is wanted of the scores: pixels, and sums over pixels, as `to_results` makes them of each part.
 
         The parts of `others`, tensors [batch, height, width, ...], are handed to it as well. Parts are smaller than the
-        images only in one view of windows.
+        images only with windows. With `part`, only that band of images which are larger than a window.
         """
         inference = self._inference
-        if inference.scales == (1.0,) and not inference.flip:
-            return self._in_windows(images, to_results, *others)
+        is_one = inference.views == [(1.0, False)]
+        if inference.window_size:
+            num_classes = self.network.outputs[0].shape[-1]
+            windows = Windows(inference.window_size, inference.window_overlap, inference.window_batch, num_classes)
+            if is_one:
+                return windows.of_mean(self._whole, images, to_results, *others, part=part)
+            return of_mean_view(windows, self._whole, images, inference.views, to_results, *others, part=part)
+        if is_one:
+            return to_results(self._whole(images), *others)
         images = tf.cast(images, tf.float32)
-        views = [self._at_scale(images, scale) for scale in inference.scales]
-        if inference.flip:
-            views += [self._at_scale(images[:, :, ::-1], scale)[:, :, ::-1] for scale in inference.scales]
+        views = [self._view(images, *view) for view in inference.views]
         return to_results(_log_mean(views), *others)
 
     def _whole(self, images: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.shape(images)[1:3])
         return self.network(_at_least(tf.cast(images, tf.float32), MIN_SIDE), training=False)[:, :height, :width]
 
-    def _in_windows(self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor) -> Results:
-        """As `in_parts`, in one view."""
-        inference = self._inference
-        if not inference.window_size:
-            return to_results(self._whole(images), *others)
-        num_classes = self.network.outputs[0].shape[-1]
-        windows = Windows(inference.window_size, inference.window_overlap, inference.window_batch, num_classes)
-        return windows.of_mean(self._whole, images, to_results, *others)
-
-    def _at_scale(self, images: tf.Tensor, scale: float) -> tf.Tensor:
-        """Log-probabilities at the size of `images`; resized with half-pixel centers, as in training."""
+    def _view(self, images: tf.Tensor, scale: float, is_mirrored: bool) -> tf.Tensor:
+        """Log-probabilities of a view, at the place and size of `images`; half-pixel centers, as in training."""
+        if is_mirrored:
+            return self._view(images[:, :, ::-1], scale, False)[:, :, ::-1]
         size = tf.shape(images)[1:3]
-        scaled_size = tf.maximum(tf.cast(tf.round(scale * tf.cast(size, tf.float32)), tf.int32), 1)
-        scaled = tf.image.resize(images, scaled_size) if scale != 1 else images
-        scores, _ = self._in_windows(scaled, lambda scores: (scores, ()))
+        scaled = tf.image.resize(images, scaled_side(size, scale)) if scale != 1 else images
+        scores = self._whole(scaled)
         return tf.nn.log_softmax(tf.image.resize(scores, size) if scale != 1 else scores)
 
 

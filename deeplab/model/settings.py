@@ -169,3 +169,9 @@ class Inference:
         lower=1,
         hyperparameter=False,
     )
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """By scale, and whether they are mirrored."""
+        mirrored = (False, True) if self.flip else (False,)
+        return [(scale, is_mirrored) for is_mirrored in mirrored for scale in self.scales]

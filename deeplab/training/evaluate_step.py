@@ -14,12 +14,9 @@ from deeplab.training.totals import Batch, EvaluationTotals, of_one_replica
 class Predict(Protocol):
     """Scores of images: logits or log-probabilities of the classes (`inference.Predictor`)."""
 
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """uint8 [batch, height, width, 3] -> float32 scores [batch, height, width, classes]."""
-
     def in_parts(
-        self, images: tf.Tensor, to_results: Callable[..., tuple[tf.Tensor, Any]], *others: tf.Tensor
-    ) -> tuple[tf.Tensor, Any]:
+        self, images: tf.Tensor, to_results: Callable[..., tuple[Any, Any]], *others: tf.Tensor
+    ) -> tuple[Any, Any]:
         """What `to_results` makes of the scores, and of other tensors, of parts of the images: pixels, and sums."""
 
 
@@ -31,25 +28,34 @@ def make_evaluate_step(
     Predictions, per replica: class indices, uint8 [batch of the replica, height, width].
     """
 
-    def count(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tuple]:
+    def count(logits: tf.Tensor, labels: tf.Tensor) -> tuple[dict, dict]:
         """The predictions of a part of the images, and its part of the totals."""
         predictions = tf.argmax(logits, -1)
-        sums = {name: tf.cast(value, tf.float64) for name, value in loss.sums(logits, labels).items()}
-        confusion = confusion_matrix(labels, predictions, loss.num_classes, deterministic)
-        confidences = confidence_counts(labels, logits, predictions, deterministic)
-        return tf.cast(predictions, tf.uint8), (sums, confusion, confidences)
+        losses, sums = loss.of_part(logits, labels)
+        pixels = {"predictions": tf.cast(predictions, tf.uint8)}
+        if loss.is_by_pixel:
+            sums |= loss.of_losses(losses, labels)
+        else:
+            pixels["losses"] = losses
+        counted = {
+            "sums": {name: tf.cast(value, tf.float64) for name, value in sums.items()},
+            "confusion": confusion_matrix(labels, predictions, loss.num_classes, deterministic),
+            "confidences": confidence_counts(labels, logits, predictions, deterministic),
+        }
+        return pixels, counted
 
     def replica_step(batch: Batch) -> tuple[EvaluationTotals, tf.Tensor]:
         images = batch["image"]
         labels = batch["label"]
-        # Part by part where images are cut into windows, unless the loss must see a whole image.
-        predictions, counted = (
-            predict.in_parts(images, count, labels) if loss.is_by_pixel else count(predict(images), labels)
-        )
-        sums, confusion, confidences = counted
+
+        # Part by part, where images are cut into windows; then what must be known of all pixels of an image.
+        pixels, counted = predict.in_parts(images, count, labels)
+        if not loss.is_by_pixel:
+            of_whole = loss.of_losses(pixels["losses"], labels)
+            counted["sums"] |= {name: tf.cast(value, tf.float64) for name, value in of_whole.items()}
         num_images = tf.reduce_sum(batch["is_example"])
-        totals = EvaluationTotals(sums=sums, confusion=confusion, confidences=confidences, num_images=num_images)
-        return sum_over_replicas(totals), predictions
+        totals = EvaluationTotals(**counted, num_images=num_images)
+        return sum_over_replicas(totals), pixels["predictions"]
 
     @tf.function(autograph=False)  # as in `step`
     def evaluate_step(iterator: Iterator) -> tuple[EvaluationTotals, tf.Tensor, Batch]:

@@ -36,26 +36,26 @@ class Loss:
     def sums(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Additive sums of float32 logits [batch, ..., K] and integer labels [batch, ...].
 
-        Those of parts of an image may be added up if `is_by_pixel`.
-
         `cross_entropy` and `weight` (scalars): weighted pixel losses and weights. `intersection`, `probability` and
         `pixels` ([K]): for each class, the sum of its probability over its own pixels, the same sum over all valid
         pixels, and the number of its pixels.
+        """
+        losses, sums = self.of_part(logits, labels)
+        return self.of_losses(losses, labels) | sums
+
+    def of_part(self, logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """What part of an image contributes: its pixels' weighted cross-entropy for `of_losses`, and its Dice sums.
+
+        The former is float32 [batch, ...]; without one of the two losses, it is zeros, and there are no sums.
         """
         labels = tf.cast(labels, tf.int64)  # not int32: on GPUs its arithmetic is done by the host
         valid = tf.not_equal(labels, VOID_LABEL)
         safe_labels = tf.where(valid, labels, 0)
         cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(safe_labels, logits)
-        sums: dict[str, tf.Tensor] = {}
+        losses = tf.zeros_like(cross_entropy)
+        sums = {}
         if self.settings.loss != "dice":
-            class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
-            weights = tf.where(valid, tf.gather(class_weights, safe_labels), 0.0)
-            losses = weights * self._pixel_losses(cross_entropy, logits)
-            if self.settings.hard_pixel_fraction < 1:
-                hard = self._hard_pixels(losses, valid)
-                losses = losses * hard
-                weights = weights * hard
-            sums |= {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
+            losses = self._weights(labels) * self._pixel_losses(cross_entropy, logits)
         if self.settings.loss != "cross_entropy":
             # With matrix products, each tensor over all pixels and classes is written once and read once.
             truth = tf.one_hot(tf.reshape(tf.where(valid, labels, -1), [-1]), self.num_classes)  # void: a row of zeros
@@ -64,8 +64,29 @@ class Loss:
             probabilities = tf.reshape(tf.nn.softmax(logits), [-1, self.num_classes])
             intersection, pixels = tf.unstack(tf.matmul(tf.stack([of_own_class, is_valid]), truth))
             probability = tf.linalg.matvec(probabilities, is_valid, transpose_a=True)
-            sums |= {"intersection": intersection, "probability": probability, "pixels": pixels}
-        return sums
+            sums = {"intersection": intersection, "probability": probability, "pixels": pixels}
+        return losses, sums
+
+    def of_losses(self, losses: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The sums of the cross-entropy, from the losses of whole images, of whose pixels the hardest may be wanted.
+
+        They are sums of parts if `is_by_pixel`; there are none if the loss is only Dice.
+        """
+        if self.settings.loss == "dice":
+            return {}
+        labels = tf.cast(labels, tf.int64)
+        weights = self._weights(labels)
+        if not self.is_by_pixel:
+            hard = self._hard_pixels(losses, tf.not_equal(labels, VOID_LABEL))
+            losses = losses * hard
+            weights = weights * hard
+        return {"cross_entropy": tf.reduce_sum(losses), "weight": tf.reduce_sum(weights)}
+
+    def _weights(self, labels: tf.Tensor) -> tf.Tensor:
+        """Those of the pixels' classes, 0 for void: float32 [batch, ...]."""
+        valid = tf.not_equal(labels, VOID_LABEL)
+        class_weights = tf.constant(self.class_weights or (1.0,) * self.num_classes, tf.float32)
+        return tf.where(valid, tf.gather(class_weights, tf.where(valid, labels, 0)), 0.0)
 
     def _pixel_losses(self, cross_entropy: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """The loss of each pixel, with label smoothing and focal factor if set: float32 [batch, ...]."""

@@ -1,4 +1,4 @@
-"""Copies of a trained model, one for each GPU, so that as many images are segmented at a time."""
+"""Copies of a trained model, one for each GPU, so that as many images, or bands of one, are segmented at a time."""
 
 from collections.abc import Callable
 
@@ -27,13 +27,23 @@ class OnDevice:
         """By index."""
         return self._model.class_names
 
+    @property
+    def window_size(self) -> int:
+        """As of `Model`."""
+        return self._model.window_size
+
     def segment(self, image: np.ndarray) -> np.ndarray:
         """As of `Model`."""
         with tf.device(self._device):
             return self._model.segment(image)
 
+    def segment_band(self, image: np.ndarray, index: int, number: int) -> np.ndarray:
+        """As of `Model`."""
+        with tf.device(self._device):
+            return self._model.segment_band(image, index, number)
 
-def on_all_devices(load: Callable[[], Model], most: int) -> list[OnDevice]:
+
+def on_all_devices(load: Callable[[], Model], most: int | None) -> list[OnDevice]:
     """A model for each GPU, else for each logical CPU device, which is one unless somebody splits the CPU.
 
     Args:

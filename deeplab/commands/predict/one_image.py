@@ -1,9 +1,11 @@
 """From a file to its pictures: reads, segments, draws and writes one image; for several threads at a time."""
 
+import contextlib
 import logging
 import queue
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +28,9 @@ logger = logging.getLogger("deeplab")
 
 PIXELS_AT_ONCE = 2**26
 """Of the images that are in memory together; a larger one is alone."""
+
+SHARED = 2**22
+"""Pixels: the windows of a larger image are shared among all idle devices."""
 
 MASKS = "masks"
 COLORED = "coloured"
@@ -94,8 +99,15 @@ class Segments(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """By index."""
 
+    @property
+    def window_size(self) -> int:
+        """In pixels; 0 for none."""
+
     def segment(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [height, width, 3] -> class indices, uint8 [height, width]."""
+
+    def segment_band(self, image: np.ndarray, index: int, number: int) -> np.ndarray:
+        """One of `number` bands of it, where it is larger than a window."""
 
 
 class OneImage:
@@ -133,13 +145,18 @@ class OneImage:
             return Outcome(path, unread=error)
 
     def _segment(self, path: Path, image: np.ndarray) -> np.ndarray:
-        model = self._idle.get()
+        models = [self._idle.get()]
+        if image[..., 0].size > SHARED and max(image.shape[:2]) > models[0].window_size > 0:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    models.append(self._idle.get_nowait())
         try:
-            return model.segment(image)
+            return _segment_together(models, image)
         except DataError as error:  # an export of a fixed size
             raise DataError(f"{path}: {error}") from error
         finally:
-            self._idle.put(model)
+            for model in models:
+                self._idle.put(model)
 
     def _save_georeferenced(self, name: str, mask: np.ndarray, tags: headers.Tags) -> None:
         """Writes the mask as a TIFF beside its PNG, with the tags of its image that say where on Earth it is."""
@@ -161,6 +178,15 @@ class OneImage:
                 picture = draw(folder, image, mask, truth, shares, self._class_names)
                 pictures.save(picture, self._wanted.output_dir / folder / f"{name}.png")
         return Outcome(path, ", ".join(shares.values()), other_bands, untrue=untrue)
+
+
+def _segment_together(models: Sequence[Segments], image: np.ndarray) -> np.ndarray:
+    """The classes of an image, of which each model computes a band."""
+    if len(models) == 1:
+        return models[0].segment(image)
+    with ThreadPoolExecutor(len(models)) as pool:
+        bands = [pool.submit(model.segment_band, image, index, len(models)) for index, model in enumerate(models)]
+        return np.concatenate([band.result() for band in bands])
 
 
 def draw(

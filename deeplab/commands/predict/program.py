@@ -62,7 +62,7 @@ def main(options: Options, arguments: list[str]) -> None:
     log_kernels()
     models = on_all_devices(
         lambda: load(model_dir, settings.checkpoint, options[LoadSettings].output_stride, options[Inference]),
-        most=max(len(images), 1),
+        most=None if options[Inference].window_size else max(len(images), 1),  # windows of one image are shared
     )
     segment(images, models, wanted)
 
