@@ -4,7 +4,7 @@ python bench/speed/large.py [SIDE...]        default 2000 10000
 
 Windows of 513, 21 classes, a process for each row. Images are segmented by MobileNetV2, which takes four minutes at
 10,000. They are evaluated by a network of one convolution, from shards and with the scores of each image, as in
-eval.py.
+eval.py: in one view, and in four with the loss of the hardest pixels.
 """
 
 import subprocess
@@ -32,11 +32,14 @@ from deeplab.labels import VOID_LABEL
 from deeplab.model.inference import Predictor
 from deeplab.progress import Progress
 from deeplab.training.losses import Loss
+from deeplab.training.settings import LossSettings
 from deeplab.view.image_scores import ImageScores
 
 SIDES = ("2000", "10000")
 WINDOW = 513
 WINDOWS = Inference(window_size=WINDOW)
+VIEWS = Inference((0.75, 1.25), flip=True, window_size=WINDOW)
+HARDEST = LossSettings(hard_pixel_fraction=0.25)
 NUM_CLASSES = len(voc.CLASS_NAMES)
 
 
@@ -70,21 +73,21 @@ def segment(side: int) -> float:
     return time.process_time() - start
 
 
-def evaluate(side: int) -> float:
+def evaluate(side: int, inference: Inference = WINDOWS, settings: LossSettings = LossSettings()) -> float:
     """As `segment`, with tracing, and with reading and viewing the image."""
     Progress.is_shown = False
     strategy = make_strategy(DeviceSettings(num_gpus=0))
     with strategy.scope():
         images = keras.Input((None, None, 3))
         logits = keras.layers.Conv2D(NUM_CLASSES, 1)(keras.layers.Rescaling(1 / 255)(images))
-        predict = Predictor(keras.Model(images, logits), WINDOWS)
+        predict = Predictor(keras.Model(images, logits), inference)
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, __file__, "--write", str(side), name]
         subprocess.run(command, check=True, capture_output=True)  # in another process, for its memory
         evaluator = Evaluator(
             strategy,
             predict,
-            Loss(NUM_CLASSES),
+            Loss(NUM_CLASSES, settings),
             EvaluationBatches(Split.read(Path(name), "train")),
             viewers=[ImageScores(voc.CLASS_NAMES)],
         )
@@ -93,7 +96,16 @@ def evaluate(side: int) -> float:
         return time.process_time() - start
 
 
-WORK: dict[str, Callable[[int], float]] = {"segmented": segment, "evaluated": evaluate}
+def evaluate_views(side: int) -> float:
+    """As `evaluate`, all that makes it keep more."""
+    return evaluate(side, VIEWS, HARDEST)
+
+
+WORK: dict[str, Callable[[int], float]] = {
+    "segmented": segment,
+    "evaluated": evaluate,
+    "evaluated, four views, hardest pixels": evaluate_views,
+}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The mean of several views of a large image, each window by window, in memory of a band of rows of each view.
 
-A view is the image at a scale, mirrored or not. Images and scores are resized as `tf.image.resize` does it, but some
-rows at a time.
+A view is the image at a scale, mirrored or not. Images and scores are resized as by `tf.image.resize`, but some rows at
+a time, and their rows before their columns, whose temporary tensors are then smaller.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from deeplab.model.windows import (
     source_of,
 )
 
-BAND = 2**20
+BAND = 2**18
 """Pixels of the image whose mean is taken at a time."""
 
 
@@ -69,7 +69,7 @@ class _Place(NamedTuple):
         row: its next row of windows.
         above: what the rows above add to it.
         first: the first row of the scaled image that is in `scores`.
-        scores: those that later bands need, at the width of the image: [batch, rows, width, classes].
+        scores: those that later bands need, [batch, rows, width of the scaled image, classes].
     """
 
     row: tf.Tensor
@@ -102,7 +102,7 @@ class _View:
         is_mirrored: bool,
         top: tf.Tensor,
     ) -> None:
-        self._image = source_of(images[:, :, ::-1] if is_mirrored else images)
+        self._image = source_of(images, is_mirrored)
         self._scaled = _scaled(self._image, scale)
         self._is_mirrored = is_mirrored
         self._stream = Stream(windows, predict, self._scaled, lambda scores: (scores, ()))
@@ -113,7 +113,7 @@ class _View:
         """Before the first band."""
         row, above = self._stream.begin(self._first)
         nothing, _ = self._stream.nothing()
-        return _Place(row, above, self._stream.top_of(self._first), self._as_wide(nothing))
+        return _Place(row, above, self._stream.top_of(self._first), nothing)
 
     def band(self, place: _Place, top: tf.Tensor, bottom: tf.Tensor) -> tuple[tf.Tensor, _Place]:
         """Log-probabilities [batch, rows, width, classes] of these rows of the image, and how far the view then is."""
@@ -125,7 +125,9 @@ class _View:
             shape_invariants=(self.any_place,),
             parallel_iterations=1,
         )
-        scores = tf.nn.log_softmax(resizing.rows(place.scores, place.first))
+        width = self._image.width
+        across = _Bilinear.of(self._scaled.width, width, 0, width)
+        scores = tf.nn.log_softmax(across.columns(resizing.rows(place.scores, place.first)))
 
         # The next band begins where this one ends, or between the same two rows.
         first = resizing.before[-1]
@@ -136,12 +138,7 @@ class _View:
         """A row of windows further."""
         nothing = self._stream.nothing()
         row, above, (scores, _) = self._stream.add_row(place.row, self._first, place.above, nothing)
-        return _Place(row, above, place.first, tf.concat([place.scores, self._as_wide(scores)], 1))
-
-    def _as_wide(self, scores: tf.Tensor) -> tf.Tensor:
-        """Scores of rows of the scaled image at the width of the image."""
-        width = self._image.width
-        return _Bilinear.of(self._scaled.width, width, 0, width).columns(scores)
+        return _Place(row, above, place.first, tf.concat([place.scores, scores], 1))
 
     def _resizing(self, top: tf.Tensor, bottom: tf.Tensor) -> _Bilinear:
         """Of scores to the height of the image."""
@@ -159,7 +156,7 @@ def _scaled(image: Source, scale: float) -> Source:
         down = _Bilinear.of(image.height, height, top, top + number)
         first = down.before[0]
         own = image.rows(first, down.after[-1] + 1 - first)
-        return down.rows(_Bilinear.of(image.width, width, 0, width).columns(own), first)
+        return _Bilinear.of(image.width, width, 0, width).columns(down.rows(own, first))
 
     return Source(rows, image.batch, height, width)
 
@@ -180,6 +177,7 @@ def of_mean_view(
 ) -> Results:
     """As `Windows.of_mean`, of the mean over views, by scale and whether they are mirrored."""
     _, height, width, _ = tf.unstack(tf.shape(images))
+
     # The same bands, however many parts there are: the last bits of an exponential depend on where a tensor begins.
     rows = tf.maximum(BAND // width, 1)
     num_bands = (height + rows - 1) // rows
@@ -190,12 +188,17 @@ def of_mean_view(
 
     def add_band(top: tf.Tensor, places: list[_Place], results: Results) -> tuple:
         bottom = tf.minimum(top + rows, end)
-        total = 0.0
+
+        # One view after the other, so that what one needs in between is freed before the next one.
+        total = tf.zeros([])
         next_places = []
         for view, place in zip(of_views, places, strict=True):
-            scores, then = view.band(place, top, bottom)
+            with tf.control_dependencies([total]):
+                scores, then = view.band(place, top, bottom)
             total += tf.exp(scores)
             next_places.append(then)
+
+        # Their mean, with what else there is of these rows.
         parts = [each[:, top:bottom] for each in others]
         return bottom, next_places, joined(results, to_results(log_of(total / len(views)), *parts), 1)
 

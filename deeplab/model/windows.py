@@ -204,9 +204,9 @@ class Stream:
 
     def begin(self, first: tf.Tensor) -> tuple[tf.Tensor, tf.TensorArray]:
         """The first row of windows that covers pixels of the `first` one whose results are wanted, and no sums."""
-        return self._begin(first), self._sums()
+        return self._top_row(first), self._sums()
 
-    def _begin(self, first: tf.Tensor) -> tf.Tensor:
+    def _top_row(self, first: tf.Tensor) -> tf.Tensor:
         is_above = self._down.starts + self._down.length <= self.top_of(first)
         return tf.reduce_sum(tf.cast(is_above, tf.int32))
 
@@ -233,7 +233,7 @@ class Stream:
             bottom=bottom,
             pixels=self._source.rows(top, self._down.length),
             above=above,
-            is_begin=tf.equal(row, self._begin(first)),
+            is_begin=tf.equal(row, self._top_row(first)),
         )
         begun = _Row(
             group=tf.zeros([0, 0, 0, self._windows.num_classes]),
@@ -309,11 +309,16 @@ class Stream:
         return tf.nn.softmax(self._predict(windows.concat()))
 
 
-def source_of(images: tf.Tensor) -> Source:
+def source_of(images: tf.Tensor, is_mirrored: bool = False) -> Source:
     """Images [batch, height, width, 3] of any type."""
-    # As floats, since TensorFlow has no lists of uint8 on GPUs.
     batch, height, width, _ = tf.unstack(tf.shape(images))
-    return Source(lambda top, number: tf.cast(images[:, top : top + number], tf.float32), batch, height, width)
+    step = -1 if is_mirrored else 1
+
+    # As floats, since TensorFlow has no lists of uint8 on GPUs.
+    def rows(top: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        return tf.cast(images[:, top : top + number, ::step], tf.float32)
+
+    return Source(rows, batch, height, width)
 
 
 def _added(sums: tf.Tensor, others: tf.Tensor, axis: int) -> tf.Tensor:
