@@ -247,4 +247,4 @@ def is_plain_name(name: str) -> bool:
 
 def is_relative_name(name: str) -> bool:
     """As `is_plain_name`, but also for files in subfolders: `day1/img_000`, with slashes on every system."""
-    return len(name) <= _LONGEST_PATH and all(is_plain_name(part) for part in name.split("/"))
+    return len(name) <= _LONGEST_PATH and all(map(is_plain_name, name.split("/")))

@@ -52,10 +52,40 @@ def test_changed_contents_are_noticed_and_others_are_not(tiny_voc, tmp_path, has
         prepare(settings, tmp_path / "shards", "train", NAMES)
 
 
-def test_unchanged_files_are_not_read_again(tiny_voc, tmp_path, monkeypatch):
-    prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
+@pytest.mark.parametrize("is_in_order", [True, False])
+def test_unchanged_files_are_not_read_again(tiny_voc, tmp_path, monkeypatch, is_in_order):
+    """In the order of the examples, their list is not kept in memory either; that of 0.1.0 is in the shards' order."""
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        shutil.copy(tiny_voc / folder / f"a.{ending}", tiny_voc / folder / f"c.{ending}")
+    (tiny_voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\n")
+    settings = ShardSettings(voc_dir=tiny_voc, num_shards=2)  # of a and c, and of b
+    split = prepare(settings, tmp_path / "shards", "train", NAMES)
+    listed = tmp_path / "shards" / "train.sources.txt"
+    lines = listed.read_text().splitlines(keepends=True)
+    assert [line[-2] for line in lines] == [*"aabbcc"]
     monkeypatch.setattr(sources, "digest", None)
-    prepare(ShardSettings(voc_dir=tiny_voc), tmp_path / "shards", "train", NAMES)
+    if is_in_order:
+        monkeypatch.setattr(sources, "read_sources", None)
+    else:
+        listed.write_text("".join([*lines[:2], *lines[4:], *lines[2:4]]))
+    assert prepare(settings, tmp_path / "shards", "train", NAMES) == split
+
+
+def test_removed_and_added_files_are_noticed(tiny_voc, tmp_path):
+    """Against shards that leave out an example without a mask."""
+    mask = tiny_voc / "SegmentationClass" / "b.png"
+    content = mask.read_bytes()
+    mask.unlink()
+    settings = ShardSettings(voc_dir=tiny_voc, max_bad_examples=1)
+    split = prepare(settings, tmp_path / "shards", "train", NAMES)
+    assert prepare(settings, tmp_path / "shards", "train", NAMES) == split
+    mask.write_bytes(content)
+    with pytest.raises(DataError, match=r"made from other files .*, such as .*b\.png"):
+        prepare(settings, tmp_path / "shards", "train", NAMES)
+    mask.unlink()
+    (tiny_voc / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"made from other files .*, such as .*a\.jpg"):
+        prepare(settings, tmp_path / "shards", "train", NAMES)
 
 
 def test_files_that_were_copied_are_read_once(tiny_voc, tmp_path):

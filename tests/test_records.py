@@ -17,7 +17,7 @@ def test_grayscale_and_cmyk_images_are_read_as_rgb(tiny_voc):
     for mode in ("L", "CMYK"):
         path = tiny_voc / "JPEGImages" / "b.jpg"
         image.convert(mode).save(path, quality=95)
-        pair = voc.Pair("b", path, tiny_voc / "SegmentationClass" / "b.png")
+        pair = voc.Pair("b", str(path), str(tiny_voc / "SegmentationClass" / "b.png"))
         (encoded,) = records.encode_examples(pair, records.Form(CLASSES))
         record = encoded.record
         decoded, _ = records.decode_example(records.parse_example(record))

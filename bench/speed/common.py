@@ -127,7 +127,7 @@ def images_of_vocs_size(folder: Path, number: int) -> list[voc.Pair]:
     voc_dir = Path(os.environ["VOC_DIR"]) if "VOC_DIR" in os.environ else _draw_shapes(folder / "shapes")
     masks = sorted((voc_dir / "SegmentationClass").glob("*.png"))
     return [
-        voc.Pair(f"{index:05d}", voc_dir / "JPEGImages" / f"{mask.stem}.jpg", mask)
+        voc.Pair(f"{index:05d}", str(voc_dir / "JPEGImages" / f"{mask.stem}.jpg"), str(mask))
         for index, mask in zip(range(number), masks * number, strict=False)
     ]
 

@@ -114,7 +114,7 @@ def draw_split(folder: Path, sizes: list[tuple[int, int]]) -> Split:
     pairs = []
     for index, size in enumerate(sizes):
         image, mask = shapes.draw_example(np.random.default_rng(index))
-        pair = voc.Pair(f"{index:05d}", folder / f"{index:05d}.jpg", folder / f"{index:05d}.png")
+        pair = voc.Pair(f"{index:05d}", str(folder / f"{index:05d}.jpg"), str(folder / f"{index:05d}.png"))
         image.resize(size).save(pair.image, quality=92)
         mask.resize(size, Image.Resampling.NEAREST).save(pair.mask)
         pairs.append(pair)

@@ -54,7 +54,7 @@ def write_shards(folder: Path, side: int) -> None:
     """Shards of one image of this side; its mask has columns of all classes and of void."""
     mask = np.empty((side, side), np.uint8)
     mask[:] = np.array([*range(NUM_CLASSES), VOID_LABEL])[np.arange(side) // 50 % (NUM_CLASSES + 1)]
-    pair = voc.Pair("large", folder / "image.png", folder / "mask.png")
+    pair = voc.Pair("large", str(folder / "image.png"), str(folder / "mask.png"))
     Image.fromarray(pixels(side)).save(pair.image, compress_level=1)
     Image.fromarray(mask).save(pair.mask)
     settings = ShardSettings(voc_dir=write_voc(folder / "voc", [pair]), max_pixels=side**2)

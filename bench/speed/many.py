@@ -1,6 +1,7 @@
 """Processor time an image of the first start, which writes shards, and of a second, by the number of images.
 
-And how much later the first batch comes if a run resumes at the end of an epoch than if it starts.
+Beside the second start, what the system alone takes for a bare loop over the same files that asks for their sizes and
+times. And how much later the first batch comes if a run resumes at the end of an epoch than if it starts.
 
 python bench/speed/many.py [NUMBER...]        default 10000 40000
 
@@ -9,6 +10,7 @@ Images of 16x16 pixels, hard links to a few files. The peak is that of the proce
 
 import gc
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -50,6 +52,25 @@ def write_links(folder: Path, number: int) -> None:
     (folder / "ImageSets/Segmentation/train.txt").write_text(names, encoding="ascii")
 
 
+def processor_seconds() -> float:
+    """Of this process and of those that wrote shards; `os.times` counts in hundredths."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def seconds_of_stat(voc_dir: Path) -> float:
+    """Of the processor, to ask for the sizes and times of all images and masks."""
+    paths = [
+        f"{voc_dir / folder}/{name}"
+        for folder in (IMAGE_FOLDER, MASK_FOLDER)
+        for name in os.listdir(voc_dir / folder)  # noqa: PTH208
+    ]
+    begun = processor_seconds()
+    for path in paths:
+        os.stat(path)  # noqa: PTH116
+    return processor_seconds() - begun
+
+
 def seconds_to_first_batch(split: Split, first_example: int) -> float:
     """By the clock, of a run that has seen so many examples."""
     begun = time.perf_counter()
@@ -61,26 +82,27 @@ def main() -> None:
     """The table."""
     Progress.is_shown = False
     gc.freeze()  # as programs do
-    rows: list[tuple[int, float, float, float, float, float, float, float]] = []
+    rows: list[tuple[int, float, float, float, float, float, float, float, float]] = []
     for number in map(int, sys.argv[1:] or NUMBERS):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_links(folder / "voc", number)
 
             def start(folder: Path = folder) -> float:
-                begun = sum(os.times()[:4])
+                begun = processor_seconds()
                 prepare(ShardSettings(voc_dir=folder / "voc"), folder / "shards", "train", ("background", "one"))
-                return sum(os.times()[:4]) - begun  # of this process and of those that wrote shards
+                return processor_seconds() - begun
 
             first = 1e6 * start() / number
             second = 1e6 * min(start() for _ in range(ROUNDS)) / number
+            stat = 1e6 * min(seconds_of_stat(folder / "voc") for _ in range(ROUNDS)) / number
             split = Split.read(folder / "shards", "train")
             later = [
                 seconds_to_first_batch(split, number - 16) - seconds_to_first_batch(split, 0) for _ in range(ROUNDS)
             ]
             size = sum(path.stat().st_size for path in (folder / "shards").glob("train.*")) / number
         _, least_first, _, least_second, *_ = rows[0] if rows else (number, first, 1.0, second)
-        per_image = (first, first / least_first, second, second / least_second, size)
+        per_image = (first, first / least_first, second, second / least_second, stat, size)
         rows.append((number, *per_image, statistics.median(later), peak_megabytes()))
     header = (
         "images",
@@ -88,6 +110,7 @@ def main() -> None:
         "of the first row",
         "second start [us an image]",
         "of the first row",
+        "of it, stat alone",
         "lists [bytes an image]",
         "resumed, first batch later by [s]",
         "peak [MB]",

@@ -48,7 +48,9 @@ def write_shards(folder: Path, num_examples: int) -> Split:
     Image.fromarray(rng.integers(80, 176, (375, 500, 3), np.uint8)).save(image, quality=80)
     Image.fromarray(np.zeros((375, 500), np.uint8)).save(mask)
     record = next(
-        records.encode_examples(voc.Pair("a", image, mask), records.Form(ClassTable.of_names(voc.CLASS_NAMES)))
+        records.encode_examples(
+            voc.Pair("a", str(image), str(mask)), records.Form(ClassTable.of_names(voc.CLASS_NAMES))
+        )
     ).record
     names = [f"{index}.tfrecord" for index in range(NUM_SHARDS)]
     for name in names:

@@ -1,7 +1,7 @@
 """A split to prepare, and checks that existing shards match it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Job:
     pairs: list[voc.Pair]
     form: records.Form
 
-    def source(self, stamps: sources.Stamps, num_bad_examples: int) -> str:
+    def source(self, stamps: Sequence[str], num_bad_examples: int) -> str:
         """The fingerprint for the manifest of shards that leave out so many bad examples."""
         tiles = self.form.tiles
         choices = "" if self.form.exif == records.REFUSE else f"\nexif={self.form.exif}"
@@ -70,7 +70,6 @@ class Job:
                 were left out.
         """
         split = Split.read(self.folder, self.name)
-        before = sources.read_sources(self.sources_path)
         if split.class_names != self.form.classes.names:
             theirs = ", ".join(split.class_names)
             ours = ", ".join(self.form.classes.names)
@@ -79,6 +78,7 @@ class Job:
             )
         stamps = sources.stamps_of(self.pairs)
         if split.source != self.source(stamps, split.num_bad_examples):
+            before = sources.read_sources(self.sources_path)
             changed = sources.compare(self.pairs, stamps, before)[0] if before else []
             example = f", such as {changed[0]}" if changed else ""
             raise self._error(
@@ -91,6 +91,13 @@ class Job:
                 f"{self.bad_examples_path}: these shards leave out {split.num_bad_examples} bad examples, more than "
                 f"--max_bad_examples={max_bad_examples}; fix them, or raise it"
             )
+        if not sources.are_recorded(self.sources_path, self.pairs, stamps):
+            self._check_contents(split, stamps)
+        return self._with_colors(split)
+
+    def _check_contents(self, split: Split, stamps: Sequence[str]) -> None:
+        """Raises DataError if files have other contents than the shards; otherwise records their stamps."""
+        before = sources.read_sources(self.sources_path)
         if before is None and self.form.tiles.size:
             raise self._error(split, f"are of tiles, and {self.sources_path.name}, which tells of which files, is gone")
         if before is None:
@@ -104,7 +111,6 @@ class Job:
             raise self._error(split, f"are out of date: {others} changed since")
         if now != before:
             self._write_sources(now)
-        return self._with_colors(split)
 
     def _with_colors(self, split: Split) -> Split:
         """With the colors of today's class table, on which only pictures depend: the shards stay as they are."""

@@ -91,13 +91,14 @@ def warn(jobs: list[Job], reports: list[list[ShardReport]], train_split: str) ->
 
 def warn_of_overlap(folder: Path, train_split: str, val_split: str) -> None:
     """Counts the images of val that are also in train, by their contents."""
-    train, val = (sources.read_sources(sources.sources_path(folder, name)) or {} for name in (train_split, val_split))
-    count = sources.num_images_in_both(train, val)
+    train, val = (sources.digests_of_images(sources.sources_path(folder, name)) for name in (train_split, val_split))
+    in_train = set(train)
+    count = sum(digest in in_train for digest in val)
     if count:
         logger.warning(
             "%d of the %d images of %s are also in %s: scores on them say nothing about new images",
             count,
-            sum(kind == "image" for kind, _ in val),
+            len(val),
             val_split,
             train_split,
         )

@@ -161,7 +161,9 @@ def _finish(job: Job, reports: list[ShardReport]) -> None:
         logger.warning("%d bad examples of %s are left out, see %s", len(problems), job.name, job.bad_examples_path)
     if num_void_tiles := sum(report.num_void_tiles for report in reports):
         logger.info("%s: %d tiles are all void and are left out", job.name, num_void_tiles)
-    sources.write_sources(job.sources_path, {key: each for report in reports for key, each in report.sources.items()})
+    read = {key: source for report in reports for key, source in report.sources.items()}
+    in_order = {key: read[key] for key, _ in sources.files(job.pairs) if key in read}
+    sources.write_sources(job.sources_path, in_order)
     split = Split(
         folder=job.folder,
         name=job.name,

@@ -17,44 +17,55 @@ class Folder:
     def __init__(self, path: Path, endings: Sequence[str] = ENDINGS) -> None:
         """`path` need not exist; only files with these `endings` (lower case, with the dot) are found."""
         self.path = path
+        self._prefix = os.path.join(path, "")  # noqa: PTH118  with a slash
         self._endings = tuple(endings)
-        self._listed: dict[str, dict[str, list[str]]] = {}
+        self._listed: dict[str, dict[str, str]] = {}
 
     def has(self, stem: str) -> bool:
         """Whether at least one file has this stem."""
-        return bool(self._named(stem))
+        return self.get(stem) is not None
 
-    def find(self, stem: str) -> Path:
-        """The file with this stem, which may include a subfolder, such as `day1/img_000`.
+    def get(self, stem: str) -> str | None:
+        """As `find`, but None if there is no such file, and empty if there are several."""
+        parent, slash, last = stem.rpartition("/")
+        names = self._files(parent).get(normal_form(last))
+        if names is None or "/" in names:
+            return names and ""
+        return f"{self._prefix}{parent}{slash}{names}"
 
-        The case of the ending and the Unicode normal form do not matter.
+    def find(self, stem: str) -> str:
+        """The path of the file with this stem, which may include a subfolder, such as `day1/img_000`.
+
+        The case of the ending and the Unicode normal form do not matter. The path is text, since there may be a
+        million.
 
         Raises:
             DataError: no such file, and the message names the files found instead; or several.
         """
-        names = self._named(stem)
+        if found := self.get(stem):
+            return found
         parent, _, last = stem.rpartition("/")
-        folder = self.path / parent if parent else self.path
-        if len(names) == 1:
-            return folder / names[0]
-        if len(names) > 1:
-            raise DataError(f"{folder}: both {' and '.join(names)} could be {last!r}; keep only one of them")
-        raise DataError(f"{folder / last}{self._endings[0]}: missing; {self._there_instead(parent, last)}")
+        if found is None:
+            raise DataError(f"{self.usual(stem)}: missing; {self._there_instead(parent, last)}")
+        both = " and ".join(sorted(self._files(parent)[normal_form(last)].split("/")))
+        raise DataError(f"{self.path / parent}: both {both} could be {last!r}; keep only one of them")
 
-    def _named(self, stem: str) -> list[str]:
-        parent, _, last = stem.rpartition("/")
-        return self._files(parent).get(normal_form(last), [])
+    def usual(self, stem: str) -> str:
+        """Where a file that is missing would be, with the usual ending."""
+        return f"{self.path / stem}{self._endings[0]}"
 
-    def _files(self, parent: str) -> dict[str, list[str]]:
-        """Names of the files in a subfolder, by their stems' normal form."""
+    def _files(self, parent: str) -> dict[str, str]:
+        """The files in a subfolder, by their stems' normal form; a slash between several with the same."""
         if parent not in self._listed:
-            files: dict[str, list[str]] = {}
+            files: dict[str, str] = {}
             folder = self.path / parent
+            endings = {ending.removeprefix(".") for ending in self._endings}
             # Names, not paths: a folder may have a hundred thousand.
-            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():  # noqa: PTH208
-                stem, ending = os.path.splitext(name)  # noqa: PTH122
-                if ending.lower() in self._endings:
-                    files.setdefault(normal_form(stem), []).append(name)
+            for name in os.listdir(folder) if folder.is_dir() else ():  # noqa: PTH208
+                stem, _, ending = name.rpartition(".")
+                if ending.lower() in endings:
+                    stem = normal_form(stem)
+                    files[stem] = f"{files[stem]}/{name}" if stem in files else name
             self._listed[parent] = files
         return self._listed[parent]
 

@@ -10,8 +10,8 @@ import logging
 import os
 import random
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from deeplab.data.source import images
 from deeplab.data.source.bounds import Bounds
@@ -58,30 +58,40 @@ _LONGEST_LINE = 8192
 _SPLIT_HALVES = {"val_half": 0, "test_half": 1}
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One example on disk: an image and its mask.
+
+    The paths are text: a `Path` takes several times the memory, and a data set may have a million of them.
 
     Attributes:
         name: its name in the split's list, with slashes for subfolders and without an ending.
-        image: where its image is, or should be.
-        mask: where its mask is, or should be.
+        image_file: where its image is, or should be.
+        mask_file: where its mask is, or should be.
         problem: why one of the files was not found, and what was found instead; empty if both were found.
     """
 
     name: str
-    image: Path
-    mask: Path
+    image_file: str
+    mask_file: str
     problem: str = ""
 
+    @property
+    def image(self) -> Path:
+        """Where its image is, or should be."""
+        return Path(self.image_file)
 
-@dataclass(frozen=True)
-class _Entry:
+    @property
+    def mask(self) -> Path:
+        """Where its mask is, or should be."""
+        return Path(self.mask_file)
+
+
+class _Entry(NamedTuple):
     """A line of a list: the example's name, and the files if the line gives their paths."""
 
     name: str
-    image: Path | None = None
-    mask: Path | None = None
+    image_file: str = ""
+    mask_file: str = ""
 
 
 def read_split(voc_dir: Path, split: str, mask_dir: Path | None = None) -> list[str]:
@@ -117,36 +127,42 @@ def split_images(voc_dir: Path, split: str) -> list[tuple[str, Path]]:
     """
     folder = Folder(voc_dir / IMAGE_FOLDER)
     return [
-        (entry.name, entry.image or folder.find(entry.name)) for entry in _read_entries(voc_dir, split, None, folder)
+        (entry.name, Path(entry.image_file or folder.find(entry.name)))
+        for entry in _read_entries(voc_dir, split, None, folder)
     ]
 
 
 def _pair(entry: _Entry, image_folder: Folder, mask_folder: Folder) -> Pair:
-    problems = []
-
-    def find(folder: Folder, ending: str) -> Path:
-        try:
-            return folder.find(entry.name)
-        except DataError as error:
-            problems.append(str(error))
-            return folder.path / f"{entry.name}{ending}"
-
-    image = entry.image or find(image_folder, images.ENDINGS[0])
-    mask = entry.mask or find(mask_folder, MASK_ENDINGS[0])
+    problems: list[str] = []
+    image = entry.image_file or _found(image_folder, entry.name, problems)
+    mask = entry.mask_file or _found(mask_folder, entry.name, problems)
     return Pair(entry.name, image, mask, problems[0] if problems else "")
+
+
+def _found(folder: Folder, name: str, problems: list[str]) -> str:
+    """The file of an example, or where it should be, with its problem."""
+    try:
+        return folder.find(name)
+    except DataError as error:
+        problems.append(str(error))
+        return folder.usual(name)
 
 
 def _read_entries(voc_dir: Path, split: str, mask_dir: Path | None, image_folder: Folder) -> list[_Entry]:
     folder = voc_dir / "ImageSets" / "Segmentation"
     path = folder / f"{split}.txt"
     if path.exists():
-        lines = [(number, line) for number, line in enumerate(read_lines(path, "split"), 1) if line]
-        _check_distinct(path, [line for _, line in lines])
+        lines = read_lines(path, "split")
+        _check_distinct(path, list(filter(None, lines)))
         bounds = Bounds(
             tuple(filter(None, (voc_dir, image_folder.path, voc_dir / MASK_FOLDER, mask_dir))),
             advice="move or link the folder of the files there",
         )
-        entries = [_ListLine(path, number, line, image_folder).entry(voc_dir, bounds) for number, line in lines]
+        entries = [
+            _ListLine(path, number, line, image_folder).entry(voc_dir, bounds)
+            for number, line in enumerate(lines, 1)
+            if line
+        ]
     elif split == "trainval":
         entries = [entry for part in ("train", "val") for entry in _read_entries(voc_dir, part, None, image_folder)]
     elif split in _SPLIT_HALVES:
@@ -182,6 +198,8 @@ def _check_names(path: Path, names: list[str]) -> None:
 
 
 def _check_distinct(path: Path, names: list[str]) -> None:
+    if len(set(map(normal_form, names))) == len(names):
+        return
     seen: dict[str, int] = {}
     for number, name in enumerate(map(normal_form, names), 1):
         if name in seen:
@@ -207,7 +225,7 @@ class _ListLine:
         if files := self._pair(voc_dir):
             for file in files:
                 bounds.check(file, self._where)
-            return _Entry(self._name_of(files[0], voc_dir), *files)
+            return _Entry(self._name_of(files[0], voc_dir), *map(str, files))
         if self._text.startswith("#"):
             raise DataError(
                 f"{self._where}: {shortened(repr(self._text))}: comments are not supported; write one name per line"
@@ -242,12 +260,13 @@ class _ListLine:
         if not is_relative_name(text := text.removeprefix("./")):
             return None
         for name in (text, text.removeprefix(f"{IMAGE_FOLDER}/")):
-            if self._images.has(name):
-                return _Entry(name)
+            found = self._images.get(name)
+            if found is not None:
+                return _Entry(name, found)
             stem = _without_ending(name)
             if stem != name and self._images.has(stem):
                 file = self._images.path / name
-                return _Entry(stem, file if _is_file(file) else None)
+                return _Entry(stem, str(file) if _is_file(file) else "")
         return None
 
     def _name_of(self, image: Path, voc_dir: Path) -> str:

@@ -162,7 +162,7 @@ class ImageFinder:
             stem = str(PurePosixPath(name).with_suffix(""))
             if listed.has(stem):
                 try:
-                    return listed.find(stem)
+                    return Path(listed.find(stem))
                 except DataError as error:
                     self._findings.add(f"{named_by}: {error}")
                     return None
