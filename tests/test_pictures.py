@@ -62,10 +62,10 @@ def test_side_by_side_keeps_each_picture_whole():
 def test_error_map_shows_the_kinds_of_errors_and_void_white():
     image = np.full((1, 5, 3), 100, np.uint8)
     truth, prediction = np.array([[0, 1, 255, 2, 0]], np.uint8), np.array([[0, 2, 1, 0, 1]], np.uint8)
-    pixels = np.array(pictures.error_map(image, truth, prediction, ("background", "a", "b")))
+    pixels = np.array(pictures.error_map(image, truth, prediction, ("background", "a", "b")).convert("RGB"))
     kinds = [pictures.WRONG_CLASS, [255] * 3, pictures.MISSED, pictures.FALSE_ALARM]
     np.testing.assert_array_equal(pixels[0], [[178] * 3, *kinds])
-    without = np.array(pictures.error_map(image, truth, prediction, ("sky", "a", "b")))
+    without = np.array(pictures.error_map(image, truth, prediction, ("sky", "a", "b")).convert("RGB"))
     np.testing.assert_array_equal(without[0, [1, 3, 4]], [pictures.WRONG_CLASS] * 3)
 
 
@@ -114,6 +114,22 @@ def test_headings_of_small_pictures_are_not_cut():
     ]
     longer = font_for("m", 13).getlength("prediction, mIoU 100.0 %") - font_for("m", 13).getlength("prediction")
     assert abs(widths[1] - widths[0] - longer) <= 1
+
+
+def test_a_picture_saved_quickly_reads_back_and_is_hardly_larger(tmp_path):
+    """In bands of rows, the last of which is smaller; of a width that is no multiple of anything."""
+    rows = np.arange(300)[:, None, None] + np.arange(501)[:, None] // 3 + np.array([0, 80, 160])
+    pixels = np.concatenate([rows, np.random.default_rng(0).integers(0, 256, (300, 500, 3))], 1).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    pictures.save(picture, tmp_path / "new" / "usual.png")
+    pictures.save_quickly(picture, tmp_path / "new" / "quick.png")
+    with Image.open(tmp_path / "new" / "quick.png") as read:
+        read.verify()  # the sums of all chunks
+    with Image.open(tmp_path / "new" / "quick.png") as read:
+        assert read.mode == "RGB"
+        np.testing.assert_array_equal(np.array(read), pixels)
+    quick, usual = ((tmp_path / "new" / name).stat().st_size for name in ("quick.png", "usual.png"))
+    assert quick < 1.1 * usual
 
 
 def test_class_shares_leave_void_out():

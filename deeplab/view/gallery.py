@@ -94,7 +94,7 @@ def _reduced(mask: np.ndarray) -> np.ndarray:
 
 def _packed(truth: np.ndarray, prediction: np.ndarray) -> str:
     """Two masks of one size as base64 of zlib: the truth, then the exclusive or of both, which is mostly 0."""
-    return base64.b64encode(zlib.compress(truth.tobytes() + (truth ^ prediction).tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(truth.tobytes() + (truth ^ prediction).tobytes())).decode()
 
 
 def _rounded(score: float | None) -> float | None:
