@@ -61,7 +61,7 @@ from deeplab.view import comparison, page, report
 from deeplab.view.comparison import Other
 from deeplab.view.gallery import Gallery
 from deeplab.view.image_scores import PER_IMAGE, ImageScores
-from deeplab.view.pictures import PictureWriter
+from deeplab.view.picture_writer import PictureWriter
 
 logger = logging.getLogger("deeplab")
 

@@ -14,6 +14,7 @@ from deeplab.view import pictures, report
 from deeplab.view.colors import class_colors
 from deeplab.view.fonts import font_for
 from deeplab.view.panel import Panel
+from deeplab.view.picture_writer import PictureWriter, save_quickly
 
 
 def test_color_mask_shows_colors_and_keeps_indices(tmp_path):
@@ -122,7 +123,7 @@ def test_a_picture_saved_quickly_reads_back_and_is_hardly_larger(tmp_path):
     pixels = np.concatenate([rows, np.random.default_rng(0).integers(0, 256, (300, 500, 3))], 1).astype(np.uint8)
     picture = Image.fromarray(pixels)
     pictures.save(picture, tmp_path / "new" / "usual.png")
-    pictures.save_quickly(picture, tmp_path / "new" / "quick.png")
+    save_quickly(picture, tmp_path / "new" / "quick.png")
     with Image.open(tmp_path / "new" / "quick.png") as read:
         read.verify()  # the sums of all chunks
     with Image.open(tmp_path / "new" / "quick.png") as read:
@@ -171,7 +172,7 @@ def _examples(count):
 
 
 def test_picture_writer_writes_a_mask_and_a_row_for_each_example(tmp_path):
-    writer = pictures.PictureWriter(tmp_path / "out", ("background", "thing"))
+    writer = PictureWriter(tmp_path / "out", ("background", "thing"))
     for example in _examples(2):
         writer.view(*example)
         name, image, truth, prediction = example

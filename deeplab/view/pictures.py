@@ -1,7 +1,5 @@
 """Pictures of masks: palette coloring, overlays, rows side by side, error maps, legends, confusion matrices."""
 
-import struct
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +65,7 @@ def overlay(
     colors = class_colors(class_names)
     is_contour = _is_contour(mask)
     drawn = np.empty_like(image)
-    for rows in _bands(*mask.shape):
+    for rows in bands(*mask.shape):
         opacities = np.where(is_contour[rows], min(2 * opacity, 1.0), opacity) * is_shown[mask[rows]]
         mixed = image[rows] + opacities[..., np.newaxis] * (colors[mask[rows]] - image[rows].astype(float))
         drawn[rows] = np.round(mixed)
@@ -197,8 +195,8 @@ def _histogram(mask: np.ndarray) -> np.ndarray:
     return np.array(Image.fromarray(mask).histogram())
 
 
-def _bands(height: int, width: int) -> list[slice]:
-    """Some rows at a time, so that what NumPy makes of them fits in the processor's cache."""
+def bands(height: int, width: int) -> list[slice]:
+    """The rows of a picture, some at a time, so that what NumPy makes of them fits in the processor's cache."""
     num_rows = max(2**16 // width, 1)
     return [slice(top, min(top + num_rows, height)) for top in range(0, height, num_rows)]
 
@@ -302,30 +300,6 @@ def save(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, "PNG", compress_level=6)
 
 
-def save_quickly(picture: Image.Image, path: Path) -> None:
-    """As `save`, of RGB, in a fifth of the time: photos hardly get smaller by more work.
-
-    Pillow tries five filters on each row, which takes as long as the compression at level 1. Here each row is stored
-    as its difference from the one above it (filter 2). www.w3.org/TR/png, sections 5 and 9.
-    """
-    compressor = zlib.compressobj(1)
-    compressed = []
-    above = np.zeros(3 * picture.width, np.uint8)
-    for rows in _bands(picture.height, picture.width):
-        band = np.asarray(picture.crop((0, rows.start, picture.width, rows.stop))).reshape(-1, len(above))
-        filtered = np.full((len(band), 1 + len(above)), 2, np.uint8)
-        np.subtract(band[0], above, out=filtered[0, 1:])
-        np.subtract(band[1:], band[:-1], out=filtered[1:, 1:])
-        compressed.append(compressor.compress(filtered.data))
-        above = band[-1]
-    header = struct.pack(">IIBBBBB", picture.width, picture.height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        for chunk in (b"IHDR" + header, *(b"IDAT" + each for each in (*compressed, compressor.flush())), b"IEND"):
-            file.write(struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)))
-
-
 def save_tiff(picture: Image.Image, path: Path, tags: Mapping[int, tuple[int, Any]]) -> None:
     """As `save`, but a compressed TIFF with these tags: type and value, by number."""
     directory = TiffImagePlugin.ImageFileDirectory_v2()
@@ -335,33 +309,3 @@ def save_tiff(picture: Image.Image, path: Path, tags: Mapping[int, tuple[int, An
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         picture.save(temporary, "TIFF", compression="tiff_adobe_deflate", tiffinfo=directory)
-
-
-class PictureWriter:
-    """A viewer that writes masks/NAME.png (the prediction, palettized) and side_by_side/NAME.png (as `panel` draws it).
-
-    Args:
-        output_dir: folder for both.
-        class_names: names of the masks' classes.
-    """
-
-    def __init__(self, output_dir: Path, class_names: Sequence[str]) -> None:
-        self._class_names = class_names
-        self._masks = output_dir / "masks"
-        self._rows = output_dir / "side_by_side"
-        self._masks.mkdir(parents=True, exist_ok=True)
-        self._rows.mkdir(parents=True, exist_ok=True)
-
-    def wants(self, number: int) -> bool:
-        """Every example is drawn."""
-        return True
-
-    def view(self, name: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Takes one example: uint8 RGB [height, width, 3], masks uint8 [height, width]."""
-        save(color_mask(prediction), self._masks / f"{name}.png")
-        row = panel(image, truth, prediction, self._class_names, largest_side=max(truth.shape))
-        save_quickly(row, self._rows / f"{name}.png")
-
-    def results(self) -> dict[str, object]:
-        """Nothing: the pictures are files."""
-        return {}
