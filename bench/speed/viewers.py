@@ -1,5 +1,7 @@
 """Time of an evaluation with pictures, report and scores of each image over that of the network alone.
 
+By the clock, and of the processor, on which other work on the machine has less influence.
+
 python bench/speed/viewers.py [IMAGES]        default 24
 
 ResNet-50 and MobileNetV2 at stride 16, on the images of the folder in VOC_DIR, else on drawn ones of 500x375. The
@@ -62,15 +64,22 @@ def viewers(folder: Path) -> list[Viewer]:
     return [Moved(ImageScores(names)), Moved(PictureWriter(folder, names)), Moved(Gallery(folder, names))]
 
 
-def measured(predict: Predictor, split: Split, chosen: list[Viewer], large: int) -> Callable[[], float]:
-    """A function that returns the seconds of an evaluation; images of more pixels than `large` are viewed at once."""
+def measured(
+    predict: Predictor, split: Split, chosen: list[Viewer], large: int, processor: list[float]
+) -> Callable[[], float]:
+    """A function that returns the seconds of an evaluation; images of more pixels than `large` are viewed at once.
+
+    Appends the seconds of the processor to `processor`.
+    """
     batches = batches_to_score(EvaluationSettings(), split, 1)
     evaluate = Evaluator(tf.distribute.get_strategy(), predict, Loss(len(voc.CLASS_NAMES)), batches, viewers=chosen)
 
     def measure() -> float:
         start = time.perf_counter()
+        used = time.process_time()
         with mock.patch.object(evaluator, "LARGE", large):
             evaluate()
+        processor.append(time.process_time() - used)
         return time.perf_counter() - start
 
     return measure
@@ -87,19 +96,30 @@ def main() -> None:
         split = write_shards(folder / "shards", images_of_vocs_size(folder, number))
         for backbone in ("resnet50", "mobilenet_v2"):
             predict = Predictor(build_deeplabv3(ModelConfig(voc.CLASS_NAMES, backbone)))
+            variants: dict[str, tuple[list[Viewer], int]] = {
+                "the network alone": ([], evaluator.LARGE),
+                "all viewers, one after the other": (viewers(folder / "out"), 0),
+                "all viewers, in threads": (viewers(folder / "out"), evaluator.LARGE),
+            }
+            used: dict[str, list[float]] = {words: [] for words in variants}
             seconds = take_turns(
-                {
-                    "the network alone": measured(predict, split, [], evaluator.LARGE),
-                    "all viewers, one after the other": measured(predict, split, viewers(folder / "out"), 0),
-                    "all viewers, in threads": measured(predict, split, viewers(folder / "out"), evaluator.LARGE),
-                },
-                ROUNDS,
+                {words: measured(predict, split, *chosen, used[words]) for words, chosen in variants.items()}, ROUNDS
             )
             for words, values in seconds.items():
                 over_alone = ratio(values, seconds["the network alone"])
-                rows.append((f"{backbone}, {words}", statistics.median(values) / number, over_alone))
+                processor = [each[1:] for each in (used[words], used["the network alone"])]  # without the warm-up
+                rows.append(
+                    (
+                        f"{backbone}, {words}",
+                        statistics.median(values) / number,
+                        over_alone,
+                        1e3 * statistics.median(processor[0]) / number,
+                        ratio(*processor),
+                    )
+                )
                 figures[f"{backbone}, {words}"] = over_alone
-    report("viewers", ("what", "s an image", "over the network alone"), rows, figures)
+    header = ("what", "s an image", "over the network alone", "processor ms an image", "over the network alone")
+    report("viewers", header, rows, figures)
 
 
 if __name__ == "__main__":
