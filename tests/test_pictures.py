@@ -14,7 +14,7 @@ from deeplab.view import pictures, report
 from deeplab.view.colors import class_colors
 from deeplab.view.fonts import font_for
 from deeplab.view.panel import Panel
-from deeplab.view.picture_writer import PictureWriter, save_quickly
+from deeplab.view.picture_writer import PictureWriter
 
 
 def test_color_mask_shows_colors_and_keeps_indices(tmp_path):
@@ -115,22 +115,6 @@ def test_headings_of_small_pictures_are_not_cut():
     ]
     longer = font_for("m", 13).getlength("prediction, mIoU 100.0 %") - font_for("m", 13).getlength("prediction")
     assert abs(widths[1] - widths[0] - longer) <= 1
-
-
-def test_a_picture_saved_quickly_reads_back_and_is_hardly_larger(tmp_path):
-    """In bands of rows, the last of which is smaller; of a width that is no multiple of anything."""
-    rows = np.arange(300)[:, None, None] + np.arange(501)[:, None] // 3 + np.array([0, 80, 160])
-    pixels = np.concatenate([rows, np.random.default_rng(0).integers(0, 256, (300, 500, 3))], 1).astype(np.uint8)
-    picture = Image.fromarray(pixels)
-    pictures.save(picture, tmp_path / "new" / "usual.png")
-    save_quickly(picture, tmp_path / "new" / "quick.png")
-    with Image.open(tmp_path / "new" / "quick.png") as read:
-        read.verify()  # the sums of all chunks
-    with Image.open(tmp_path / "new" / "quick.png") as read:
-        assert read.mode == "RGB"
-        np.testing.assert_array_equal(np.array(read), pixels)
-    quick, usual = ((tmp_path / "new" / name).stat().st_size for name in ("quick.png", "usual.png"))
-    assert quick < 1.1 * usual
 
 
 def test_class_shares_leave_void_out():

@@ -1,4 +1,4 @@
-"""Memory growth: resident size over a long run, on some data and on ten times as much.
+"""Memory growth: resident size over a long run, on little and on much data.
 
 python bench/checks/endurance.py FOLDER [STEPS]
 
@@ -18,7 +18,7 @@ import numpy as np
 from deeplab.data.source import shapes
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = (60, 600)
+IMAGES = (60, 600, 12_000)
 
 
 def resident_megabytes(pid: int) -> float:
@@ -51,7 +51,7 @@ def survey(folder: Path, num_images: int, num_steps: int) -> tuple[np.ndarray, n
 
 
 def main() -> None:
-    """Two runs."""
+    """A run on each data set."""
     folder = Path(sys.argv[1]).resolve()
     num_steps = int(sys.argv[2]) if sys.argv[2:] else 2000
     slopes = {}

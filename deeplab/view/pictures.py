@@ -65,7 +65,7 @@ def overlay(
     colors = class_colors(class_names)
     is_contour = _is_contour(mask)
     drawn = np.empty_like(image)
-    for rows in bands(*mask.shape):
+    for rows in _bands(*mask.shape):
         opacities = np.where(is_contour[rows], min(2 * opacity, 1.0), opacity) * is_shown[mask[rows]]
         mixed = image[rows] + opacities[..., np.newaxis] * (colors[mask[rows]] - image[rows].astype(float))
         drawn[rows] = np.round(mixed)
@@ -75,9 +75,10 @@ def overlay(
 def _is_contour(mask: np.ndarray) -> np.ndarray:
     """Where one of the four neighbors has another index: bool [height, width]."""
     differs = np.zeros(mask.shape, bool)
-    for axis in range(2):
-        step = np.diff(mask.astype(np.int16), axis=axis) != 0
-        differs |= np.insert(step, 0, False, axis) | np.insert(step, step.shape[axis], False, axis)
+    for before, after in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        step = mask[before] != mask[after]
+        differs[before] |= step
+        differs[after] |= step
     return differs
 
 
@@ -195,7 +196,7 @@ def _histogram(mask: np.ndarray) -> np.ndarray:
     return np.array(Image.fromarray(mask).histogram())
 
 
-def bands(height: int, width: int) -> list[slice]:
+def _bands(height: int, width: int) -> list[slice]:
     """The rows of a picture, some at a time, so that what NumPy makes of them fits in the processor's cache."""
     num_rows = max(2**16 // width, 1)
     return [slice(top, min(top + num_rows, height)) for top in range(0, height, num_rows)]
@@ -293,11 +294,11 @@ def side_by_side(*pictures: Image.Image) -> Image.Image:
     return row
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Writes a PNG, completely or not at all; creates its folder."""
+def save(picture: Image.Image, path: Path, compress_level: int = 6) -> None:
+    """Writes a PNG, completely or not at all; creates its folder. The level is zlib's, from 0 to 9."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        picture.save(temporary, "PNG", compress_level=6)
+        picture.save(temporary, "PNG", compress_level=compress_level)
 
 
 def save_tiff(picture: Image.Image, path: Path, tags: Mapping[int, tuple[int, Any]]) -> None:
