@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from deeplab.model import cpu_convolution
+from deeplab.model.initial_values import are_drawn
 
 _FULL_PRECISION = (tf.float32, tf.float64)
 
@@ -35,6 +36,12 @@ class _EvenStridePadding(keras.layers.Layer):
                 self._added = [(kernel // 2, kernel // 2) for kernel in self.kernel_size]
             self.padding = "valid"
 
+    def add_weight(self, *args: object, **settings: object) -> keras.Variable:
+        """As the layer's own; nothing is drawn where other values replace these."""
+        if not are_drawn():
+            settings["initializer"] = "zeros"
+        return super().add_weight(*args, **settings)
+
     def get_config(self) -> dict[str, object]:
         """As the layer's own, with the padding that was asked for."""
         asked = {"padding": "same"} if any(map(any, self._added)) else {}
@@ -42,9 +49,10 @@ class _EvenStridePadding(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """As the layer's own, for NHWC."""
-        if any(map(any, self._added)):
-            inputs = tf.pad(inputs, [(0, 0), *self._added, (0, 0)])
-        return super().call(inputs)
+        return super().call(self._padded(inputs))
+
+    def _padded(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.pad(inputs, [(0, 0), *self._added, (0, 0)]) if any(map(any, self._added)) else inputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """As the layer's own, for NHWC."""
@@ -80,6 +88,11 @@ class AtrousConv2D(_EvenStridePadding, keras.layers.Conv2D):
     BatchToSpace: the same values, but many times slower where features are small (docs/measurements.md).
     """
 
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """As the layer's own, for NHWC; Keras takes four operations to add the bias."""
+        outputs = self.convolution_op(self._padded(inputs), self.kernel)
+        return self.activation(tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs)
+
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Follows `keras.layers.Conv2D.convolution_op` for NHWC."""
         is_dilated = max(self.dilation_rate) > 1
@@ -89,6 +102,8 @@ class AtrousConv2D(_EvenStridePadding, keras.layers.Conv2D):
             return super().convolution_op(inputs, kernel)
         if _takes_operations() or (is_dilated and self.padding != "same"):
             return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
+        if is_product:
+            return cpu_convolution.pointwise_conv2d(inputs, kernel)
         if in_full:
             return cpu_convolution.atrous_conv2d(inputs, kernel, self.dilation_rate)
         if _has_direct_gradients(inputs.dtype):

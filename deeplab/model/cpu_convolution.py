@@ -5,13 +5,15 @@ CPU). Where the dilation is large compared with the features, as in ASPP, most o
 is left out. All functions are for stride 1, odd kernels and "same" padding, in NHWC.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
-Length: TypeAlias = int | tf.Tensor
-"""Of a side: a number where it is known when a function is traced, which saves operations."""
+Sizes: TypeAlias = np.ndarray | tf.Tensor
+"""Of the four sides of a tensor: numbers where they are known when a function is traced, which saves operations."""
 
 
 class _Tap(NamedTuple):
@@ -26,73 +28,73 @@ class _Tap(NamedTuple):
         return self._replace(down=-self.down, right=-self.right)
 
 
-class _Reach(NamedTuple):
-    """What the outputs read along one side at one offset, and where they are.
+class _Outputs:
+    """Outputs [batch, height, width, channels] of the features' size, sums of what taps make of their windows.
 
-    Attributes:
-        start, end: the pixels that are read.
-        length: their number.
-        padding: how many outputs lie before and after those that read a pixel.
+    Args:
+        features: those that the taps read.
+        channels: of the outputs.
     """
 
-    start: int
-    end: Length
-    length: Length
-    padding: tf.Tensor | tuple[int, int]
+    def __init__(self, features: tf.Tensor, channels: int) -> None:
+        self._shape = [*features.shape[:3], channels]
+        self._size = _size_with(channels, features)
+        self._sizes = {(0, 0, 0, 0): self._size}
+        """Of windows, by what they have less than the features; each is worked out once."""
+
+    def placed(self, part: tf.Tensor, tap: _Tap) -> tf.Tensor:
+        """What a tap makes of its window, [pixels, channels], at the places of the outputs; 0 where it reads no pixel.
+
+        It may have the window's height and width, too.
+        """
+        part = tf.reshape(part, self._size_without(abs(tap.down), abs(tap.right)))
+        if tap.down or tap.right:
+            around = [(0, 0), *((max(-offset, 0), max(offset, 0)) for offset in (tap.down, tap.right)), (0, 0)]
+            part = tf.pad(part, tf.minimum(around, self._most_around) if tf.is_tensor(self._size) else around)
+        part.set_shape(self._shape)
+        return part
+
+    @functools.cached_property
+    def _most_around(self) -> tf.Tensor:
+        """[4, 1]; more than there are pixels where a tap reads only padding."""
+        return self._size[:, tf.newaxis]
+
+    def _size_without(self, rows: int, columns: int) -> Sizes:
+        less = (0, rows, columns, 0)
+        if not tf.is_tensor(self._size):
+            return self._size - less
+        if less not in self._sizes:
+            self._sizes[less] = tf.maximum(self._size - less, 0)
+        return self._sizes[less]
 
 
-class _Features:
-    """Features [batch, height, width, channels], of which taps read windows; each offset is worked out once."""
-
-    def __init__(self, features: tf.Tensor) -> None:
-        self._features = features
-        self._sizes: list[Length] = features.shape.as_list()
-        if None in self._sizes:
-            dynamic = tf.unstack(tf.shape(features))
-            self._sizes = [dynamic[axis] if size is None else size for axis, size in enumerate(self._sizes)]
-        self._reaches: dict[tuple[int, int], _Reach] = {}
-
-    def window(self, tap: _Tap) -> tf.Tensor:
-        """The pixels that a tap reads: the features without the edge that no output reads."""
-        if not (tap.down or tap.right):
-            return self._features
-        rows = self._reach(1, tap.down)
-        columns = self._reach(2, tap.right)
-        return self._features[:, rows.start : rows.end, columns.start : columns.end]
-
-    def product(self, tap: _Tap, matrix: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
-        """The tap's window times [channels, n] (or the transpose of [n, channels]): [batch, rows, columns, n]."""
-        inner, outer = reversed(matrix.shape) if transpose_b else matrix.shape
-        flat = tf.matmul(tf.reshape(self.window(tap), [-1, inner]), matrix, transpose_b=transpose_b)
-        rows = self._reach(1, tap.down).length
-        columns = self._reach(2, tap.right).length
-        return tf.reshape(flat, [self._sizes[0], rows, columns, outer])
-
-    def at_outputs(self, part: tf.Tensor, tap: _Tap) -> tf.Tensor:
-        """Results for a tap's window, at the places of the outputs; 0 where the tap reads no pixel."""
-        if not (tap.down or tap.right):
-            return part
-        rows = self._reach(1, tap.down).padding
-        columns = self._reach(2, tap.right).padding
-        padded = tf.pad(part, [(0, 0), rows, columns, (0, 0)])
-        padded.set_shape([*self._features.shape[:3], part.shape[-1]])
-        return padded
-
-    def _reach(self, axis: int, offset: int) -> _Reach:
-        if (axis, offset) not in self._reaches:
-            self._reaches[axis, offset] = _reach(self._sizes[axis], offset)
-        return self._reaches[axis, offset]
+def _size_with(channels: int, features: tf.Tensor) -> Sizes:
+    """The size of the features, had they so many channels."""
+    if features.shape.is_fully_defined():
+        return np.array([*features.shape[:3], channels])
+    return tf.stack([*tf.unstack(tf.shape(features))[:3], channels])
 
 
-def _reach(size: Length, offset: int) -> _Reach:
-    """What outputs along a side of this size read at an offset."""
-    length = size
-    if offset:
-        length = tf.maximum(size - abs(offset), 0) if tf.is_tensor(size) else max(size - abs(offset), 0)
-    start = max(offset, 0)
-    missing = size - length if offset else 0
-    padding = (missing, 0) if offset < 0 else (0, missing)
-    return _Reach(start, start + length, length, tf.stack(padding) if tf.is_tensor(missing) else padding)
+def _window(features: tf.Tensor, tap: _Tap) -> tf.Tensor:
+    """The pixels that a tap reads: the features without the edge that no output reads."""
+    if not (tap.down or tap.right):
+        return features
+    rows, columns = (slice(max(offset, 0), min(offset, 0) or None) for offset in (tap.down, tap.right))
+    return features[:, rows, columns]
+
+
+def _product(features: tf.Tensor, tap: _Tap, matrix: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+    """The tap's window times [channels, n] (or the transpose of [n, channels]): [pixels, n]."""
+    return tf.matmul(tf.reshape(_window(features, tap), [-1, features.shape[-1]]), matrix, transpose_b=transpose_b)
+
+
+def pointwise_conv2d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Equals `tf.nn.conv2d` with a kernel [1, 1, channels, filters]: -> [batch, height, width, filters]."""
+    *_, channels, filters = kernel.shape
+    flat = tf.matmul(tf.reshape(inputs, [-1, channels]), tf.squeeze(kernel, (0, 1)))
+    outputs = tf.reshape(flat, _size_with(filters, inputs))
+    outputs.set_shape([*inputs.shape[:3], filters])
+    return outputs
 
 
 def atrous_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
@@ -108,13 +110,15 @@ def atrous_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) 
     def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         taps = _taps_inside(inputs, kernel, rates)
         matrices = _matrices(kernel)
-        outputs = _sum_of_taps(inputs, taps, lambda features, tap: features.product(tap, matrices[tap.place]))
+        *_, channels, filters = kernel.shape
+        outputs = _sum_of_taps(inputs, filters, taps, lambda tap: _product(inputs, tap, matrices[tap.place]))
 
         def gradients(by_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             by_inputs = _sum_of_taps(
                 by_outputs,
+                channels,
                 [tap.reversed() for tap in taps],
-                lambda features, tap: features.product(tap, matrices[tap.place], transpose_b=True),
+                lambda tap: _product(by_outputs, tap, matrices[tap.place], transpose_b=True),
             )
             return by_inputs, _kernel_gradient(inputs, by_outputs, kernel, rates)
 
@@ -153,21 +157,20 @@ def atrous_depthwise_conv2d(inputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[i
         taps = _taps_inside(inputs, kernel, rates)
         factors = [tf.squeeze(matrix, -1) for matrix in _matrices(kernel)]
 
-        def scaled(features: _Features, tap: _Tap) -> tf.Tensor:
-            return features.window(tap) * factors[tap.place]
+        def scaled_sum(features: tf.Tensor, taps: list[_Tap]) -> tf.Tensor:
+            channels = kernel.shape[2]
+            return _sum_of_taps(features, channels, taps, lambda tap: _window(features, tap) * factors[tap.place])
 
         def gradients(by_outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            read = _Features(inputs)
-            added_to = _Features(by_outputs)
             by_kernel = _for_each_place(
                 kernel,
                 taps,
                 by_outputs,
-                lambda tap: tf.reduce_sum(read.window(tap) * added_to.window(tap.reversed()), (0, 1, 2)),
+                lambda tap: tf.reduce_sum(_window(inputs, tap) * _window(by_outputs, tap.reversed()), (0, 1, 2)),
             )
-            return _sum_of_taps(by_outputs, [tap.reversed() for tap in taps], scaled), by_kernel
+            return scaled_sum(by_outputs, [tap.reversed() for tap in taps]), by_kernel
 
-        return _sum_of_taps(inputs, taps, scaled), gradients
+        return scaled_sum(inputs, taps), gradients
 
     return convolve(inputs, kernel)
 
@@ -193,15 +196,15 @@ def _matrices(kernel: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _sum_of_taps(
-    inputs: tf.Tensor, taps: list[_Tap], contribution: Callable[[_Features, _Tap], tf.Tensor]
+    features: tf.Tensor, channels: int, taps: list[_Tap], contribution: Callable[[_Tap], tf.Tensor]
 ) -> tf.Tensor:
-    """The sum over taps: each one's result for the pixels that it reads, at the places of the outputs."""
-    features = _Features(inputs)
-    total = features.at_outputs(contribution(features, taps[0]), taps[0])
+    """The sum over taps of what they contribute, with so many channels, at the places of the outputs."""
+    outputs = _Outputs(features, channels)
+    total = outputs.placed(contribution(taps[0]), taps[0])
     for tap in taps[1:]:
         # One after another: otherwise the windows and results of all taps may be in memory at the same time.
         with tf.control_dependencies([total]):
-            part = features.at_outputs(contribution(features, tap), tap)
+            part = outputs.placed(contribution(tap), tap)
         total = total + part
     return total
 
@@ -209,12 +212,10 @@ def _sum_of_taps(
 def _kernel_gradient(inputs: tf.Tensor, by_outputs: tf.Tensor, kernel: tf.Tensor, rates: tuple[int, int]) -> tf.Tensor:
     """For each tap, the product of the inputs it read and the gradients of the outputs it contributed to."""
     *_, channels, filters = kernel.shape
-    read = _Features(inputs)
-    added_to = _Features(by_outputs)
 
     def product(tap: _Tap) -> tf.Tensor:
-        pixels = tf.reshape(read.window(tap), [-1, channels])
-        gradients = tf.reshape(added_to.window(tap.reversed()), [-1, filters])
+        pixels = tf.reshape(_window(inputs, tap), [-1, channels])
+        gradients = tf.reshape(_window(by_outputs, tap.reversed()), [-1, filters])
         return tf.matmul(pixels, gradients, transpose_a=True)
 
     return _for_each_place(kernel, _taps_inside(inputs, kernel, rates), by_outputs, product)
