@@ -141,20 +141,18 @@ def save_imported(directory: Path, model: keras.Model, training_model: keras.Mod
 
 
 def restore_model(model: keras.Model, path: str) -> None:
-    """Restores only the weights of `model` from a checkpoint of a run.
+    """Restores only the weights of `model` from a checkpoint of a run; what only training needs is not read.
 
     Raises:
         DataError: the checkpoint does not exist, is damaged or belongs to another model.
     """
     _check_exists(path)
-    check_whole(path)
     _restore(tf.train.Checkpoint(model=model), path)
 
 
 def restore_training_model(model: keras.Model, training_model: keras.Model, path: str) -> None:
     """The same for a network with its auxiliary head, `training_model`, whose first output is that of `model`."""
     _check_exists(path)
-    check_whole(path)
     _restore(tf.train.Checkpoint(model=model, training_model=training_model), path)
 
 
@@ -165,7 +163,7 @@ def has_auxiliary_head(path: str) -> bool:
         reader = tf.train.load_checkpoint(path)
         graph = TrackableObjectGraph.FromString(reader.get_tensor(GRAPH))
     except Exception as error:  # as in `check_whole`
-        raise DataError(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:200]})") from error
+        raise _damaged(path, error) from error
     return any(each.full_name.startswith("auxiliary_") for node in graph.nodes for each in node.attributes)
 
 
@@ -218,7 +216,11 @@ def check_whole(path: str) -> None:
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except Exception as error:  # the type of TensorFlow's exception depends on the damaged byte
-        raise DataError(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:200]})") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged checkpoint ({str(error).splitlines()[0][:200]})")
 
 
 def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
@@ -228,3 +230,5 @@ def _restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
             status.assert_existing_objects_matched()
     except (AssertionError, ValueError) as error:
         raise DataError(f"{path}: not a checkpoint of this model: {str(error).splitlines()[0]}") from error
+    except (tf.errors.OpError, IndexError) as error:  # TensorFlow verifies the checksums of what it reads
+        raise _damaged(path, error) from error
