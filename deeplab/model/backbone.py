@@ -2,6 +2,7 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ from deeplab.files import locked
 from deeplab.model.conventions import BACKBONES, FAMILIES, KERAS, Backbone
 from deeplab.model.convolution import AtrousConv2D, AtrousDepthwiseConv2D
 from deeplab.model.dropout import GlobalDropout
+from deeplab.model.initial_values import are_drawn
 from deeplab.model.normalization import BatchNormalization
 from deeplab.model.published.files import is_of_keras, read_tensors
 from deeplab.model.published.keras_file import read_keras
@@ -80,12 +82,8 @@ def atrous_backbone(
         return kind.from_config(config)
 
     atrous = keras.models.clone_model(base, clone_function=convert)
-    for layer in base.layers:
-        if layer.weights:
-            weights_of_layer = layer.get_weights()
-            atrous.get_layer(layer.name).set_weights(weights_of_layer[: 1 if layer.name in folded else None])
-    for convolution, normalization in folded.items():
-        atrous.get_layer(normalization).moving_mean.assign_sub(base.get_layer(convolution).bias)
+    if weights is not None or are_drawn():
+        _copy_weights(base, atrous, folded)
     if weights is not None and family != KERAS:
         transfer(atrous, read_tensors(Path(weights)), torch_backbone(name), f"--backbone_weights={weights}")
     inner = [atrous.get_layer(layer).output for layer in (backbone.auxiliary_layer, backbone.low_level_layer)]
@@ -120,6 +118,8 @@ def fetch_imagenet(name: str) -> None:
 
 def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Model:
     """The application, with ImageNet's weights or those of a file of Keras; others are left to the caller."""
+    if weights is None and not are_drawn():
+        return _without_weights(backbone)
     if weights != IMAGENET:
         base = backbone.build(include_top=False, weights=None)
         if weights is not None and is_of_keras(Path(weights)):
@@ -133,6 +133,32 @@ def _build_base(backbone: Backbone, name: str, weights: str | None) -> keras.Mod
             f"--backbone_weights={weights}: no weights of {name} without its top there ({reason}); "
             "give the path of a weights file, or none for random weights"
         ) from error
+
+
+def _without_weights(backbone: Backbone) -> keras.Model:
+    """The application as a plan of layers, whose weights have a shape but no values.
+
+    Keras keeps a list for each thread of what is to get values later; the list of this one ends with it.
+    """
+    policy = keras.config.dtype_policy()
+
+    def build() -> keras.Model:
+        keras.config.set_dtype_policy(policy)
+        with keras.StatelessScope(initialize_variables=False):
+            return backbone.build(include_top=False, weights=None)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(build).result()
+
+
+def _copy_weights(base: keras.Model, atrous: keras.Model, folded: dict[str, str]) -> None:
+    """Gives the layers those of the application; biases in `folded` go into the moving mean of the named layers."""
+    for layer in base.layers:
+        if layer.weights:
+            weights_of_layer = layer.get_weights()
+            atrous.get_layer(layer.name).set_weights(weights_of_layer[: 1 if layer.name in folded else None])
+    for convolution, normalization in folded.items():
+        atrous.get_layer(normalization).moving_mean.assign_sub(base.get_layer(convolution).bias)
 
 
 def _biases_to_fold(base: keras.Model) -> dict[str, str]:

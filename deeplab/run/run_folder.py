@@ -17,6 +17,7 @@ from deeplab.errors import DataError, UsageError
 from deeplab.files import digest, locked, write_text
 from deeplab.json_fields import read_json
 from deeplab.model.deeplabv3 import build_deeplabv3, without_auxiliary_head
+from deeplab.model.initial_values import not_drawn
 from deeplab.model.settings import ModelConfig
 from deeplab.run.checkpoints import (
     LATEST,
@@ -163,7 +164,8 @@ def load_model(
     if output_stride is not None:
         config = dataclasses.replace(config, output_stride=output_stride)
     path = checkpoint or best_path(model_dir / CHECKPOINTS)
-    model = build_deeplabv3(config)
+    with not_drawn():
+        model = build_deeplabv3(config)
     restore_model(model, path)
     return model, config, path
 
