@@ -1,8 +1,10 @@
 """Checkpoints: what they hold, when they are saved and deleted, and how damaged and foreign ones are told."""
 
+import contextlib
 import resource
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -47,6 +49,26 @@ def _damage(path, how):
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     else:
         path.unlink()
+
+
+def test_damage_to_what_a_restored_network_needs_is_told_and_other_damage_is_not(tmp_path):
+    """Only what it needs is read: not the optimizer's variables, which are most of a checkpoint."""
+    images = keras.Input((None, None, 1))
+    model = keras.Model(images, keras.layers.Conv2D(3, 3)(images))
+    other = tf.Variable(tf.range(100.0, 150.0))
+    path = tf.train.Checkpoint(model=model, other=other).save(str(tmp_path / "ckpt"))
+    data = Path(f"{path}.data-00000-of-00001")
+    whole = data.read_bytes()
+    for values, words in ((model.weights[0].numpy(), "damaged checkpoint"), (other.numpy(), None)):
+        place = whole.index(values.tobytes()) + 5
+        data.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=words) if words else contextlib.nullcontext():
+            restore_model(model, path)
+        with pytest.raises(DataError, match="damaged checkpoint"):
+            check_whole(path)
+    data.write_bytes(whole[:10])
+    with pytest.raises(DataError, match="damaged checkpoint"):
+        restore_model(model, path)
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):

@@ -1,5 +1,6 @@
 """Convolutions tap by tap against Keras's own and against differences in float64, on whichever processor this is."""
 
+import collections
 import os
 import subprocess
 import sys
@@ -79,6 +80,24 @@ def test_other_padding_is_left_to_tensorflow():
     theirs.build(inputs.shape)
     theirs.set_weights(ours.get_weights())
     np.testing.assert_allclose(ours(inputs), theirs(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "rate", "expected"),
+    [
+        # Reads of kernel and bias, the product of matrices, and the bias.
+        (1, 1, {"ReadVariableOp": 2, "MatMul": 1, "Reshape": 2, "Squeeze": 1, "BiasAdd": 1, "Shape": 1, "Pack": 1}),
+        # 8 of 9 windows are cut and 8 products padded; there are sizes of 3 kinds of windows beside the whole.
+        (3, 2, {"ReadVariableOp": 2, "MatMul": 9, "StridedSlice": 8 + 1, "Pad": 8, "Pack": 1, "Sub": 3, "Maximum": 3}),
+    ],
+)
+def test_few_operations_are_traced_for_images_of_any_size(kernel_size, rate, expected):
+    """Their number decides how long a program's first image takes."""
+    layer = AtrousConv2D(7, kernel_size, padding="same", dilation_rate=rate)
+    layer.build((None, None, None, 5))
+    graph = tf.function(layer).get_concrete_function(tf.TensorSpec([None, None, None, 5])).graph
+    found = collections.Counter(operation.type for operation in graph.get_operations())
+    assert {name: found[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("rate", [6, 12, 18])

@@ -167,3 +167,12 @@ def test_what_main_returns_is_not_dropped_before_the_process_ends(tmp_path):
         "Program((), '').run(main)\n"
     )
     assert "dropped" not in run(tmp_path / "program.py").stdout
+
+
+def test_garbage_is_looked_for_again_once_the_program_runs(tmp_path):
+    """Not while modules are imported, which takes TensorFlow's a third longer."""
+    (tmp_path / "program.py").write_text(
+        "import gc\nfrom deeplab.program.start import Program\n\nprogram = Program((), '')\n"
+        "before = gc.isenabled()\nprogram.run(lambda options, arguments: print(before, gc.isenabled()))\n"
+    )
+    assert run(tmp_path / "program.py").stdout == "False True\n"
