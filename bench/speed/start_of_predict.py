@@ -7,6 +7,7 @@ and Pillow, which segments the image with RUN exported to ONNX. Both are left ou
 turns; beside the seconds of the clock are those of the processor, which depend less on what else runs.
 """
 
+import gc
 import importlib
 import itertools
 import os
@@ -60,10 +61,14 @@ def seconds_of_parts(run: Path, image: Path) -> list[tuple[str, float, float]]:
     def mark(name: str) -> None:
         marks.append((name, time.perf_counter(), time.process_time()))
 
+    # Without looking for garbage, as programs do.
+    gc.disable()
     importlib.import_module("tensorflow")
     mark("import TensorFlow and Keras")
     sys.path.insert(0, str(ROOT))
     importlib.import_module("deeplab.commands.predict.program")
+    gc.freeze()
+    gc.enable()
     mark("import deeplab")
     network, _, _ = importlib.import_module("deeplab.run.run_folder").load_model(run)
     mark("build the network, restore it")
