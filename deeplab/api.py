@@ -12,7 +12,7 @@ from deeplab.errors import DataError, UsageError
 from deeplab.json_fields import read_json
 from deeplab.labels import ColoredNames
 from deeplab.model.deeplabv3 import build_deeplabv3
-from deeplab.model.inference import Predictor, segment_one_by_one
+from deeplab.model.inference import Predictor, segmentation
 from deeplab.model.settings import Inference, ModelConfig
 from deeplab.run.run_folder import load_model
 
@@ -25,15 +25,15 @@ __all__ = ["Inference", "Model", "ModelConfig", "build_deeplabv3", "load", "read
 
 
 def make_segmenter(predictor: Predictor, with_probabilities: bool) -> tf.types.experimental.GenericFunction:
-    """A compiled function: uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as in `Model`.
+    """A compiled function: uint8 RGB [1, height, width, 3] -> `classes` and `probabilities`, as in `Model`.
 
-    Images are segmented one by one, so that an image's classes do not depend on the batch.
+    It takes one image, so that an image's classes do not depend on a batch.
     """
 
     # Without AutoGraph, which would read and rewrite all functions that this one calls, and no condition needs it.
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")], autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8, "images")], autograph=False)
     def segment(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return segment_one_by_one(predictor, images, with_probabilities)
+        return segmentation(predictor(images)) if with_probabilities else {"classes": predictor.classes(images)}
 
     return segment
 
@@ -146,7 +146,7 @@ class Model:
         return results["classes"], results["probabilities"]
 
     def _run(self, segment: tf.types.experimental.GenericFunction, image: np.ndarray) -> dict[str, np.ndarray]:
-        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3 or not image.size:
             raise DataError(f"an image of {image.dtype} {list(image.shape)}: uint8 RGB [height, width, 3] is needed")
         batch = image if image.ndim == 4 else image[np.newaxis]
         if self.input_size and batch.shape[:3] != (1, *self.input_size):
@@ -155,8 +155,8 @@ class Model:
                 f"images {list(image.shape)}: this export takes one image of [{height}, {width}, 3] at a time"
             )
         with untimed_algorithms():
-            results = segment(images=tf.constant(batch))
-        arrays = {name: result.numpy() for name, result in results.items()}
+            results = [segment(images=tf.constant(alone[np.newaxis])) for alone in batch]
+        arrays = {name: np.concatenate([each[name] for each in results]) for name in results[0]}
         return arrays if image.ndim == 4 else {name: array[0] for name, array in arrays.items()}
 
 

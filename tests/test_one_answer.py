@@ -290,7 +290,6 @@ def test_classes_alone_are_computed_without_probabilities(model):
     for with_probabilities in (False, True):
         segment = deeplab.api.make_segmenter(predictor, with_probabilities).get_concrete_function()
         assert set(segment.structured_outputs) == {"classes"} | ({"probabilities"} if with_probabilities else set())
-        graph = segment.graph.as_graph_def()
-        operations[with_probabilities] = {node.op for function in graph.library.function for node in function.node_def}
+        operations[with_probabilities] = {operation.type for operation in segment.graph.get_operations()}
     assert "ArgMax" in operations[False]
     assert operations[True] - operations[False] == {"Softmax"}

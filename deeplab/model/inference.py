@@ -108,21 +108,20 @@ def segmentation(scores: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"classes": classes_of(scores), "probabilities": tf.nn.softmax(scores)}
 
 
-def segment_one_by_one(predictor: Predictor, images: tf.Tensor, with_probabilities: bool) -> dict[str, tf.Tensor]:
-    """The `segmentation` of a batch, or only its `classes`; the network is given one image at a time.
+def segment_one_by_one(predictor: Predictor, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The `segmentation` of a batch, of which the network is given one image at a time.
 
     The last bits of a convolution depend on the size of the batch; this way an image's classes never do.
     """
 
     def one(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        alone = image[tf.newaxis]
-        results = segmentation(predictor(alone)) if with_probabilities else {"classes": predictor.classes(alone)}
-        return {name: result[0] for name, result in results.items()}
+        return {name: result[0] for name, result in segmentation(predictor(image[tf.newaxis])).items()}
 
     # The number of classes is known only after the network has been called.
-    types = {"classes": tf.TensorSpec([None, None], tf.uint8)}
-    if with_probabilities:
-        types["probabilities"] = tf.TensorSpec([None, None, None], tf.float32)
+    types = {
+        "classes": tf.TensorSpec([None, None], tf.uint8),
+        "probabilities": tf.TensorSpec([None, None, None], tf.float32),
+    }
     return tf.map_fn(one, images, fn_output_signature=types, parallel_iterations=1)
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from deeplab.api import DESCRIPTION, make_segmenter
+from deeplab.api import DESCRIPTION
 from deeplab.commands.export.encoded import decode
 from deeplab.commands.export.interface import image_spec, outputs_of
 from deeplab.commands.settings import ANY_SIZE, Interface
 from deeplab.files import write_text
 from deeplab.labels import VOID_LABEL, palette
 from deeplab.model.convolution import for_other_runtimes
-from deeplab.model.inference import Predictor, segmentation
+from deeplab.model.inference import Predictor, segment_one_by_one, segmentation
 from deeplab.model.settings import ModelConfig
 
 _FILES = tf.TensorSpec([None], tf.string, "image_bytes")
@@ -28,7 +28,11 @@ class Segmenter(tf.Module):
         self._predictor = Predictor(model)
         self.interface = interface
         self.weights = [variable.value for variable in self._predictor.network.variables]
-        self.segment = make_segmenter(self._predictor, with_probabilities=True)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")], autograph=False)
+    def segment(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """uint8 RGB [batch, height, width, 3] -> `classes` and `probabilities`, as in `Model`."""
+        return segment_one_by_one(self._predictor, images)
 
     def for_runtimes(self, channels_first: bool = False) -> tf.types.experimental.GenericFunction:
         """Images -> the interface's outputs; one operation for each convolution, and no loop.
