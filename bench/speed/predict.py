@@ -1,11 +1,13 @@
 """Images/s of `deeplab.predict` in threads and one image after the other, with a network and with a constant for it.
 
-python bench/speed/predict.py [IMAGES]        default 24
+python bench/speed/predict.py [IMAGES [RUN]]        default 24
 
-MobileNetV2 at stride 16 on images of 500x375, all pictures and only masks. The variants take turns.
+MobileNetV2 at stride 16 on images of 500x375, all pictures and only masks. The variants take turns. Given a run, then
+those of the program and of that in the checkout OTHER_CHECKOUT, without their start and first image.
 """
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +24,7 @@ from deeplab.commands.predict.one_image import COLORED, MASKS, OVERLAYS, OneImag
 from deeplab.data.source import voc
 from deeplab.threads import in_order
 
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 24
 ROUNDS = 3
 NUM_THREADS = 3 + (os.cpu_count() or 1)
@@ -67,8 +70,26 @@ def measured(images: list[Named], model: Segments, wanted: Wanted, num_threads: 
     return measure
 
 
+def of_programs(run: str, images: list[Named], folder: Path) -> dict[str, list[float]]:
+    """Images/s of the program in each checkout, of all images but the first, from programs with all and with one."""
+    checkouts = {"deeplab.predict": ROOT, "that of the other checkout": Path(os.environ["OTHER_CHECKOUT"])}
+    rates: dict[str, list[float]] = {name: [] for name in checkouts}
+    for _ in range(ROUNDS):
+        for name, checkout in checkouts.items():
+            seconds = []
+            for chosen in (images[:1], images):
+                command = [sys.executable, "-m", "deeplab.predict", f"--model_dir={run}", f"--output_dir={folder}"]
+                command += [str(path) for _, path in chosen]
+                environment = os.environ | {"PYTHONPATH": str(checkout)}
+                start = time.perf_counter()
+                subprocess.run(command, cwd=checkout, env=environment, check=True, capture_output=True)
+                seconds.append(time.perf_counter() - start)
+            rates[name].append((len(images) - 1) / (seconds[1] - seconds[0]))
+    return rates
+
+
 def main() -> None:
-    """The table."""
+    """The tables."""
     number = int(sys.argv[1]) if sys.argv[1:] else IMAGES
     network = build_deeplabv3(ModelConfig(voc.CLASS_NAMES, backbone="mobilenet_v2"))
     models: dict[str, Segments] = {
@@ -85,6 +106,7 @@ def main() -> None:
             for how, threads in (("one by one", 1), ("in threads", NUM_THREADS))
         }
         rates = take_turns(variants, ROUNDS)
+        programs = of_programs(sys.argv[2], images, Path(name) / "programs") if sys.argv[2:] else {}
     rows = []
     figures: dict[str, object] = {"images": number}
     for label, values in rates.items():
@@ -92,6 +114,11 @@ def main() -> None:
         rows.append((label, float(np.median(values)), ratio(values, first)))
         figures[label] = ratio(values, first)
     report("predict", ("network, pictures, how", "images/s", "of all pictures, one by one"), rows, figures)
+    if programs:
+        other = programs["that of the other checkout"]
+        compared = {name: ratio(values, other) for name, values in programs.items()}
+        rows = [(name, float(np.median(values)), compared[name]) for name, values in programs.items()]
+        report("predict, programs", ("program", "images/s", "of the other's"), rows, compared)
 
 
 if __name__ == "__main__":

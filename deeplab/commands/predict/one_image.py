@@ -176,7 +176,8 @@ class OneImage:
         for folder in self._wanted.folders:
             if folder != ROWS or truth is not None:
                 picture = draw(folder, image, mask, truth, shares, self._class_names)
-                pictures.save(picture, self._wanted.output_dir / folder / f"{name}.png")
+                path_of_picture = self._wanted.output_dir / folder / f"{name}.png"
+                pictures.save(picture, path_of_picture, has_photo=folder in (OVERLAYS, ROWS))
         return Outcome(path, ", ".join(shares.values()), other_bands, untrue=untrue)
 
 
