@@ -44,7 +44,7 @@ def make_band_segmenter(predictor: Predictor) -> tf.types.experimental.GenericFu
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8), scalar, scalar], autograph=False)
     def segment(images: tf.Tensor, index: tf.Tensor, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"classes": predictor.classes(images, part=(index, number))}
+        return {"classes": predictor.classes(images, share=(index, number))}
 
     return segment
 

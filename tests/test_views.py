@@ -45,7 +45,7 @@ def test_streamed_views_have_the_means_of_whole_images(height, width, size, over
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)] + 2 * [tf.TensorSpec([], tf.int32)])
     def mean(images, index, number):
         others = (tf.constant(places),)
-        return views.of_mean_view(windows, _scores, images, all_views, with_sums, *others, part=(index, number))
+        return views.of_mean_view(windows, _scores, images, all_views, with_sums, *others, share=(index, number))
 
     scores, total = mean(images, 0, 1)
     np.testing.assert_allclose(np.exp(scores), _expected(images, size, overlap, scales), atol=2e-6)

@@ -105,7 +105,7 @@ def test_bands_of_an_image_are_those_of_the_whole(height, width, size, overlap, 
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)] + 2 * [tf.TensorSpec([], tf.int32)])
     def band(images, index, number):
-        return windows.of_mean(_scores, images, results, places, part=(index, number))
+        return windows.of_mean(_scores, images, results, places, share=(index, number))
 
     images = _images(height, width)
     whole, _ = windows.of_mean(_scores, tf.constant(images), results, places)

@@ -4,9 +4,10 @@ import keras
 import tensorflow as tf
 
 from deeplab.model.folding import FoldedNetwork
+from deeplab.model.parts import Results, ToResults
 from deeplab.model.settings import Inference
 from deeplab.model.views import of_mean_view, scaled_side
-from deeplab.model.windows import Part, Results, ToResults, Windows, log_of
+from deeplab.model.windows import Share, Windows, log_of
 
 MIN_SIDE = 33
 """Pixels: smaller images are padded to this size, so that they do not vanish in a network of stride 32."""
@@ -44,21 +45,21 @@ class Predictor:
         scores, _ = self.in_parts(images, lambda scores: (scores, ()))
         return scores
 
-    def classes(self, images: tf.Tensor, part: Part | None = None) -> tf.Tensor:
+    def classes(self, images: tf.Tensor, share: Share | None = None) -> tf.Tensor:
         """As a call, but uint8 class indices [batch, height, width], or only those of a band of large images.
 
         With windows it never holds the scores of the whole image.
         """
-        classes, _ = self.in_parts(images, lambda scores: (classes_of(scores), ()), part=part)
+        classes, _ = self.in_parts(images, lambda scores: (classes_of(scores), ()), share=share)
         return classes
 
     def in_parts(
-        self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor, part: Part | None = None
+        self, images: tf.Tensor, to_results: ToResults, *others: tf.Tensor, share: Share | None = None
     ) -> Results:
         """What is wanted of the scores: pixels, and sums over pixels, as `to_results` makes them of each part.
 
         The parts of `others`, tensors [batch, height, width, ...], are handed to it as well. Parts are smaller than the
-        images only with windows. With `part`, only that band of images which are larger than a window.
+        images only with windows. With `share`, only that band of images which are larger than a window.
         """
         inference = self._inference
         is_one = inference.views == [(1.0, False)]
@@ -66,8 +67,8 @@ class Predictor:
             num_classes = self.network.outputs[0].shape[-1]
             windows = Windows(inference.window_size, inference.window_overlap, inference.window_batch, num_classes)
             if is_one:
-                return windows.of_mean(self._whole, images, to_results, *others, part=part)
-            return of_mean_view(windows, self._whole, images, inference.views, to_results, *others, part=part)
+                return windows.of_mean(self._whole, images, to_results, *others, share=share)
+            return of_mean_view(windows, self._whole, images, inference.views, to_results, *others, share=share)
         if is_one:
             return to_results(self._whole(images), *others)
         images = tf.cast(images, tf.float32)

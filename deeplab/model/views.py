@@ -8,19 +8,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from deeplab.model.windows import (
-    Part,
-    Predict,
-    Results,
-    Source,
-    Stream,
-    ToResults,
-    Windows,
-    any_size,
-    joined,
-    log_of,
-    source_of,
-)
+from deeplab.model.parts import Results, ToResults, any_size, joined
+from deeplab.model.windows import Predict, Share, Source, Stream, Windows, log_of, source_of
 
 BAND = 2**18
 """Pixels of the image whose mean is taken at a time."""
@@ -173,7 +162,7 @@ def of_mean_view(
     views: list[tuple[float, bool]],
     to_results: ToResults,
     *others: tf.Tensor,
-    part: Part | None = None,
+    share: Share | None = None,
 ) -> Results:
     """As `Windows.of_mean`, of the mean over views, by scale and whether they are mirrored."""
     _, height, width, _ = tf.unstack(tf.shape(images))
@@ -181,7 +170,7 @@ def of_mean_view(
     # The same bands, however many parts there are: the last bits of an exponential depend on where a tensor begins.
     rows = tf.maximum(BAND // width, 1)
     num_bands = (height + rows - 1) // rows
-    index, number = part or (0, 1)
+    index, number = share or (0, 1)
     begin = index * num_bands // number * rows
     end = tf.minimum((index + 1) * num_bands // number * rows, height)
     of_views = [_View(windows, predict, images, *view, begin) for view in views]

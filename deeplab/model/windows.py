@@ -6,21 +6,16 @@ turned into its result, such as a class, or its part of a sum, and its sum of pr
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
+
+from deeplab.model.parts import Results, ToResults, any_size, joined
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 """uint8 or float images [batch, height, width, 3] -> logits, or log-probabilities, [batch, height, width, classes]."""
 
-Results = tuple[Any, Any]
-"""What is wanted of scores: structures of tensors of pixels [batch, height, width, ...], and of sums over pixels."""
-
-ToResults = Callable[..., Results]
-"""Takes float32 scores [batch, rows, columns, classes] of any part of the images, and that part of further tensors
-[batch, height, width, ...]. The part may have no rows or no columns; then its sums are 0."""
-
-Part = tuple[tf.Tensor, tf.Tensor]
+Share = tuple[tf.Tensor, tf.Tensor]
 """Index and number of the bands that images are divided into, from above downwards: one for each device."""
 
 
@@ -114,21 +109,21 @@ class Windows:
         images: tf.Tensor,
         to_results: ToResults,
         *others: tf.Tensor,
-        part: Part | None = None,
+        share: Share | None = None,
     ) -> Results:
         """The results of the log of the mean probabilities, and of `others`, which have the images' height and width.
 
         Pixels of the parts are put together, and their sums added up. An image that fits in one window is one part: its
-        results are those of what `predict` returns. With `part`, only the results of that band, for larger images.
+        results are those of what `predict` returns. With `share`, only the results of that band, for larger images.
         """
         stream = Stream(self, predict, source_of(images), to_results, others)
-        if part is None:
+        if share is None:
             return tf.cond(
                 stream.is_one_window,
                 lambda: to_results(predict(images), *others),
                 lambda: stream.run(0, stream.num_rows),
             )
-        index, number = part
+        index, number = share
         return stream.run(index * stream.num_rows // number, (index + 1) * stream.num_rows // number)
 
     def axis(self, pixels: tf.Tensor) -> _Axis:
@@ -325,21 +320,6 @@ def _added(sums: tf.Tensor, others: tf.Tensor, axis: int) -> tf.Tensor:
     """Adds `others` to the first rows (axis 1) or columns (axis 2) of the sums."""
     first, rest = tf.split(sums, [tf.shape(others)[axis], -1], axis)
     return tf.concat([first + others, rest], axis)
-
-
-def joined(first: Results, second: Results, axis: int) -> Results:
-    """The results of two parts of the images, one below (axis 1) or right of (axis 2) the other."""
-    # One after the other, since TensorFlow has no lists of uint8 on GPUs.
-    pixels = tf.nest.map_structure(lambda one, other: tf.concat([one, other], axis), first[0], second[0])
-    return pixels, tf.nest.map_structure(tf.add, first[1], second[1])
-
-
-def any_size(results: Results) -> Results:
-    """Shapes of results of any number of pixels."""
-    pixels, sums = results
-    grown = tf.TensorShape([None, None, None])
-    pixel_shapes = tf.nest.map_structure(lambda each: grown.concatenate(each.shape[3:]), pixels)
-    return pixel_shapes, tf.nest.map_structure(lambda total: total.shape, sums)
 
 
 def log_of(probabilities: tf.Tensor) -> tf.Tensor:
