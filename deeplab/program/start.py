@@ -83,7 +83,7 @@ class Program:
             _fail(error)
         except flags.Error as error:
             _fail(UsageError(f"{error} (--help lists the flags)"))
-        gc.disable()  # until `main` runs: looking for garbage takes a third of the time of TensorFlow's import
+        gc.disable()  # until `main` runs: looking for garbage takes a quarter of the time of TensorFlow's import
 
     def run(self, main: Callable[[Options, list[str]], object]) -> None:
         """Runs `main` with the settings and the arguments that are not flags, and ends the process.
